@@ -1,0 +1,254 @@
+//! The values of options: sizes, and lists of `key=value`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::firmware::smbios::Identity;
+use crate::virtio::block::Serial;
+use crate::virtio::net::MacAddress;
+
+/// A number of bytes: `256M`, `5G`, `1048576`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, shift) = match text.as_bytes().last() {
+            Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+            Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+            Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+            Some(b'T' | b't') => (&text[..text.len() - 1], 40),
+            _ => (text, 0),
+        };
+        let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+        let size = digits
+            .parse::<u64>()
+            .ok()
+            .filter(|_| is_number)
+            .and_then(|number| number.checked_mul(1 << shift));
+        size.map(Self)
+            .ok_or_else(|| "a size is a number of bytes, or of K, M, G or T: 256M".into())
+    }
+}
+
+/// `key=value,key=value`, each key at most once.
+struct Keys(BTreeMap<String, String>);
+
+impl Keys {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut keys = BTreeMap::new();
+        for pair in text.split(',') {
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
+            if keys.insert(key.to_owned(), value.to_owned()).is_some() {
+                return Err(format!("{key} is there twice"));
+            }
+        }
+        Ok(Self(keys))
+    }
+
+    fn take(&mut self, key: &str) -> Option<String> {
+        self.0.remove(key)
+    }
+
+    fn take_required(&mut self, key: &str) -> Result<String, String> {
+        self.take(key)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| format!("{key}=… is missing"))
+    }
+
+    fn take_parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Result<Option<T>, String> {
+        self.take(key)
+            .map(|value| value.parse().map_err(|error| format!("{key}={value}: {error}")))
+            .transpose()
+    }
+
+    fn finish(self) -> Result<(), String> {
+        match self.0.into_keys().next() {
+            Some(key) => Err(format!("there is no key {key:?} here")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `path=F,format=raw[,readonly=on][,serial=S]`
+#[derive(Clone, Debug)]
+pub struct DiskOption {
+    pub path: PathBuf,
+    pub is_read_only: bool,
+    pub serial: Serial,
+}
+
+impl FromStr for DiskOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut keys = Keys::parse(text)?;
+        let path = keys.take_required("path")?.into();
+        match keys.take_required("format")?.as_str() {
+            "raw" => {}
+            other => {
+                return Err(format!(
+                    "format={other}: the only format is raw (qemu-img convert makes one)"
+                ));
+            }
+        }
+        let is_read_only = match keys.take("readonly").as_deref() {
+            None | Some("off") => false,
+            Some("on") => true,
+            Some(other) => return Err(format!("readonly={other}: it is on or off")),
+        };
+        let serial = keys.take_parsed("serial")?.unwrap_or_default();
+        keys.finish()?;
+        Ok(Self {
+            path,
+            is_read_only,
+            serial,
+        })
+    }
+}
+
+/// `NAME[,mac=M]`
+#[derive(Clone, Debug)]
+pub struct TapOption {
+    pub name: String,
+    pub mac: Option<MacAddress>,
+}
+
+impl FromStr for TapOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((name, keys)) = text.split_once(',') else {
+            return Ok(Self {
+                name: text.into(),
+                mac: None,
+            });
+        };
+        let mut keys = Keys::parse(keys)?;
+        let mac = keys.take_parsed("mac")?;
+        keys.finish()?;
+        Ok(Self {
+            name: name.into(),
+            mac,
+        })
+    }
+}
+
+/// `stdio`, `file=F` or `none`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialOption {
+    Stdio,
+    File(PathBuf),
+    None,
+}
+
+impl FromStr for SerialOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("file=")) {
+            ("stdio", _) => Ok(Self::Stdio),
+            ("none", _) => Ok(Self::None),
+            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("it is stdio, file=FILE or none".into()),
+        }
+    }
+}
+
+/// `uuid=U[,serial=S][,asset-tag=T]`
+#[derive(Clone, Debug)]
+pub struct SmbiosOption(pub Identity);
+
+impl FromStr for SmbiosOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut keys = Keys::parse(text)?;
+        let uuid = keys.take_parsed::<Uuid>("uuid")?.ok_or("uuid=… is missing")?;
+        let (serial, asset_tag) = (keys.take("serial"), keys.take("asset-tag"));
+        keys.finish()?;
+        Identity::new(uuid, serial, asset_tag)
+            .map(Self)
+            .map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("4096", 4096),
+            ("1K", 1024),
+            ("256M", 256 << 20),
+            ("5g", 5 << 30),
+            ("0", 0),
+        ];
+        for (text, size) in cases {
+            assert_eq!(text.parse(), Ok(Size(size)), "{text}");
+        }
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "+1",
+            "1.5G",
+            "1 G",
+            "99999999999999999999",
+            "18446744073709551615K",
+            "1MB",
+            "é",
+        ] {
+            assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn disks() {
+        let disk: DiskOption = "path=/a b,format=raw,readonly=on,serial=vol1".parse().unwrap();
+        assert_eq!((disk.path, disk.is_read_only), ("/a b".into(), true));
+        for bad in [
+            "",
+            "path=/a",
+            "format=raw",
+            "path=,format=raw",
+            "path=/a,format=qcow2",
+            "path=/a,format=raw,readonly=yes",
+            "path=/a,format=raw,path=/b",
+            "path=/a,format=raw,color=red",
+            "path=/a,format=raw,serial=123456789012345678901",
+        ] {
+            assert!(bad.parse::<DiskOption>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn taps_and_serials_and_identities() {
+        assert!("tap0".parse::<TapOption>().unwrap().mac.is_none());
+        assert!(
+            "tap0,mac=02:00:00:00:00:01"
+                .parse::<TapOption>()
+                .unwrap()
+                .mac
+                .is_some()
+        );
+        assert!("tap0,mac=zz".parse::<TapOption>().is_err());
+        assert_eq!("file=/x".parse(), Ok(SerialOption::File("/x".into())));
+        assert!("file=".parse::<SerialOption>().is_err());
+        assert!(
+            "uuid=ec200000-0000-0000-0000-000000000001,asset-tag=i-1"
+                .parse::<SmbiosOption>()
+                .is_ok()
+        );
+        assert!("serial=1".parse::<SmbiosOption>().is_err());
+    }
+}

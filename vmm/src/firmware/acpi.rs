@@ -1,0 +1,357 @@
+//! ACPI 6.5 tables of a hardware-reduced platform (section 4.1).
+//!
+//! Hardware-reduced means: no PM1 registers, no PM timer, no SCI. Sleep and reset are plain registers, the
+//! power button is a device behind a generic event device, and the guest's start-up skips the legacy timer
+//! and interrupt controller altogether.
+
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
+    Notify, ONE, Package, Path, ResourceTemplate, Scope, ZERO,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
+use acpi_tables::gas::{AccessSize, AddressSpace as GasSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+
+use crate::memory::{
+    ECAM_SIZE, ECAM_START, IO_APIC_START, LOCAL_APIC_START, PCI_WINDOW_SIZE, PCI_WINDOW_START,
+};
+use crate::platform::power::{
+    RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_SOFT_OFF,
+};
+use crate::platform::{GSI_EVENTS, GSI_SERIAL, serial};
+
+const OEM_ID: [u8; 6] = *b"AMAZON";
+const OEM_TABLE_ID: [u8; 8] = *b"INNKEEPR";
+const OEM_REVISION: u32 = 1;
+
+/// All tables in one piece of memory that starts at `base` (below 4 GiB) with the root pointer.
+pub fn tables(cpus: u8, base: u64) -> Vec<u8> {
+    // The root pointer comes first but is known last.
+    let mut area = Area {
+        base,
+        bytes: vec![0; Rsdp::len()],
+    };
+    let dsdt = area.place(&dsdt());
+    let entries = [
+        area.place(&fadt(dsdt)),
+        area.place(&madt(cpus)),
+        area.place(&mcfg()),
+    ];
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for entry in entries {
+        xsdt.add_entry(entry);
+    }
+    let xsdt = area.place(&xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
+    area.bytes[..rsdp.len()].copy_from_slice(&rsdp);
+    area.bytes
+}
+
+/// Guest memory that is filled with one table after the other.
+struct Area {
+    base: u64,
+    bytes: Vec<u8>,
+}
+
+impl Area {
+    /// Appends a table and returns its address.
+    fn place(&mut self, table: &dyn Aml) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let address = self.base + self.bytes.len() as u64;
+        table.to_aml_bytes(&mut self.bytes);
+        address
+    }
+}
+
+fn io_port(port: u16) -> GAS {
+    GAS::new(GasSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(port))
+}
+
+/// Fixed description table (section 5.2.9).
+fn fadt(dsdt: u64) -> impl Aml {
+    /// `IAPC_BOOT_ARCH`: nobody needs to probe for a VGA or a CMOS clock. The keyboard controller's bit is
+    /// clear too: it only knows the reset command.
+    const NO_VGA: u16 = 1 << 2;
+    const NO_CMOS_CLOCK: u16 = 1 << 5;
+
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .preferred_pm_profile(PmProfile::EnterpriseServer)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Headless)
+        // Set means: there is no such fixed-hardware button. Ours is a device.
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    fadt.iapc_boot_arch = (NO_VGA | NO_CMOS_CLOCK).into();
+    fadt.sleep_control_reg = io_port(SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = io_port(SLEEP_STATUS_PORT);
+    fadt.reset_reg = io_port(RESET_PORT);
+    fadt.reset_value = RESET_VALUE;
+    fadt.finalize()
+}
+
+/// Interrupt controllers (section 5.2.12): a local APIC per CPU and one I/O APIC.
+fn madt(cpus: u8) -> MADT {
+    let mut madt = MADT::new(
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+        LocalInterruptController::Address(LOCAL_APIC_START),
+    );
+    for cpu in 0..cpus {
+        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(cpus, IO_APIC_START, 0));
+    madt
+}
+
+/// Where the PCI Express configuration space is (PCI Firmware 3.3, section 4.1.2).
+fn mcfg() -> MCFG {
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    mcfg.add_ecam(ECAM_START, 0, 0, 0);
+    mcfg
+}
+
+/// Devices and methods (section 5.2.11.1).
+fn dsdt() -> Sdt {
+    let mut code = Vec::new();
+    soft_off(&mut code);
+    Scope::new(
+        "_SB_".into(),
+        vec![
+            &PciRoot,
+            &EcamReservation,
+            &SerialPort,
+            &PowerButton,
+            &GenericEventDevice,
+        ],
+    )
+    .to_aml_bytes(&mut code);
+
+    const HEADER_SIZE: u32 = 36;
+    const REVISION_64_BIT_INTEGERS: u8 = 2;
+    let mut dsdt = Sdt::new(
+        *b"DSDT",
+        HEADER_SIZE,
+        REVISION_64_BIT_INTEGERS,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
+    dsdt.append_slice(&code);
+    dsdt
+}
+
+/// What to write to the sleep control register for soft-off (section 7.4.2).
+fn soft_off(code: &mut Vec<u8>) {
+    Name::new(
+        "_S5_".into(),
+        &Package::new(vec![&SLEEP_TYPE_SOFT_OFF, &ZERO, &ZERO, &ZERO]),
+    )
+    .to_aml_bytes(code);
+}
+
+struct PciRoot;
+
+impl Aml for PciRoot {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let window_end = (PCI_WINDOW_START + PCI_WINDOW_SIZE - 1) as u32;
+        Device::new(
+            "PCI0".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+                &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+                &Name::new("_SEG".into(), &ZERO),
+                &Name::new("_UID".into(), &ZERO),
+                &Name::new("_BBN".into(), &ZERO),
+                // Bus 0 only: a guest need not scan 255 empty ones.
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![
+                        &AddressSpace::new_bus_number(0u16, 0u16),
+                        &AddressSpace::new_memory(
+                            AddressSpaceCacheable::NotCacheable,
+                            true,
+                            PCI_WINDOW_START as u32,
+                            window_end,
+                            None,
+                        ),
+                    ]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// Systems check that the ECAM is claimed by a motherboard device before they use it.
+struct EcamReservation;
+
+impl Aml for EcamReservation {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        Device::new(
+            "MBRD".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
+                &Name::new("_UID".into(), &ZERO),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&Memory32Fixed::new(
+                        true,
+                        ECAM_START as u32,
+                        ECAM_SIZE as u32,
+                    )]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+struct SerialPort;
+
+impl Aml for SerialPort {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        Device::new(
+            "COM1".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+                &Name::new("_UID".into(), &ZERO),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![
+                        &Interrupt::new(true, true, false, false, GSI_SERIAL),
+                        &IO::new(serial::BASE_PORT, serial::BASE_PORT, 1, serial::PORT_COUNT as u8),
+                    ]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// A control-method power button (section 4.8.3.1.2.2).
+struct PowerButton;
+
+impl Aml for PowerButton {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        Device::new(
+            "PWRB".into(),
+            vec![
+                &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
+                &Name::new("_UID".into(), &ZERO),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// Turns an interrupt into ACPI notifications (section 5.6.9). The only event is the power button.
+struct GenericEventDevice;
+
+impl Aml for GenericEventDevice {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        /// `Notify` value of a pressed button (table 5.190).
+        const PRESSED: u8 = 0x80;
+        Device::new(
+            "GED0".into(),
+            vec![
+                &Name::new("_HID".into(), &"ACPI0013"),
+                &Name::new("_UID".into(), &ONE),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&Interrupt::new(true, true, false, false, GSI_EVENTS)]),
+                ),
+                &Method::new(
+                    "_EVT".into(),
+                    1,
+                    true,
+                    vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &PRESSED)],
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const BASE: u64 = 0xe_0000;
+
+    /// The tables as (signature, bytes), found the way an operating system finds them.
+    fn walk(area: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let u32_at =
+            |offset: usize| u32::from_le_bytes(area[offset..offset + 4].try_into().unwrap()) as usize;
+        let u64_at = |offset: usize| u64::from_le_bytes(area[offset..offset + 8].try_into().unwrap());
+        let offset_of = |address: u64| (address - BASE) as usize;
+        assert_eq!(&area[..8], b"RSD PTR ");
+        let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!(sum(&area[..20]), 0);
+        assert_eq!(sum(&area[..36]), 0);
+        let table = |offset: usize| {
+            let bytes = area[offset..offset + u32_at(offset + 4)].to_vec();
+            assert_eq!(sum(&bytes), 0, "checksum");
+            (String::from_utf8(bytes[..4].to_vec()).unwrap(), bytes)
+        };
+        let xsdt = offset_of(u64_at(24));
+        let mut found = vec![table(xsdt)];
+        for entry in (xsdt + 36..xsdt + u32_at(xsdt + 4)).step_by(8) {
+            let offset = offset_of(u64_at(entry));
+            found.push(table(offset));
+            if found.last().unwrap().0 == "FACP" {
+                found.push(table(offset_of(u64_at(offset + 140))));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_table_is_found_and_sums_to_zero() {
+        for cpus in [1, 32] {
+            let names: Vec<String> = walk(&tables(cpus, BASE))
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            assert_eq!(names, ["XSDT", "FACP", "DSDT", "APIC", "MCFG"]);
+        }
+    }
+
+    #[test]
+    fn the_largest_machine_fits() {
+        assert!(tables(32, BASE).len() < 0x1_0000);
+    }
+
+    /// The reference compiler reads our tables, and compiles what it read without an error or a warning.
+    #[test]
+    fn iasl_agrees() {
+        if Command::new("iasl").arg("-v").output().is_err() {
+            panic!("iasl is missing; run scripts/setup (package acpica-tools)");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        for (name, bytes) in walk(&tables(4, BASE)) {
+            let binary = directory.path().join(format!("{name}.aml"));
+            std::fs::write(&binary, bytes).unwrap();
+            let disassembled = Command::new("iasl").arg("-d").arg(&binary).output().unwrap();
+            assert!(disassembled.status.success(), "{name}: {disassembled:?}");
+            let compiled = Command::new("iasl")
+                .arg(binary.with_extension("dsl"))
+                .output()
+                .unwrap();
+            let report = String::from_utf8_lossy(&compiled.stdout).into_owned();
+            assert!(compiled.status.success(), "{name}: {report}");
+            if name == "DSDT" {
+                assert!(report.contains("0 Errors, 0 Warnings"), "{report}");
+            }
+        }
+    }
+}

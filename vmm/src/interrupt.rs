@@ -1,0 +1,228 @@
+//! Interrupts: pins of the I/O APIC and message-signalled ones, both as eventfds that KVM listens to.
+//!
+//! A write to the eventfd is the interrupt, so any thread (and a kernel back-end) can raise one without
+//! entering the VMM's locks. KVM's routing table is only written when a guest unmasks a vector with a new
+//! message: each change makes the kernel wait for all CPUs of the guest.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Pins of the I/O APIC, which are the first global system interrupts.
+const IO_APIC_PINS: u32 = 24;
+/// KVM routes at most this many (`KVM_MAX_IRQ_ROUTES`).
+const MAX_ROUTES: u32 = 4096;
+
+/// Why there is no interrupt.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No eventfd to be had.
+    #[error("cannot create an eventfd for an interrupt")]
+    Event(#[from] std::io::Error),
+    /// KVM did not take it.
+    #[error("cannot connect an interrupt with KVM")]
+    Kvm(#[from] kvm_ioctls::Error),
+    /// All of them are in use.
+    #[error("all {MAX_ROUTES} interrupt routes are in use")]
+    NoRoute,
+}
+
+/// The address and data of a message-signalled interrupt, as the guest programs them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MsiMessage {
+    /// Where the device would write, in the local APICs' range.
+    pub address: u64,
+    /// What it would write.
+    pub data: u32,
+}
+
+/// The interrupt routes of one machine.
+#[derive(Debug)]
+pub struct Interrupts {
+    vm: Arc<VmFd>,
+    routes: Mutex<Routes>,
+}
+
+/// Messages by number of their global system interrupt, less [`IO_APIC_PINS`].
+#[derive(Debug, Default)]
+struct Routes(Vec<Route>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Free,
+    Allocated(Option<MsiMessage>),
+}
+
+impl Interrupts {
+    /// For a VM that has its interrupt controllers.
+    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
+        Arc::new(Self {
+            vm,
+            routes: Mutex::default(),
+        })
+    }
+
+    /// An edge on pin `gsi` of the I/O APIC for every write to the returned eventfd.
+    pub fn pin(&self, gsi: u32) -> Result<EventFd, Error> {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        self.vm.register_irqfd(&event, gsi)?;
+        Ok(event)
+    }
+
+    /// A message-signalled interrupt, masked at first.
+    pub fn msi(self: &Arc<Self>) -> Result<Arc<MsiVector>, Error> {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let mut routes = self.lock();
+        let free = routes.0.iter().position(|route| *route == Route::Free);
+        let index = match free {
+            Some(index) => index,
+            None if routes.0.len() as u32 + IO_APIC_PINS < MAX_ROUTES => {
+                routes.0.push(Route::Free);
+                routes.0.len() - 1
+            }
+            None => return Err(Error::NoRoute),
+        };
+        routes.0[index] = Route::Allocated(None);
+        Ok(Arc::new(MsiVector {
+            interrupts: Arc::clone(self),
+            gsi: index as u32 + IO_APIC_PINS,
+            event,
+            is_connected: AtomicBool::new(false),
+            is_masked: AtomicBool::new(true),
+            is_pending: AtomicBool::new(false),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `gsi` where `message` says. Nothing happens if it already goes there.
+    fn route(&self, gsi: u32, message: MsiMessage) -> Result<(), Error> {
+        let mut routes = self.lock();
+        let Some(route) = routes.0.get_mut((gsi - IO_APIC_PINS) as usize) else {
+            return Err(Error::NoRoute);
+        };
+        if *route != Route::Allocated(Some(message)) {
+            *route = Route::Allocated(Some(message));
+            self.vm.set_gsi_routing(&routes.table()?)?;
+        }
+        Ok(())
+    }
+
+    fn free(&self, gsi: u32) {
+        // KVM learns of it with the next change: an interrupt that nobody raises needs no hurry.
+        if let Some(route) = self.lock().0.get_mut((gsi - IO_APIC_PINS) as usize) {
+            *route = Route::Free;
+        }
+    }
+}
+
+impl Routes {
+    /// What KVM is to know: the pins one to one, and every message.
+    fn table(&self) -> Result<KvmIrqRouting, Error> {
+        let pins = (0..IO_APIC_PINS).map(|pin| {
+            let mut entry = kvm_irq_routing_entry {
+                gsi: pin,
+                type_: KVM_IRQ_ROUTING_IRQCHIP,
+                ..Default::default()
+            };
+            entry.u.irqchip = kvm_irq_routing_irqchip {
+                irqchip: KVM_IRQCHIP_IOAPIC,
+                pin,
+            };
+            entry
+        });
+        let messages = self.0.iter().zip(IO_APIC_PINS..).filter_map(|(route, gsi)| {
+            let Route::Allocated(Some(message)) = route else {
+                return None;
+            };
+            let mut entry = kvm_irq_routing_entry {
+                gsi,
+                type_: KVM_IRQ_ROUTING_MSI,
+                ..Default::default()
+            };
+            entry.u.msi = kvm_irq_routing_msi {
+                address_lo: message.address as u32,
+                address_hi: (message.address >> 32) as u32,
+                data: message.data,
+                ..Default::default()
+            };
+            Some(entry)
+        });
+        let entries: Vec<_> = pins.chain(messages).collect();
+        KvmIrqRouting::from_entries(&entries).map_err(|_| Error::NoRoute)
+    }
+}
+
+/// One message-signalled interrupt of a device. Raised from any thread; masked and unmasked by the guest.
+#[derive(Debug)]
+pub struct MsiVector {
+    interrupts: Arc<Interrupts>,
+    gsi: u32,
+    event: EventFd,
+    /// Whether KVM listens to `event`: from the first unmasking on.
+    is_connected: AtomicBool,
+    is_masked: AtomicBool,
+    is_pending: AtomicBool,
+}
+
+impl MsiVector {
+    /// Interrupts the guest, now or when it unmasks the vector.
+    pub fn trigger(&self) {
+        if !self.is_masked.load(Ordering::SeqCst) {
+            self.signal();
+            return;
+        }
+        self.is_pending.store(true, Ordering::SeqCst);
+        // Unmasked in between: either this thread or the one that unmasks takes the pending bit.
+        if !self.is_masked.load(Ordering::SeqCst) && self.is_pending.swap(false, Ordering::SeqCst) {
+            self.signal();
+        }
+    }
+
+    /// Holds interrupts back.
+    pub fn mask(&self) {
+        self.is_masked.store(true, Ordering::SeqCst);
+    }
+
+    /// Delivers interrupts as `message`, beginning with one that was held back.
+    pub fn unmask(&self, message: MsiMessage) -> Result<(), Error> {
+        self.interrupts.route(self.gsi, message)?;
+        if !self.is_connected.load(Ordering::Acquire) {
+            self.interrupts.vm.register_irqfd(&self.event, self.gsi)?;
+            self.is_connected.store(true, Ordering::Release);
+        }
+        self.is_masked.store(false, Ordering::SeqCst);
+        if self.is_pending.swap(false, Ordering::SeqCst) {
+            self.signal();
+        }
+        Ok(())
+    }
+
+    /// Whether an interrupt is held back.
+    pub fn is_pending(&self) -> bool {
+        self.is_pending.load(Ordering::SeqCst)
+    }
+
+    fn signal(&self) {
+        // The counter only fills up if KVM does not listen, and then there is nobody to tell.
+        let _ = self.event.write(1);
+    }
+}
+
+impl Drop for MsiVector {
+    fn drop(&mut self) {
+        if self.is_connected.load(Ordering::Acquire) {
+            // Fails only if the VM is gone, and its routes with it.
+            let _ = self.interrupts.vm.unregister_irqfd(&self.event, self.gsi);
+        }
+        self.interrupts.free(self.gsi);
+    }
+}

@@ -1,0 +1,73 @@
+//! How a machine ends, and the one place where CPUs and devices say so.
+
+use std::fmt;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Why a machine stopped running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest is to start anew.
+    Reset(ResetCause),
+    /// The machine cannot go on; the text says why.
+    Failure(String),
+}
+
+/// Why a guest starts anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetCause {
+    /// It asked to, through ACPI or the keyboard controller.
+    Guest,
+    /// A CPU could not deliver a double fault.
+    TripleFault,
+}
+
+impl fmt::Display for ResetCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Guest => "guest reset",
+            Self::TripleFault => "triple fault",
+        })
+    }
+}
+
+/// Carries the first [`Exit`] from the CPU threads to the control thread.
+#[derive(Debug)]
+pub struct ExitSignal {
+    exit: Mutex<Option<Exit>>,
+    event: EventFd,
+}
+
+impl ExitSignal {
+    /// A signal that nobody has set yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            exit: Mutex::new(None),
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+        })
+    }
+
+    /// Ends the machine. Only the first call counts.
+    pub fn set(&self, exit: Exit) {
+        let mut slot = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(exit);
+            // Adding 1 to a counter that is never read cannot overflow it.
+            let _ = self.event.write(1);
+        }
+    }
+
+    /// What was set, if anything was.
+    pub fn get(&self) -> Option<Exit> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Becomes readable, for good, once the signal is set.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+}

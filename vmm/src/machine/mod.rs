@@ -1,0 +1,311 @@
+//! A machine: everything that belongs to one run of a guest, from power-on to power-off or reset.
+//!
+//! [`Machine::build`] puts the parts together in an order that KVM likes, [`Machine::start`] lets the CPUs
+//! run, and dropping the machine takes it all down. A guest that resets gets a new machine over the same
+//! [`Configuration`]: no state of the old one can be forgotten, because none is left. What outlives a machine
+//! (opened disks, taps and files, the console) is in the configuration.
+
+pub mod exit;
+mod supervisor;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use innkeeper_block::Backend;
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::{self, BootSource};
+use crate::bus::Bus;
+use crate::console::Console;
+use crate::cpu::{self, Cpu, CpuThread, Platform, cpuid};
+use crate::firmware::{self, smbios};
+use crate::interrupt::{self, Interrupts};
+use crate::memory::{self, GuestMemory};
+use crate::pci::{self, Ecam, PciRoot, Window};
+use crate::platform::i8042::{self, KeyboardController};
+use crate::platform::power::{self, PowerRegisters};
+use crate::platform::serial::{self, SerialPort};
+use crate::platform::{GSI_EVENTS, GSI_SERIAL};
+use crate::virtio::VirtioDevice;
+use crate::virtio::block::{Block, Serial};
+use crate::virtio::net::tap::Tap;
+use crate::virtio::net::{MacAddress, Net};
+use crate::virtio::rng::Rng;
+use crate::virtio::transport::VirtioPci;
+use exit::ExitSignal;
+
+pub use supervisor::{Ending, Supervisor};
+
+/// What a machine is made of. It outlives the machine, and serves the next one after a reset.
+#[derive(Debug)]
+pub struct Configuration {
+    /// How many CPUs: 1 to [`cpu::MAX_CPUS`].
+    pub cpus: u8,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// What is booted.
+    pub boot: BootSource,
+    /// What SMBIOS says.
+    pub identity: smbios::Identity,
+    /// The disks, in the order of their slots.
+    pub disks: Vec<Disk>,
+    /// The network interfaces, in the order of their slots.
+    pub interfaces: Vec<Interface>,
+    /// Where the serial port prints.
+    pub console: Arc<Console>,
+}
+
+/// A disk, opened.
+#[derive(Clone)]
+pub struct Disk {
+    /// What it reads from and writes to.
+    pub backend: Arc<dyn Backend>,
+    /// What the guest sees as its serial number.
+    pub serial: Serial,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk")
+            .field("serial", &self.serial)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A network interface, opened.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Where its frames go.
+    pub tap: Arc<Tap>,
+    /// Its address.
+    pub mac: MacAddress,
+}
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("a guest has 1 to {max} CPUs, not {0}", max = cpu::MAX_CPUS)]
+    CpuCount(u8),
+    #[error("this host's KVM has no {0:?}; a newer kernel is needed")]
+    Capability(Cap),
+    #[error("cannot {action}")]
+    Kvm {
+        action: &'static str,
+        source: kvm_ioctls::Error,
+    },
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    #[error(transparent)]
+    Firmware(#[from] firmware::Error),
+    #[error(transparent)]
+    Cpu(#[from] cpu::Error),
+    #[error(transparent)]
+    Interrupt(#[from] interrupt::Error),
+    #[error(transparent)]
+    Pci(#[from] pci::Error),
+    #[error("cannot {action}")]
+    Host { action: &'static str, source: io::Error },
+}
+
+fn kvm_error(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
+    move |source| Error::Kvm { action, source }
+}
+
+fn host_error(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Host { action, source }
+}
+
+/// A machine whose CPUs run, or are about to.
+#[derive(Debug)]
+pub struct Machine {
+    cpus: Vec<CpuThread>,
+    waiting_cpus: Vec<Cpu>,
+    platform: Platform,
+    serial: Arc<Mutex<SerialPort>>,
+    power_button: EventFd,
+    /// Behind everything that uses it, so that it is unmapped last.
+    _memory: Arc<GuestMemory>,
+}
+
+impl Machine {
+    /// Builds a machine, ready to start.
+    pub fn build(kvm: &Kvm, configuration: &Configuration) -> Result<Self, Error> {
+        if !(1..=cpu::MAX_CPUS).contains(&configuration.cpus) {
+            return Err(Error::CpuCount(configuration.cpus));
+        }
+        let memory = Arc::new(memory::allocate(configuration.memory)?);
+        let vm = Arc::new(create_vm(kvm, &memory)?);
+        let cpus = create_cpus(kvm, &vm, configuration.cpus)?;
+
+        let rsdp = firmware::write(&memory, configuration.cpus, &configuration.identity)?;
+        let entry = boot::load(&configuration.boot, &memory, rsdp)?;
+        if let Some(first) = cpus.first() {
+            first.enter_at(&memory, entry)?;
+        }
+
+        let interrupts = Interrupts::new(Arc::clone(&vm));
+        let exit = Arc::new(ExitSignal::new().map_err(host_error("create an eventfd"))?);
+        let serial = SerialPort::new(Arc::clone(&configuration.console), interrupts.pin(GSI_SERIAL)?)
+            .map_err(host_error("create the serial port"))?;
+        let serial = Arc::new(Mutex::new(serial));
+        let power_button = interrupts.pin(GSI_EVENTS)?;
+
+        let root = Arc::new(PciRoot::default());
+        for device in virtio_devices(configuration) {
+            let function = VirtioPci::new(device, Arc::clone(&vm), &interrupts, Arc::clone(&memory))?;
+            root.insert(Arc::new(Mutex::new(function)))?;
+        }
+
+        let mut ports = Bus::default();
+        ports.insert(serial::BASE_PORT.into(), serial::PORT_COUNT, serial.clone());
+        ports.insert(
+            i8042::BASE_PORT.into(),
+            i8042::PORT_COUNT,
+            shared(KeyboardController::new(Arc::clone(&exit))),
+        );
+        ports.insert(
+            power::BASE_PORT.into(),
+            power::PORT_COUNT,
+            shared(PowerRegisters::new(Arc::clone(&exit))),
+        );
+        let mut mmio = Bus::default();
+        mmio.insert(
+            memory::PCI_WINDOW_START,
+            memory::PCI_WINDOW_SIZE,
+            shared(Window(Arc::clone(&root))),
+        );
+        mmio.insert(memory::ECAM_START, memory::ECAM_SIZE, shared(Ecam(root)));
+
+        Ok(Self {
+            cpus: Vec::new(),
+            waiting_cpus: cpus,
+            platform: Platform {
+                ports: Arc::new(ports),
+                mmio: Arc::new(mmio),
+                exit,
+            },
+            serial,
+            power_button,
+            _memory: memory,
+        })
+    }
+
+    /// Lets the CPUs run.
+    pub fn start(&mut self) -> Result<(), Error> {
+        for cpu in std::mem::take(&mut self.waiting_cpus) {
+            let thread =
+                CpuThread::spawn(cpu, self.platform.clone()).map_err(host_error("start a CPU thread"))?;
+            self.cpus.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Where the machine says that it has ended.
+    pub fn exit(&self) -> &ExitSignal {
+        &self.platform.exit
+    }
+
+    /// The serial port, to feed it input.
+    pub fn serial(&self) -> &Mutex<SerialPort> {
+        &self.serial
+    }
+
+    /// Presses the ACPI power button, once. The guest may or may not listen.
+    pub fn press_power_button(&self) {
+        if let Err(error) = self.power_button.write(1) {
+            tracing::warn!(%error, "the power button is stuck");
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // All are told before the first is waited for: one may be waiting for a device that another feeds.
+        self.cpus.iter().for_each(CpuThread::stop);
+        self.cpus.clear();
+    }
+}
+
+fn shared<T>(device: T) -> Arc<Mutex<T>> {
+    Arc::new(Mutex::new(device))
+}
+
+/// Creates the VM with its memory and interrupt controllers, in the order that costs least.
+///
+/// Setting a memory region waits for readers of the old map. Creating the interrupt controllers starts a
+/// grace period that such a wait would then have to sit through, which takes 5 ms: so memory comes first.
+fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, Error> {
+    for capability in [
+        Cap::Irqchip,
+        Cap::UserMemory,
+        Cap::Irqfd,
+        Cap::Ioeventfd,
+        Cap::SetTssAddr,
+    ] {
+        if !kvm.check_extension(capability) {
+            return Err(Error::Capability(capability));
+        }
+    }
+    let vm = create_vm_patiently(kvm).map_err(kvm_error("create a virtual machine"))?;
+    for (slot, region) in memory.iter().enumerate() {
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: the region is mapped, and stays so as long as CPUs run: the machine holds the memory, and
+        // takes the CPUs down before it lets go of it.
+        unsafe { vm.set_user_memory_region(region) }.map_err(kvm_error("give the guest its memory"))?;
+    }
+    vm.set_identity_map_address(memory::KVM_IDENTITY_MAP_START)
+        .map_err(kvm_error("place KVM's identity map"))?;
+    vm.set_tss_address(memory::KVM_TSS_START as usize)
+        .map_err(kvm_error("place KVM's task state segment"))?;
+    vm.create_irq_chip()
+        .map_err(kvm_error("create the interrupt controllers"))?;
+    Ok(vm)
+}
+
+/// KVM gives up on creating a VM when a signal comes in between; it works at the next try.
+fn create_vm_patiently(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    const TRIES: u32 = 5;
+    let mut result = kvm.create_vm();
+    for _ in 1..TRIES {
+        match result {
+            Err(error) if error.errno() == libc::EINTR => result = kvm.create_vm(),
+            _ => break,
+        }
+    }
+    result
+}
+
+fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<Cpu>, Error> {
+    let list = "list the CPU features that KVM supports";
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(kvm_error(list))?;
+    let template = cpuid::template(&supported, kvm.check_extension(Cap::TscDeadlineTimer))
+        .map_err(|_| kvm_error(list)(kvm_ioctls::Error::new(libc::E2BIG)))?;
+    (0..count)
+        .map(|index| Ok(Cpu::create(vm, &template, index, count)?))
+        .collect()
+}
+
+/// The devices on the PCI bus: disks first, so that the first disk is always in slot 1.
+fn virtio_devices(configuration: &Configuration) -> Vec<Box<dyn VirtioDevice>> {
+    let disks = configuration.disks.iter().cloned();
+    let interfaces = configuration.interfaces.iter().cloned();
+    disks
+        .map(|disk| Box::new(Block::new(disk.backend, disk.serial)) as Box<dyn VirtioDevice>)
+        .chain(interfaces.map(|interface| Box::new(Net::new(interface.tap, interface.mac)) as _))
+        .chain([Box::new(Rng::default()) as _])
+        .collect()
+}
