@@ -1,0 +1,361 @@
+//! Finds the ELF kernel (`vmlinux`) inside a bzImage (`vmlinuz`).
+//!
+//! Layout after the Linux x86 boot protocol (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header"): the
+//! setup header says where, counted from the protected-mode code, the compressed *payload* lies. Its last four
+//! bytes are the size of what it decompresses to. The image may come out of a guest's own disk, so nothing in it is
+//! believed.
+
+use std::io::Read;
+
+/// The largest kernel that is accepted, in bytes: 512 MiB. Distribution kernels are 30 to 80 MiB.
+pub const MAX_VMLINUX: usize = 512 << 20;
+
+/// Why there is no kernel to be had from an image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no setup header: another kind of file.
+    #[error("not a Linux bzImage (no boot header)")]
+    NotBzImage,
+    /// An ELF file, which may well be the kernel that was looked for.
+    #[error("already an ELF file, with nothing to extract")]
+    AlreadyElf,
+    /// Older than Linux 2.6.26, which does not say where the payload is.
+    #[error("boot protocol {}.{:02} is too old (2.08 or later is needed)", .0 >> 8, .0 & 0xff)]
+    OldProtocol(u16),
+    /// The header's offsets lead outside the file.
+    #[error("the file is too short for the payload that its header describes: cut off, or corrupt")]
+    Truncated,
+    /// Neither ELF nor a compression that this module knows.
+    #[error("the payload's compression is not supported ({0}; gzip, xz, lz4 and zstd are)")]
+    UnknownCompression(String),
+    /// Larger than [`MAX_VMLINUX`].
+    #[error("the kernel inside says it is {size} bytes large, more than the {limit} that are accepted")]
+    TooLarge {
+        /// What the image claims, in bytes.
+        size: usize,
+        /// What is accepted, in bytes.
+        limit: usize,
+    },
+    /// The decompressor refused.
+    #[error("the {format} payload does not decompress: {source}")]
+    Decompress {
+        /// The compression's name.
+        format: &'static str,
+        /// The decompressor's reason.
+        source: std::io::Error,
+    },
+    /// It decompressed to another size than the image says.
+    #[error("the payload decompresses to {actual} bytes where the image says {declared}: corrupt")]
+    WrongSize {
+        /// The size in the payload's last four bytes.
+        declared: usize,
+        /// The size it has; one more than `declared` when it is any larger.
+        actual: usize,
+    },
+    /// What came out is no kernel for this architecture.
+    #[error("the payload is not a 64-bit x86 ELF kernel")]
+    NotElf,
+}
+
+const ELF_MAGIC: &[u8] = b"\x7fELF";
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
+const LZ4_LEGACY_MAGIC: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// Returns the ELF kernel inside `image`, the contents of a bzImage.
+///
+/// What follows the ELF file's own contents (the relocation table, when the kernel has one) is kept.
+///
+/// # Errors
+/// Any [`Error`]: the image is not a bzImage, is corrupt, or its kernel is larger than [`MAX_VMLINUX`].
+pub fn extract_vmlinux(image: &[u8]) -> Result<Vec<u8>, Error> {
+    let vmlinux = decompress(payload(image)?, MAX_VMLINUX)?;
+    // e_ident: class ELFCLASS64, data ELFDATA2LSB; e_machine EM_X86_64.
+    let is_kernel = vmlinux.starts_with(ELF_MAGIC)
+        && vmlinux.get(4..6) == Some(&[2, 1])
+        && vmlinux.get(18..20) == Some(&[62, 0]);
+    if is_kernel {
+        Ok(vmlinux)
+    } else {
+        Err(Error::NotElf)
+    }
+}
+
+/// The compressed part of a bzImage, with the four bytes of size at its end.
+fn payload(image: &[u8]) -> Result<&[u8], Error> {
+    if image.starts_with(ELF_MAGIC) {
+        return Err(Error::AlreadyElf);
+    }
+    if image.get(0x202..0x206) != Some(b"HdrS") {
+        return Err(Error::NotBzImage);
+    }
+    let protocol = u16::from_le_bytes(field(image, 0x206)?);
+    if protocol < 0x208 {
+        return Err(Error::OldProtocol(protocol));
+    }
+    // Sectors of 512 bytes after the boot sector; zero means four, says the protocol.
+    let setup_sectors = match field::<1>(image, 0x1f1)?[0] {
+        0 => 4,
+        sectors => usize::from(sectors),
+    };
+    let offset = u32::from_le_bytes(field(image, 0x248)?) as usize;
+    let length = u32::from_le_bytes(field(image, 0x24c)?) as usize;
+    let start = (setup_sectors + 1) * 512 + offset;
+    image.get(start..start + length).ok_or(Error::Truncated)
+}
+
+fn field<const N: usize>(image: &[u8], offset: usize) -> Result<[u8; N], Error> {
+    image
+        .get(offset..)
+        .and_then(|rest| rest.first_chunk())
+        .copied()
+        .ok_or(Error::Truncated)
+}
+
+/// Decompresses a payload to the size that it declares, which is at most `limit` bytes.
+fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+    if payload.starts_with(ELF_MAGIC) {
+        return Ok(payload.to_vec());
+    }
+    if ![GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC, LZ4_LEGACY_MAGIC]
+        .iter()
+        .any(|magic| payload.starts_with(magic))
+    {
+        return Err(Error::UnknownCompression(compression_name(payload)));
+    }
+    // For gzip the size is the end of the format itself; with the others it follows the stream.
+    let (stream, size) = payload.split_last_chunk::<4>().ok_or(Error::Truncated)?;
+    let size = u32::from_le_bytes(*size) as usize;
+    if size > limit {
+        return Err(Error::TooLarge { size, limit });
+    }
+    let (format, result) = if payload.starts_with(GZIP_MAGIC) {
+        ("gzip", read_bounded(flate2::read::GzDecoder::new(payload), size))
+    } else if payload.starts_with(XZ_MAGIC) {
+        ("xz", read_bounded(lzma_rust2::XzReader::new(stream, false), size))
+    } else if payload.starts_with(ZSTD_MAGIC) {
+        let decoder = zstd::Decoder::with_buffer(stream);
+        (
+            "zstd",
+            decoder.and_then(|decoder| read_bounded(decoder.single_frame(), size)),
+        )
+    } else {
+        ("lz4", decompress_lz4_legacy(stream, size))
+    };
+    let vmlinux = result.map_err(|source| Error::Decompress { format, source })?;
+    if vmlinux.len() != size {
+        return Err(Error::WrongSize {
+            declared: size,
+            actual: vmlinux.len(),
+        });
+    }
+    Ok(vmlinux)
+}
+
+/// Reads all that `decoder` gives, and one byte more than `size` at most.
+fn read_bounded(decoder: impl Read, size: usize) -> std::io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    decoder.take(size as u64 + 1).read_to_end(&mut output)?;
+    Ok(output)
+}
+
+/// The "legacy" frame of `lz4 -l`: the magic, then blocks of 8 MiB, each after its compressed size.
+fn decompress_lz4_legacy(stream: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
+    const BLOCK: usize = 8 << 20;
+    let invalid = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    let mut block = vec![0; BLOCK];
+    let mut output = Vec::new();
+    let mut rest = stream;
+    while let Some((word, after)) = rest.split_first_chunk::<4>() {
+        rest = after;
+        // Concatenated frames are one.
+        if word == LZ4_LEGACY_MAGIC {
+            continue;
+        }
+        let length = u32::from_le_bytes(*word) as usize;
+        let (compressed, after) = rest
+            .split_at_checked(length)
+            .ok_or_else(|| invalid(format!("a block of {length} bytes is cut off")))?;
+        let written =
+            lz4_flex::block::decompress_into(compressed, &mut block).map_err(|e| invalid(e.to_string()))?;
+        output.extend_from_slice(&block[..written]);
+        if output.len() > size {
+            output.truncate(size + 1);
+            break;
+        }
+        rest = after;
+    }
+    Ok(output)
+}
+
+/// A name for compressions that a kernel can have and this module does not do, for the message.
+fn compression_name(payload: &[u8]) -> String {
+    let known: [(&[u8], &str); 3] = [
+        (b"BZh", "bzip2"),
+        (&[0x5d, 0, 0], "lzma"),
+        (&[0x89, b'L', b'Z', b'O'], "lzo"),
+    ];
+    match known.iter().find(|(magic, _)| payload.starts_with(magic)) {
+        Some((_, name)) => (*name).into(),
+        None => format!("it begins with {:02x?}", &payload[..payload.len().min(4)]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// A bzImage with one setup sector and this payload.
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 1024];
+        image[0x1f1] = 1;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        image.extend_from_slice(payload);
+        image
+    }
+
+    fn kernel(size: usize) -> Vec<u8> {
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(size, 0x90);
+        elf[18..20].copy_from_slice(&[62, 0]);
+        elf
+    }
+
+    fn with_size(mut stream: Vec<u8>, size: usize) -> Vec<u8> {
+        stream.extend_from_slice(&(size as u32).to_le_bytes());
+        stream
+    }
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn lz4_legacy(data: &[u8]) -> Vec<u8> {
+        let mut stream = LZ4_LEGACY_MAGIC.to_vec();
+        for block in data.chunks(8 << 20) {
+            let compressed = lz4_flex::block::compress(block);
+            stream.extend_from_slice(&(compressed.len() as u32).to_le_bytes());
+            stream.extend_from_slice(&compressed);
+        }
+        stream
+    }
+
+    fn zstd(data: &[u8]) -> Vec<u8> {
+        zstd::encode_all(data, 1).unwrap()
+    }
+
+    #[test]
+    fn finds_the_kernel_in_every_compression() {
+        // Larger than one block of lz4.
+        let kernel = kernel(9 << 20);
+        let payloads = [
+            ("none", kernel.clone()),
+            ("gzip", gzip(&kernel)),
+            ("lz4", with_size(lz4_legacy(&kernel), kernel.len())),
+            ("zstd", with_size(zstd(&kernel), kernel.len())),
+        ];
+        for (name, payload) in payloads {
+            assert!(extract_vmlinux(&bzimage(&payload)).unwrap() == kernel, "{name}");
+        }
+    }
+
+    #[test]
+    fn xz_with_the_branch_filter_of_kernels() {
+        // The kernel of the other tests, after `xz --check=crc32 --x86 --lzma2` as in the kernel's xz_wrap.sh.
+        let payload = include_bytes!("../tests/kernel-payload.xz");
+        let vmlinux = extract_vmlinux(&bzimage(payload)).unwrap();
+        assert_eq!(vmlinux, kernel(4096));
+    }
+
+    #[test]
+    fn refuses_other_files() {
+        assert!(matches!(extract_vmlinux(b""), Err(Error::NotBzImage)));
+        assert!(matches!(extract_vmlinux(&[0; 4096]), Err(Error::NotBzImage)));
+        assert!(matches!(extract_vmlinux(&kernel(4096)), Err(Error::AlreadyElf)));
+        let mut old = bzimage(b"");
+        old[0x206..0x208].copy_from_slice(&0x207_u16.to_le_bytes());
+        assert_eq!(
+            extract_vmlinux(&old).unwrap_err().to_string(),
+            "boot protocol 2.07 is too old (2.08 or later is needed)"
+        );
+    }
+
+    #[test]
+    fn refuses_offsets_outside_the_file() {
+        let good = bzimage(&gzip(&kernel(4096)));
+        for (offset, length) in [
+            (u32::MAX, u32::MAX),
+            (0, u32::MAX),
+            (u32::MAX, 0),
+            (0, good.len() as u32),
+        ] {
+            let mut image = good.clone();
+            image[0x248..0x24c].copy_from_slice(&offset.to_le_bytes());
+            image[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
+            assert!(
+                matches!(extract_vmlinux(&image), Err(Error::Truncated)),
+                "{offset} {length}"
+            );
+        }
+        // A header that ends in the middle.
+        assert!(matches!(extract_vmlinux(&good[..0x24e]), Err(Error::Truncated)));
+        assert!(matches!(
+            extract_vmlinux(&bzimage(&GZIP_MAGIC[..2])),
+            Err(Error::Truncated)
+        ));
+    }
+
+    #[test]
+    fn refuses_bombs() {
+        let big = vec![0; 1 << 20];
+        for payload in [with_size(zstd(&big), 4096), with_size(lz4_legacy(&big), 4096), {
+            let mut gzip = gzip(&big);
+            let end = gzip.len() - 4;
+            gzip[end..].copy_from_slice(&4096_u32.to_le_bytes());
+            gzip
+        }] {
+            assert!(matches!(
+                extract_vmlinux(&bzimage(&payload)),
+                Err(Error::WrongSize {
+                    declared: 4096,
+                    actual: 4097
+                })
+            ));
+        }
+        let huge = with_size(zstd(&big), MAX_VMLINUX + 1);
+        assert!(matches!(
+            extract_vmlinux(&bzimage(&huge)),
+            Err(Error::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn refuses_corrupt_payloads() {
+        let kernel = kernel(1 << 16);
+        for whole in [
+            gzip(&kernel),
+            with_size(zstd(&kernel), kernel.len()),
+            with_size(lz4_legacy(&kernel), kernel.len()),
+        ] {
+            for cut in [8, whole.len() / 2, whole.len() - 5] {
+                assert!(extract_vmlinux(&bzimage(&whole[..cut])).is_err());
+            }
+        }
+        let text = b"not a kernel at all".repeat(10);
+        assert!(matches!(
+            extract_vmlinux(&bzimage(&gzip(&text))),
+            Err(Error::NotElf)
+        ));
+        assert_eq!(
+            extract_vmlinux(&bzimage(b"BZh91AY")).unwrap_err().to_string(),
+            "the payload's compression is not supported (bzip2; gzip, xz, lz4 and zstd are)"
+        );
+    }
+}
