@@ -1,0 +1,314 @@
+//! The harness of the end-to-end tests: it runs the real `innkeeper-vmm` and talks to real guests.
+//!
+//! [`Vmm`] is a running VMM process whose console the test reads and writes; [`Shell`] adds the prompt of a
+//! guest's shell. Everything has a deadline, and whatever fails says where the console's log is.
+
+pub mod network;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+/// The path of a program of this workspace, beside the running test.
+pub fn program(name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(format!("INNKEEPER_{}", name.to_uppercase().replace('-', "_"))) {
+        return path.into();
+    }
+    let mut directory = std::env::current_exe().expect("a test knows its own path");
+    directory.pop();
+    if directory.ends_with("deps") {
+        directory.pop();
+    }
+    directory.join(name)
+}
+
+/// The path of a bare-metal payload (`tests/payloads`).
+pub fn payload(name: &str) -> PathBuf {
+    Path::new(env!("PAYLOADS")).join(name)
+}
+
+/// A file of an image in the cache, as `innkeeper-images build` has left it.
+pub fn image(name: &str, file: &str) -> PathBuf {
+    let cache = match (
+        std::env::var_os("INNKEEPER_CACHE"),
+        std::env::var_os("XDG_CACHE_HOME"),
+    ) {
+        (Some(cache), _) => PathBuf::from(cache),
+        (None, Some(cache)) => Path::new(&cache).join("innkeeper"),
+        (None, None) => Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/innkeeper"),
+    };
+    let path = cache.join("images").join(name).join("current").join(file);
+    assert!(
+        path.exists(),
+        "{} is missing; scripts/test builds it",
+        path.display()
+    );
+    path
+}
+
+/// Whether this is a host where unmodified kernels run (the lab is one).
+pub fn is_ready() -> bool {
+    let check = Command::new(program("innkeeper-vmm"))
+        .arg("check")
+        .stdout(Stdio::null())
+        .status();
+    check.is_ok_and(|status| status.success())
+}
+
+/// Everything a console has printed, shared with the thread that reads it.
+#[derive(Default)]
+struct Output {
+    text: Mutex<(Vec<u8>, bool)>,
+    grown: Condvar,
+}
+
+/// A VMM process.
+pub struct Vmm {
+    child: Child,
+    output: Arc<Output>,
+    /// How much of the output earlier calls have used up.
+    seen: usize,
+    log: PathBuf,
+}
+
+impl Vmm {
+    /// Runs `innkeeper-vmm run` with these arguments.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut command = Command::new(program("innkeeper-vmm"));
+        command.arg("run").args(arguments);
+        Self::spawn(&mut command)
+    }
+
+    /// Runs any command as a VMM: what it prints on standard output is the console, and standard input too.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let directory = log_directory();
+        std::fs::create_dir_all(&directory)?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let log = directory.join(format!("{}-{}-{number}.log", test_name(), std::process::id()));
+        let errors = File::create(log.with_extension("stderr"))?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+        let output = Arc::new(Output::default());
+        let mut stdout = child.stdout.take().context("no standard output")?;
+        let (sink, mut file) = (Arc::clone(&output), File::create(&log)?);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                let _ = file.write_all(&buffer[..count]);
+                sink.text.lock().unwrap().0.extend(&buffer[..count]);
+                sink.grown.notify_all();
+            }
+            sink.text.lock().unwrap().1 = true;
+            sink.grown.notify_all();
+        });
+        Ok(Self {
+            child,
+            output,
+            seen: 0,
+            log,
+        })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the console prints `text`; returns what came before it, since the last call.
+    pub fn expect(&mut self, text: &str, patience: Duration) -> Result<String> {
+        self.wait_for(&[text], patience).map(|(_, before)| before)
+    }
+
+    /// Waits until the console prints one of `texts`; returns which.
+    pub fn expect_any<'t>(&mut self, texts: &[&'t str], patience: Duration) -> Result<&'t str> {
+        self.wait_for(texts, patience).map(|(text, _)| text)
+    }
+
+    fn wait_for<'t>(&mut self, texts: &[&'t str], patience: Duration) -> Result<(&'t str, String)> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.output.text.lock().unwrap();
+        loop {
+            let new = &state.0[self.seen..];
+            let find = |text: &str| {
+                new.windows(text.len())
+                    .position(|window| window == text.as_bytes())
+            };
+            let first = texts.iter().filter_map(|text| Some((find(text)?, *text))).min();
+            if let Some((at, text)) = first {
+                let before = String::from_utf8_lossy(&new[..at]).into_owned();
+                self.seen += at + text.len();
+                return Ok((text, before));
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if state.1 || rest.is_zero() {
+                let why = if state.1 {
+                    "the console closed"
+                } else {
+                    "time ran out"
+                };
+                let tail = String::from_utf8_lossy(&new[new.len().saturating_sub(400)..]).into_owned();
+                bail!(
+                    "{why} waiting for {texts:?}; the last output was:\n{tail}\n(console log: {})",
+                    self.log.display()
+                );
+            }
+            state = self.output.grown.wait_timeout(state, rest).unwrap().0;
+        }
+    }
+
+    /// Types on the console.
+    pub fn send(&mut self, text: impl AsRef<[u8]>) -> Result<()> {
+        let stdin = self
+            .child
+            .stdin
+            .as_mut()
+            .context("the console's input is closed")?;
+        stdin.write_all(text.as_ref())?;
+        Ok(stdin.flush()?)
+    }
+
+    /// Sends a signal to the VMM.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        Ok(nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.child.id() as i32),
+            signal,
+        )?)
+    }
+
+    /// Waits for the VMM to end.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "the VMM did not end within {patience:?} (console log: {})",
+                    self.log.display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for the VMM to end, and expects this exit code.
+    pub fn wait_for_code(&mut self, code: i32, patience: Duration) -> Result<()> {
+        let status = self.wait(patience)?;
+        if status.code() == Some(code) {
+            return Ok(());
+        }
+        bail!(
+            "the VMM ended with {status}, not {code}: {} (console log: {})",
+            self.errors(),
+            self.log.display()
+        );
+    }
+
+    /// What the VMM has said on standard error.
+    pub fn errors(&self) -> String {
+        std::fs::read_to_string(self.log.with_extension("stderr")).unwrap_or_default()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // A test that failed leaves nobody behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn log_directory() -> PathBuf {
+    // Beside the test's own binary, which is on disk even in the lab.
+    program("logs")
+}
+
+fn test_name() -> String {
+    std::thread::current()
+        .name()
+        .unwrap_or("guest")
+        .replace("::", "-")
+}
+
+/// A shell on a guest's console.
+pub struct Shell {
+    /// The VMM that runs the guest.
+    pub vmm: Vmm,
+    prompt: &'static str,
+}
+
+impl Shell {
+    /// A guest of the `micro` image, up and at its shell. `arguments` go to the VMM.
+    pub fn micro(arguments: &[&str]) -> Result<Self> {
+        let (kernel, initrd) = (image("micro", "vmlinux"), image("micro", "initrd.img"));
+        let fixed = ["--kernel", path(&kernel), "--initrd", path(&initrd)];
+        let vmm = Vmm::run(fixed.iter().chain(arguments))?;
+        let mut shell = Self {
+            vmm,
+            prompt: "micro# ",
+        };
+        shell.wait_for_boot()?;
+        Ok(shell)
+    }
+
+    /// Waits until `micro` is at its prompt, at first or after a reboot.
+    pub fn wait_for_boot(&mut self) -> Result<()> {
+        self.vmm.expect("micro: ready", BOOT_PATIENCE)?;
+        self.vmm.expect(self.prompt, BOOT_PATIENCE)?;
+        Ok(())
+    }
+
+    /// A shell at a prompt that `vmm` shows, or will show.
+    pub fn new(vmm: Vmm, prompt: &'static str) -> Self {
+        Self { vmm, prompt }
+    }
+
+    /// Runs `command`; returns what it prints. Fails if its exit status is not 0.
+    pub fn run(&mut self, command: &str) -> Result<String> {
+        self.run_for(command, COMMAND_PATIENCE)
+    }
+
+    /// As [`Shell::run`], for commands that take their time.
+    pub fn run_for(&mut self, command: &str, patience: Duration) -> Result<String> {
+        // The terminal echoes what is typed: the marks below are only whole in the output.
+        self.vmm
+            .send(format!("echo '<''<'; {command}; echo '>''>'$?'<'\n"))?;
+        self.vmm.expect("<<", patience)?;
+        let output = self.vmm.expect(">>", patience)?;
+        let status = self.vmm.expect("<", patience)?;
+        self.vmm.expect(self.prompt, patience)?;
+        let output = output.replace('\r', "").trim().to_owned();
+        match status.as_str() {
+            "0" => Ok(output),
+            status => Err(anyhow!(
+                "{command:?} ended with status {status} in the guest:\n{output}"
+            )),
+        }
+    }
+}
+
+/// A booting guest may take this long in an emulated lab.
+const BOOT_PATIENCE: Duration = Duration::from_secs(90);
+const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A path as text; ours are.
+pub fn path(path: &Path) -> &str {
+    path.to_str().expect("test paths are UTF-8")
+}
+
+/// The option for a raw disk at `file`.
+pub fn disk(file: &Path, more: &str) -> String {
+    format!("path={},format=raw{more}", path(file))
+}
