@@ -53,9 +53,5 @@ fn compile(source: &Path, out: &Path, flags: &[&str]) {
         .arg("-o")
         .arg(out.join(source.file_stem().expect("a file has a name")))
         .status();
-    assert!(
-        status.is_ok_and(|status| status.success()),
-        "cc could not build {}",
-        source.display()
-    );
+    assert!(status.is_ok_and(|status| status.success()), "cc could not build {}", source.display());
 }

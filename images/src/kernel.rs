@@ -76,11 +76,7 @@ pub fn extract_vmlinux(image: &[u8]) -> Result<Vec<u8>, Error> {
     let is_kernel = vmlinux.starts_with(ELF_MAGIC)
         && vmlinux.get(4..6) == Some(&[2, 1])
         && vmlinux.get(18..20) == Some(&[62, 0]);
-    if is_kernel {
-        Ok(vmlinux)
-    } else {
-        Err(Error::NotElf)
-    }
+    if is_kernel { Ok(vmlinux) } else { Err(Error::NotElf) }
 }
 
 /// The compressed part of a bzImage, with the four bytes of size at its end.
@@ -107,11 +103,7 @@ fn payload(image: &[u8]) -> Result<&[u8], Error> {
 }
 
 fn field<const N: usize>(image: &[u8], offset: usize) -> Result<[u8; N], Error> {
-    image
-        .get(offset..)
-        .and_then(|rest| rest.first_chunk())
-        .copied()
-        .ok_or(Error::Truncated)
+    image.get(offset..).and_then(|rest| rest.first_chunk()).copied().ok_or(Error::Truncated)
 }
 
 /// Decompresses a payload to the size that it declares, which is at most `limit` bytes.
@@ -119,10 +111,7 @@ fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
     if payload.starts_with(ELF_MAGIC) {
         return Ok(payload.to_vec());
     }
-    if ![GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC, LZ4_LEGACY_MAGIC]
-        .iter()
-        .any(|magic| payload.starts_with(magic))
-    {
+    if ![GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC, LZ4_LEGACY_MAGIC].iter().any(|magic| payload.starts_with(magic)) {
         return Err(Error::UnknownCompression(compression_name(payload)));
     }
     // For gzip the size is the end of the format itself; with the others it follows the stream.
@@ -137,19 +126,13 @@ fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
         ("xz", read_bounded(lzma_rust2::XzReader::new(stream, false), size))
     } else if payload.starts_with(ZSTD_MAGIC) {
         let decoder = zstd::Decoder::with_buffer(stream);
-        (
-            "zstd",
-            decoder.and_then(|decoder| read_bounded(decoder.single_frame(), size)),
-        )
+        ("zstd", decoder.and_then(|decoder| read_bounded(decoder.single_frame(), size)))
     } else {
         ("lz4", decompress_lz4_legacy(stream, size))
     };
     let vmlinux = result.map_err(|source| Error::Decompress { format, source })?;
     if vmlinux.len() != size {
-        return Err(Error::WrongSize {
-            declared: size,
-            actual: vmlinux.len(),
-        });
+        return Err(Error::WrongSize { declared: size, actual: vmlinux.len() });
     }
     Ok(vmlinux)
 }
@@ -192,11 +175,8 @@ fn decompress_lz4_legacy(stream: &[u8], size: usize) -> std::io::Result<Vec<u8>>
 
 /// A name for compressions that a kernel can have and this module does not do, for the message.
 fn compression_name(payload: &[u8]) -> String {
-    let known: [(&[u8], &str); 3] = [
-        (b"BZh", "bzip2"),
-        (&[0x5d, 0, 0], "lzma"),
-        (&[0x89, b'L', b'Z', b'O'], "lzo"),
-    ];
+    let known: [(&[u8], &str); 3] =
+        [(b"BZh", "bzip2"), (&[0x5d, 0, 0], "lzma"), (&[0x89, b'L', b'Z', b'O'], "lzo")];
     match known.iter().find(|(magic, _)| payload.starts_with(magic)) {
         Some((_, name)) => (*name).into(),
         None => format!("it begins with {:02x?}", &payload[..payload.len().min(4)]),
@@ -290,26 +270,15 @@ mod tests {
     #[test]
     fn refuses_offsets_outside_the_file() {
         let good = bzimage(&gzip(&kernel(4096)));
-        for (offset, length) in [
-            (u32::MAX, u32::MAX),
-            (0, u32::MAX),
-            (u32::MAX, 0),
-            (0, good.len() as u32),
-        ] {
+        for (offset, length) in [(u32::MAX, u32::MAX), (0, u32::MAX), (u32::MAX, 0), (0, good.len() as u32)] {
             let mut image = good.clone();
             image[0x248..0x24c].copy_from_slice(&offset.to_le_bytes());
             image[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
-            assert!(
-                matches!(extract_vmlinux(&image), Err(Error::Truncated)),
-                "{offset} {length}"
-            );
+            assert!(matches!(extract_vmlinux(&image), Err(Error::Truncated)), "{offset} {length}");
         }
         // A header that ends in the middle.
         assert!(matches!(extract_vmlinux(&good[..0x24e]), Err(Error::Truncated)));
-        assert!(matches!(
-            extract_vmlinux(&bzimage(&GZIP_MAGIC[..2])),
-            Err(Error::Truncated)
-        ));
+        assert!(matches!(extract_vmlinux(&bzimage(&GZIP_MAGIC[..2])), Err(Error::Truncated)));
     }
 
     #[test]
@@ -323,17 +292,11 @@ mod tests {
         }] {
             assert!(matches!(
                 extract_vmlinux(&bzimage(&payload)),
-                Err(Error::WrongSize {
-                    declared: 4096,
-                    actual: 4097
-                })
+                Err(Error::WrongSize { declared: 4096, actual: 4097 })
             ));
         }
         let huge = with_size(zstd(&big), MAX_VMLINUX + 1);
-        assert!(matches!(
-            extract_vmlinux(&bzimage(&huge)),
-            Err(Error::TooLarge { .. })
-        ));
+        assert!(matches!(extract_vmlinux(&bzimage(&huge)), Err(Error::TooLarge { .. })));
     }
 
     #[test]
@@ -349,10 +312,7 @@ mod tests {
             }
         }
         let text = b"not a kernel at all".repeat(10);
-        assert!(matches!(
-            extract_vmlinux(&bzimage(&gzip(&text))),
-            Err(Error::NotElf)
-        ));
+        assert!(matches!(extract_vmlinux(&bzimage(&gzip(&text))), Err(Error::NotElf)));
         assert_eq!(
             extract_vmlinux(&bzimage(b"BZh91AY")).unwrap_err().to_string(),
             "the payload's compression is not supported (bzip2; gzip, xz, lz4 and zstd are)"

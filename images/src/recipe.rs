@@ -80,11 +80,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Adds to an I/O error what was to be done, and to which file.
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |source| Error::Io {
-        action,
-        path: path.into(),
-        source,
-    }
+    move |source| Error::Io { action, path: path.into(), source }
 }
 
 /// Where someone wants to see how far a build is.
@@ -106,9 +102,7 @@ pub struct Recipes {
 impl Recipes {
     /// The recipes in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-        }
+        Self { directory: directory.into() }
     }
 
     /// The recipes of the checkout that this crate was compiled from, or those in `$INNKEEPER_RECIPES`.
@@ -124,10 +118,9 @@ impl Recipes {
     pub fn names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in files_in(&self.directory)? {
-            if let (true, Some(name)) = (
-                entry.join("build").is_file(),
-                entry.file_name().and_then(OsStr::to_str),
-            ) {
+            if let (true, Some(name)) =
+                (entry.join("build").is_file(), entry.file_name().and_then(OsStr::to_str))
+            {
                 names.push(name.to_owned());
             }
         }
@@ -149,11 +142,7 @@ impl Recipes {
         let names = self.names()?;
         if !names.iter().any(|known| known == name) {
             let directory = self.directory.clone();
-            return Err(Error::Unknown {
-                name: name.into(),
-                directory,
-                known: names.join(", "),
-            });
+            return Err(Error::Unknown { name: name.into(), directory, known: names.join(", ") });
         }
         let directory = self.directory.join(name);
         let list = directory.join("needs");
@@ -163,18 +152,10 @@ impl Recipes {
             String::new()
         };
         above.push(name.into());
-        let needs = list
-            .lines()
-            .map(|need| self.get_below(need, above))
-            .collect::<Result<Vec<_>>>()?;
+        let needs = list.lines().map(|need| self.get_below(need, above)).collect::<Result<Vec<_>>>()?;
         above.pop();
         let key = key(&directory, &needs)?;
-        Ok(Recipe {
-            name: name.into(),
-            directory,
-            needs,
-            key,
-        })
+        Ok(Recipe { name: name.into(), directory, needs, key })
     }
 }
 
@@ -214,18 +195,13 @@ fn key(directory: &Path, needs: &[Recipe]) -> Result<String> {
     for need in needs {
         hash.update(&need.key);
     }
-    Ok(hash.finalize()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The paths of what is in a directory, sorted.
 fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).map_err(failed("read directory", directory))?;
-    let paths = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<Vec<_>>>();
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
     let mut paths = paths.map_err(failed("read directory", directory))?;
     paths.sort();
     Ok(paths)
@@ -240,9 +216,7 @@ pub struct Cache {
 impl Cache {
     /// The cache in `directory`.
     pub fn new(directory: impl AsRef<Path>) -> Self {
-        Self {
-            images: directory.as_ref().join("images"),
-        }
+        Self { images: directory.as_ref().join("images") }
     }
 
     /// `$INNKEEPER_CACHE`, or `innkeeper` in the user's directory of caches.
@@ -250,11 +224,7 @@ impl Cache {
     /// # Errors
     /// No variable says where that is.
     pub fn of_user() -> Result<Self> {
-        let variable = |name| {
-            env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         variable("INNKEEPER_CACHE")
             .or_else(|| variable("XDG_CACHE_HOME").map(|caches| caches.join("innkeeper")))
             .or_else(|| variable("HOME").map(|home| home.join(".cache/innkeeper")))
@@ -268,13 +238,7 @@ impl Cache {
     /// It is not, or not by this version of its recipe.
     pub fn find(&self, recipe: &Recipe) -> Result<PathBuf> {
         let artefacts = self.artefacts(recipe);
-        if artefacts.is_dir() {
-            Ok(artefacts)
-        } else {
-            Err(Error::NotBuilt {
-                name: recipe.name.clone(),
-            })
-        }
+        if artefacts.is_dir() { Ok(artefacts) } else { Err(Error::NotBuilt { name: recipe.name.clone() }) }
     }
 
     /// Builds an image and what it needs, unless they are built; returns the artefacts' directory.
@@ -327,11 +291,7 @@ impl Cache {
         variables: &[(String, PathBuf)],
         progress: &mut dyn Progress,
     ) -> Result<PathBuf> {
-        let (out, work, log) = (
-            versions.join(".out"),
-            versions.join(".work"),
-            versions.join("build.log"),
-        );
+        let (out, work, log) = (versions.join(".out"), versions.join(".work"), versions.join("build.log"));
         for directory in [&out, &work] {
             remove(directory)?;
             fs::create_dir(directory).map_err(failed("create", directory))?;
@@ -372,17 +332,8 @@ impl Cache {
             return Ok(out);
         }
         remove(&out)?;
-        let tail = tail
-            .into_iter()
-            .map(|line| format!("  {line}"))
-            .collect::<Vec<_>>()
-            .join("\n");
-        Err(Error::Failed {
-            name: recipe.name.clone(),
-            status,
-            log,
-            tail,
-        })
+        let tail = tail.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
+        Err(Error::Failed { name: recipe.name.clone(), status, log, tail })
     }
 
     /// Makes `current` lead to this version, at once.
@@ -436,11 +387,7 @@ mod tests {
         let recipes = directory.path().join("recipes");
         fs::create_dir(&recipes).unwrap();
         let cache = Cache::new(directory.path().join("cache"));
-        Lab {
-            recipes: Recipes::new(recipes),
-            cache,
-            directory,
-        }
+        Lab { recipes: Recipes::new(recipes), cache, directory }
     }
 
     impl Lab {
@@ -493,16 +440,11 @@ mod tests {
         let lab = lab();
         lab.write("toast", "echo half > $OUT/toast; echo burnt >&2; exit 3", "");
         let recipe = lab.recipes.get("toast").unwrap();
-        let error = lab
-            .cache
-            .build(&recipe, false, &mut Steps::default())
-            .unwrap_err();
+        let error = lab.cache.build(&recipe, false, &mut Steps::default()).unwrap_err();
         assert!(error.to_string().contains("burnt"), "{error}");
         assert!(lab.cache.find(&recipe).is_err());
         lab.write("toast", "true", "");
-        lab.cache
-            .build(&lab.recipes.get("toast").unwrap(), false, &mut Steps::default())
-            .unwrap();
+        lab.cache.build(&lab.recipes.get("toast").unwrap(), false, &mut Steps::default()).unwrap();
     }
 
     #[test]

@@ -35,29 +35,19 @@ pub fn payload(name: &str) -> PathBuf {
 
 /// A file of an image in the cache, as `innkeeper-images build` has left it.
 pub fn image(name: &str, file: &str) -> PathBuf {
-    let cache = match (
-        std::env::var_os("INNKEEPER_CACHE"),
-        std::env::var_os("XDG_CACHE_HOME"),
-    ) {
+    let cache = match (std::env::var_os("INNKEEPER_CACHE"), std::env::var_os("XDG_CACHE_HOME")) {
         (Some(cache), _) => PathBuf::from(cache),
         (None, Some(cache)) => Path::new(&cache).join("innkeeper"),
         (None, None) => Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/innkeeper"),
     };
     let path = cache.join("images").join(name).join("current").join(file);
-    assert!(
-        path.exists(),
-        "{} is missing; scripts/test builds it",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing; scripts/test builds it", path.display());
     path
 }
 
 /// Whether this is a host where unmodified kernels run (the lab is one).
 pub fn is_ready() -> bool {
-    let check = Command::new(program("innkeeper-vmm"))
-        .arg("check")
-        .stdout(Stdio::null())
-        .status();
+    let check = Command::new(program("innkeeper-vmm")).arg("check").stdout(Stdio::null()).status();
     check.is_ok_and(|status| status.success())
 }
 
@@ -112,12 +102,7 @@ impl Vmm {
             sink.text.lock().unwrap().1 = true;
             sink.grown.notify_all();
         });
-        Ok(Self {
-            child,
-            output,
-            seen: 0,
-            log,
-        })
+        Ok(Self { child, output, seen: 0, log })
     }
 
     /// The process id.
@@ -140,10 +125,7 @@ impl Vmm {
         let mut state = self.output.text.lock().unwrap();
         loop {
             let new = &state.0[self.seen..];
-            let find = |text: &str| {
-                new.windows(text.len())
-                    .position(|window| window == text.as_bytes())
-            };
+            let find = |text: &str| new.windows(text.len()).position(|window| window == text.as_bytes());
             let first = texts.iter().filter_map(|text| Some((find(text)?, *text))).min();
             if let Some((at, text)) = first {
                 let before = String::from_utf8_lossy(&new[..at]).into_owned();
@@ -152,11 +134,7 @@ impl Vmm {
             }
             let rest = deadline.saturating_duration_since(Instant::now());
             if state.1 || rest.is_zero() {
-                let why = if state.1 {
-                    "the console closed"
-                } else {
-                    "time ran out"
-                };
+                let why = if state.1 { "the console closed" } else { "time ran out" };
                 let tail = String::from_utf8_lossy(&new[new.len().saturating_sub(400)..]).into_owned();
                 bail!(
                     "{why} waiting for {texts:?}; the last output was:\n{tail}\n(console log: {})",
@@ -169,21 +147,14 @@ impl Vmm {
 
     /// Types on the console.
     pub fn send(&mut self, text: impl AsRef<[u8]>) -> Result<()> {
-        let stdin = self
-            .child
-            .stdin
-            .as_mut()
-            .context("the console's input is closed")?;
+        let stdin = self.child.stdin.as_mut().context("the console's input is closed")?;
         stdin.write_all(text.as_ref())?;
         Ok(stdin.flush()?)
     }
 
     /// Sends a signal to the VMM.
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
-        Ok(nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.child.id() as i32),
-            signal,
-        )?)
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal)?)
     }
 
     /// Waits for the VMM to end.
@@ -194,10 +165,7 @@ impl Vmm {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!(
-                    "the VMM did not end within {patience:?} (console log: {})",
-                    self.log.display()
-                );
+                bail!("the VMM did not end within {patience:?} (console log: {})", self.log.display());
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -236,10 +204,7 @@ fn log_directory() -> PathBuf {
 }
 
 fn test_name() -> String {
-    std::thread::current()
-        .name()
-        .unwrap_or("guest")
-        .replace("::", "-")
+    std::thread::current().name().unwrap_or("guest").replace("::", "-")
 }
 
 /// A shell on a guest's console.
@@ -255,10 +220,7 @@ impl Shell {
         let (kernel, initrd) = (image("micro", "vmlinux"), image("micro", "initrd.img"));
         let fixed = ["--kernel", path(&kernel), "--initrd", path(&initrd)];
         let vmm = Vmm::run(fixed.iter().chain(arguments))?;
-        let mut shell = Self {
-            vmm,
-            prompt: "micro# ",
-        };
+        let mut shell = Self { vmm, prompt: "micro# " };
         shell.wait_for_boot()?;
         Ok(shell)
     }
@@ -283,8 +245,7 @@ impl Shell {
     /// As [`Shell::run`], for commands that take their time.
     pub fn run_for(&mut self, command: &str, patience: Duration) -> Result<String> {
         // The terminal echoes what is typed: the marks below are only whole in the output.
-        self.vmm
-            .send(format!("echo '<''<'; {command}; echo '>''>'$?'<'\n"))?;
+        self.vmm.send(format!("echo '<''<'; {command}; echo '>''>'$?'<'\n"))?;
         self.vmm.expect("<<", patience)?;
         let output = self.vmm.expect(">>", patience)?;
         let status = self.vmm.expect("<", patience)?;
@@ -292,9 +253,7 @@ impl Shell {
         let output = output.replace('\r', "").trim().to_owned();
         match status.as_str() {
             "0" => Ok(output),
-            status => Err(anyhow!(
-                "{command:?} ended with status {status} in the guest:\n{output}"
-            )),
+            status => Err(anyhow!("{command:?} ended with status {status} in the guest:\n{output}")),
         }
     }
 }

@@ -17,10 +17,7 @@ impl Namespace {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("inktest-{}-{number}", std::process::id());
-        let made = Command::new("ip")
-            .args(["netns", "add", &name])
-            .status()
-            .context("cannot run ip")?;
+        let made = Command::new("ip").args(["netns", "add", &name]).status().context("cannot run ip")?;
         ensure!(made.success(), "cannot make a network namespace (root is needed)");
         let namespace = Self { name };
         namespace.run("ip link set lo up")?;
@@ -37,11 +34,7 @@ impl Namespace {
     /// Runs a command line in the namespace; returns its output.
     pub fn run(&self, line: &str) -> Result<String> {
         let output = self.command("sh").args(["-c", line]).output()?;
-        ensure!(
-            output.status.success(),
-            "{line}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }

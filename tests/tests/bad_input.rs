@@ -39,10 +39,8 @@ impl Files {
             let changes: Vec<(usize, Vec<u8>)> = load_segments(&kernel, segments)
                 .map(|at| (at + field, value.to_le_bytes().to_vec()))
                 .collect();
-            let changes: Vec<(usize, &[u8])> = changes
-                .iter()
-                .map(|(at, bytes)| (*at, bytes.as_slice()))
-                .collect();
+            let changes: Vec<(usize, &[u8])> =
+                changes.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
             files.write(name, &edit(&kernel, &changes));
         }
         files.write("bz-old", &bzimage(&[(0x206, &[0x05, 0x02])]));
@@ -67,10 +65,7 @@ impl Files {
     }
 
     fn sparse(&self, name: &str, size: u64) {
-        std::fs::File::create(self.path(name))
-            .unwrap()
-            .set_len(size)
-            .unwrap();
+        std::fs::File::create(self.path(name)).unwrap().set_len(size).unwrap();
     }
 }
 
@@ -86,9 +81,7 @@ fn edit(content: &[u8], changes: &[(usize, &[u8])]) -> Vec<u8> {
 fn load_segments(kernel: &[u8], table: usize) -> impl Iterator<Item = usize> + '_ {
     const SIZE: usize = 56;
     let count = usize::from(u16::from_le_bytes([kernel[56], kernel[57]]));
-    (0..count)
-        .map(move |index| table + index * SIZE)
-        .filter(|at| kernel[*at] == 1)
+    (0..count).map(move |index| table + index * SIZE).filter(|at| kernel[*at] == 1)
 }
 
 /// A bzImage that would be good but for `changes`.
@@ -114,11 +107,7 @@ const USAGE: i32 = 2;
 const CASES: &[Case] = &[
     ("--kernel @missing", "cannot open kernel", ERROR),
     ("--kernel @empty", "kernel: the file is empty", ERROR),
-    (
-        "--kernel @random",
-        "neither an x86-64 ELF file nor a bzImage",
-        ERROR,
-    ),
+    ("--kernel @random", "neither an x86-64 ELF file nor a bzImage", ERROR),
     ("--kernel @pipe", "kernel: it is not a regular file", ERROR),
     ("--kernel /", "kernel: it is not a regular file", ERROR),
     ("--kernel /dev/zero", "kernel: it is not a regular file", ERROR),
@@ -138,22 +127,10 @@ const CASES: &[Case] = &[
     ("--kernel @bz-huge", "give the guest more memory", ERROR),
     ("--kernel @bz-setup", "cannot load the kernel", ERROR),
     ("--kernel @good --initrd @missing", "cannot open initrd", ERROR),
-    (
-        "--kernel @good --initrd @empty",
-        "initrd: the file is empty",
-        ERROR,
-    ),
-    (
-        "--kernel @good --initrd @pipe",
-        "initrd: it is not a regular file",
-        ERROR,
-    ),
+    ("--kernel @good --initrd @empty", "initrd: the file is empty", ERROR),
+    ("--kernel @good --initrd @pipe", "initrd: it is not a regular file", ERROR),
     ("--kernel @good --initrd @initrd-1G", "do not fit", ERROR),
-    (
-        "--kernel @good --memory 0",
-        "cannot have 0 bytes of memory",
-        ERROR,
-    ),
+    ("--kernel @good --memory 0", "cannot have 0 bytes of memory", ERROR),
     ("--kernel @good --memory 1G1", "a size is a number", USAGE),
     ("--kernel @good --memory 257G", "takes 4M to 256G", ERROR),
     ("--kernel @good --memory 16777215T", "takes 4M to 256G", ERROR),
@@ -161,75 +138,27 @@ const CASES: &[Case] = &[
     ("--kernel @good --memory 4194305", "in steps of 4K", ERROR),
     ("--kernel @good --cpus 0", "0 is not in 1..=32", USAGE),
     ("--kernel @good --cpus 33", "33 is not in 1..=32", USAGE),
-    (
-        "--kernel @good --disk path=@missing,format=raw",
-        "cannot open disk",
-        ERROR,
-    ),
-    (
-        "--kernel @good --disk path=@empty,format=raw",
-        "less than one sector",
-        ERROR,
-    ),
-    (
-        "--kernel @good --disk path=@small-disk,format=raw",
-        "less than one sector",
-        ERROR,
-    ),
+    ("--kernel @good --disk path=@missing,format=raw", "cannot open disk", ERROR),
+    ("--kernel @good --disk path=@empty,format=raw", "less than one sector", ERROR),
+    ("--kernel @good --disk path=@small-disk,format=raw", "less than one sector", ERROR),
     (
         "--kernel @good --disk path=/,format=raw,readonly=on",
         "neither a regular file nor a block device",
         ERROR,
     ),
-    (
-        "--kernel @good --disk path=/dev/null,format=raw",
-        "neither a regular file nor a block device",
-        ERROR,
-    ),
-    (
-        "--kernel @good --disk path=@pipe,format=raw",
-        "neither a regular file nor a block device",
-        ERROR,
-    ),
-    (
-        "--kernel @good --disk path=@disk,format=raw --disk path=@disk,format=raw",
-        "it is in use",
-        ERROR,
-    ),
+    ("--kernel @good --disk path=/dev/null,format=raw", "neither a regular file nor a block device", ERROR),
+    ("--kernel @good --disk path=@pipe,format=raw", "neither a regular file nor a block device", ERROR),
+    ("--kernel @good --disk path=@disk,format=raw --disk path=@disk,format=raw", "it is in use", ERROR),
     ("--kernel @good --disk path=@disk", "format=… is missing", USAGE),
-    (
-        "--kernel @good --disk path=@disk,format=qcow2",
-        "the only format is raw",
-        USAGE,
-    ),
-    (
-        "--kernel @good --disk path=@disk,format=raw,serial=abcdefghijklmnopqrstu",
-        "at most 20",
-        USAGE,
-    ),
-    (
-        "--kernel @good --tap inktest-no-tap",
-        "not an interface name|no such interface|cannot open",
-        ERROR,
-    ),
+    ("--kernel @good --disk path=@disk,format=qcow2", "the only format is raw", USAGE),
+    ("--kernel @good --disk path=@disk,format=raw,serial=abcdefghijklmnopqrstu", "at most 20", USAGE),
+    ("--kernel @good --tap inktest-no-tap", "not an interface name|no such interface|cannot open", ERROR),
     ("--kernel @good --tap lo", "not a tap", ERROR),
-    (
-        "--kernel @good --tap tap0,mac=01:00:00:00:00:00",
-        "multicast",
-        USAGE,
-    ),
-    (
-        "--kernel @good --serial file=/nonexistent/x",
-        "cannot create /nonexistent/x",
-        ERROR,
-    ),
+    ("--kernel @good --tap tap0,mac=01:00:00:00:00:00", "multicast", USAGE),
+    ("--kernel @good --serial file=/nonexistent/x", "cannot create /nonexistent/x", ERROR),
     ("--kernel @good --serial tty", "stdio, file=FILE or none", USAGE),
     ("--kernel @good --smbios uuid=1", "uuid=1", USAGE),
-    (
-        "--kernel @good --cmdline @long",
-        "longer than the 2047 bytes",
-        ERROR,
-    ),
+    ("--kernel @good --cmdline @long", "longer than the 2047 bytes", ERROR),
     ("--initrd @good", "--kernel", USAGE),
 ];
 
@@ -243,13 +172,7 @@ fn each_gets_one_line_and_an_exit_status() {
             failures.push(format!("{arguments}: {problem}"));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} of {}:\n{}",
-        failures.len(),
-        CASES.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), CASES.len(), failures.join("\n"));
 }
 
 fn check(files: &Files, arguments: &str, words: &str, code: i32) -> Result<(), String> {
@@ -293,25 +216,13 @@ fn a_busy_tap_is_named() {
     let namespace = innkeeper_tests::network::Namespace::new().unwrap();
     namespace.run("ip tuntap add tap0 mode tap vnet_hdr").unwrap();
     let kernel = payload("control");
-    let arguments = [
-        "run",
-        "--kernel",
-        path(&kernel),
-        "--memory",
-        "16M",
-        "--tap",
-        "tap0",
-    ];
+    let arguments = ["run", "--kernel", path(&kernel), "--memory", "16M", "--tap", "tap0"];
     let vmm_path = program("innkeeper-vmm");
     let mut first = namespace.command(Path::new(&vmm_path));
     let mut vmm = innkeeper_tests::Vmm::spawn(first.args(arguments)).unwrap();
     vmm.expect("ready", Duration::from_secs(20)).unwrap();
-    let second = namespace
-        .command(Path::new(&vmm_path))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let second =
+        namespace.command(Path::new(&vmm_path)).args(arguments).stdin(Stdio::null()).output().unwrap();
     let message = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(ERROR), "{message}");
     assert_eq!(

@@ -13,12 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// A copy of the image's disk, sparse, that the guest may change.
 fn copy(file: &Path, directory: &Path) -> Result<std::path::PathBuf> {
     let copy = directory.join("disk.raw");
-    let status = Command::new("cp")
-        .arg("--sparse=always")
-        .arg("--reflink=auto")
-        .arg(file)
-        .arg(&copy)
-        .status()?;
+    let status =
+        Command::new("cp").arg("--sparse=always").arg("--reflink=auto").arg(file).arg(&copy).status()?;
     ensure!(status.success(), "cp failed");
     Ok(copy)
 }
@@ -51,10 +47,7 @@ impl Debian {
             "--smbios",
             "uuid=ec2e1916-9099-7caf-fd21-012345abcdef,asset-tag=i-0123456789abcdef0",
         ])?;
-        let mut debian = Self {
-            guest: Shell::new(vmm, ":~# "),
-            _directory: directory,
-        };
+        let mut debian = Self { guest: Shell::new(vmm, ":~# "), _directory: directory };
         debian.log_in()?;
         Ok(debian)
     }
@@ -83,23 +76,14 @@ impl Debian {
             guest.run("dmidecode -s system-uuid; dmidecode -s system-serial-number")?,
             format!("{uuid}\n{uuid}")
         );
-        assert_eq!(
-            guest.run("dmidecode -s baseboard-asset-tag")?,
-            "i-0123456789abcdef0"
-        );
+        assert_eq!(guest.run("dmidecode -s baseboard-asset-tag")?, "i-0123456789abcdef0");
         let errors =
             guest.run("dmidecode 2>&1 >/dev/null; dmidecode | grep -i -e bad -e wrong -e invalid; true")?;
         assert_eq!(errors, "");
         let bus = guest.run("lspci -vv")?;
         assert_eq!(bus.matches("MSI-X: Enable+").count(), 2, "{bus}");
-        assert!(
-            bus.contains("Virtio 1.0 block device") && bus.contains("Virtio 1.0 RNG"),
-            "{bus}"
-        );
-        assert_eq!(
-            guest.run("readlink /dev/disk/by-id/virtio-vol0123456789abcdef0")?,
-            "../../vda"
-        );
+        assert!(bus.contains("Virtio 1.0 block device") && bus.contains("Virtio 1.0 RNG"), "{bus}");
+        assert_eq!(guest.run("readlink /dev/disk/by-id/virtio-vol0123456789abcdef0")?, "../../vda");
         Ok(())
     }
 }
@@ -119,17 +103,11 @@ fn stock_debian_boots_and_stops() -> Result<()> {
 #[ignore = "minutes long; scripts/test full runs it"]
 fn stock_debian_reboots_and_powers_off() -> Result<()> {
     let mut debian = Debian::boot()?;
-    let boot = debian
-        .guest
-        .run("cat /proc/sys/kernel/random/boot_id; touch /root/marker")?;
+    let boot = debian.guest.run("cat /proc/sys/kernel/random/boot_id; touch /root/marker")?;
     debian.guest.vmm.send("reboot\n")?;
     debian.log_in()?;
     assert_ne!(
-        debian
-            .guest
-            .run("cat /proc/sys/kernel/random/boot_id; ls /root/marker")?
-            .lines()
-            .next(),
+        debian.guest.run("cat /proc/sys/kernel/random/boot_id; ls /root/marker")?.lines().next(),
         Some(boot.as_str())
     );
     debian.guest.vmm.send("poweroff\n")?;

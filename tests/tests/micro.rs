@@ -34,17 +34,10 @@ fn disk_image(content: &[u8]) -> Result<tempfile::NamedTempFile> {
 }
 
 fn checksum(bytes: &[u8]) -> Result<String> {
-    let mut child = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     child.stdin.take().context("a pipe")?.write_all(bytes)?;
     let output = child.wait_with_output()?;
-    Ok(String::from_utf8(output.stdout)?
-        .split(' ')
-        .next()
-        .unwrap_or_default()
-        .into())
+    Ok(String::from_utf8(output.stdout)?.split(' ').next().unwrap_or_default().into())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -65,43 +58,29 @@ fn disks_keep_what_they_are_given() -> Result<()> {
         "--disk",
         &disk(scratch.path(), ""),
     ])?;
-    assert_eq!(
-        guest.run("sha256sum </dev/vda")?.split(' ').next(),
-        Some(checksum(&content)?.as_str())
-    );
+    assert_eq!(guest.run("sha256sum </dev/vda")?.split(' ').next(), Some(checksum(&content)?.as_str()));
     assert_eq!(guest.run("cat /sys/block/vda/serial")?, "vol0123456789abcdef0");
     assert_eq!(
         guest.run("cat /sys/block/vda/ro /sys/block/vdb/ro /sys/block/vdb/size")?,
         format!("1\n0\n{}", 8 * MIB / 512)
     );
     assert!(
-        guest
-            .run("dd if=/dev/zero of=/dev/vda count=1 conv=fsync")
-            .is_err(),
+        guest.run("dd if=/dev/zero of=/dev/vda count=1 conv=fsync").is_err(),
         "a read-only disk was written"
     );
 
     let inside = guest
         .run("dd if=/dev/urandom of=/dev/vdb bs=64k count=64 conv=fsync 2>/dev/null; sha256sum </dev/vdb")?;
-    assert_eq!(
-        inside.split(' ').next(),
-        Some(checksum(&read(scratch.path())?)?.as_str())
-    );
+    assert_eq!(inside.split(' ').next(), Some(checksum(&read(scratch.path())?)?.as_str()));
 
     // Odd sizes and places, through the page cache and around it.
     guest.run("dd if=/dev/vda of=/dev/vdb bs=512 skip=3 seek=11 count=77 oflag=direct 2>/dev/null; sync")?;
-    assert_eq!(
-        read(scratch.path())?[11 * 512..88 * 512],
-        content[3 * 512..80 * 512]
-    );
+    assert_eq!(read(scratch.path())?[11 * 512..88 * 512], content[3 * 512..80 * 512]);
 
     let before = scratch.path().metadata()?.blocks();
     guest.run("blkdiscard /dev/vdb")?;
     let after = scratch.path().metadata()?.blocks();
-    assert!(
-        after < before / 4,
-        "{after} of {before} blocks are left after a discard"
-    );
+    assert!(after < before / 4, "{after} of {before} blocks are left after a discard");
     assert_eq!(read(fixed.path())?, content);
     guest.vmm.send("poweroff\n")?;
     guest.vmm.wait_for_code(0, PATIENCE)
@@ -114,13 +93,7 @@ fn a_flush_reaches_the_host_disk() -> Result<()> {
     let mut guest = Shell::micro(&["--disk", &disk(scratch.path(), "")])?;
     let trace = tempfile::NamedTempFile::new()?;
     let mut strace = Command::new("strace")
-        .args([
-            "-f",
-            "-e",
-            "trace=fdatasync,fsync,pwritev,pwritev2",
-            "-o",
-            path(trace.path()),
-        ])
+        .args(["-f", "-e", "trace=fdatasync,fsync,pwritev,pwritev2", "-o", path(trace.path())])
         .args(["-p", &guest.vmm.pid().to_string()])
         .stderr(Stdio::piped())
         .spawn()
@@ -133,11 +106,7 @@ fn a_flush_reaches_the_host_disk() -> Result<()> {
     assert_ne!(count("pwritev")?, 0);
     let before = count("fdatasync")?;
     guest.run("dd if=/dev/urandom of=/dev/vda bs=4k count=8 conv=fsync 2>/dev/null")?;
-    assert!(
-        count("fdatasync")? > before,
-        "no fdatasync: {}",
-        String::from_utf8(read(trace.path())?)?
-    );
+    assert!(count("fdatasync")? > before, "no fdatasync: {}", String::from_utf8(read(trace.path())?)?);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(strace.id() as i32), Signal::SIGTERM)?;
     strace.wait()?;
     guest.vmm.send("poweroff\n")?;
@@ -160,13 +129,8 @@ fn toolbox() -> Result<tempfile::NamedTempFile> {
     let file = tempfile::NamedTempFile::new()?;
     let netprobe = program("netprobe");
     let directory = netprobe.parent().context("a directory")?;
-    let tar = Command::new("tar")
-        .arg("-cf")
-        .arg(file.path())
-        .arg("-C")
-        .arg(directory)
-        .arg("netprobe")
-        .status()?;
+    let tar =
+        Command::new("tar").arg("-cf").arg(file.path()).arg("-C").arg(directory).arg("netprobe").status()?;
     ensure!(tar.success(), "tar failed");
     Ok(file)
 }
@@ -188,12 +152,7 @@ fn frames_pass_through_a_tap() -> Result<()> {
         "--initrd",
         path(&image("micro", "initrd.img")),
     ]);
-    command.args([
-        "--tap",
-        "tap0,mac=02:00:00:00:00:07",
-        "--append",
-        "micro.ip=10.9.0.2/24",
-    ]);
+    command.args(["--tap", "tap0,mac=02:00:00:00:00:07", "--append", "micro.ip=10.9.0.2/24"]);
     command.args(["--disk", &disk(tools.path(), ",readonly=on")]);
     let mut guest = Shell::new(Vmm::spawn(&mut command)?, "micro# ");
     guest.wait_for_boot()?;
@@ -203,11 +162,7 @@ fn frames_pass_through_a_tap() -> Result<()> {
     // Bits by number: CSUM, GUEST_CSUM, MAC, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MRG_RXBUF,
     // INDIRECT_DESC, EVENT_IDX, VERSION_1.
     for bit in [0, 1, 5, 7, 8, 11, 12, 15, 28, 29, 32] {
-        assert_eq!(
-            features.as_bytes().get(bit),
-            Some(&b'1'),
-            "feature {bit} of {features}"
-        );
+        assert_eq!(features.as_bytes().get(bit), Some(&b'1'), "feature {bit} of {features}");
     }
     guest.run("ping -c 3 -i 0.2 -w 20 10.9.0.1")?;
     namespace.run("ping -c 3 -i 0.2 -w 20 10.9.0.2")?;
@@ -218,18 +173,11 @@ fn frames_pass_through_a_tap() -> Result<()> {
         .command(program("netprobe"))
         .args(["connect", "10.9.0.2:7000", &BYTES.to_string()])
         .output()?;
-    ensure!(
-        outside.status.success(),
-        "{}",
-        String::from_utf8_lossy(&outside.stderr)
-    );
+    ensure!(outside.status.success(), "{}", String::from_utf8_lossy(&outside.stderr));
     guest.run("sleep 1; grep exchanged /tmp/listen.log")?;
 
-    let mut listener = namespace
-        .command(program("netprobe"))
-        .args(["listen", "7001"])
-        .stdout(Stdio::null())
-        .spawn()?;
+    let mut listener =
+        namespace.command(program("netprobe")).args(["listen", "7001"]).stdout(Stdio::null()).spawn()?;
     guest.run_for(
         &format!("sleep 1; /tmp/netprobe connect 10.9.0.1:7001 {BYTES}"),
         Duration::from_secs(120),
@@ -237,14 +185,8 @@ fn frames_pass_through_a_tap() -> Result<()> {
     ensure!(listener.wait()?.success(), "the listener on the host failed");
 
     // Large segments did cross the tap: far fewer packets than an MTU of 1500 would take.
-    let packets: usize = guest
-        .run("cat /sys/class/net/eth0/statistics/tx_packets")?
-        .parse()?;
-    assert!(
-        packets < 2 * BYTES / 1500,
-        "{packets} packets for {} MiB",
-        2 * BYTES / MIB
-    );
+    let packets: usize = guest.run("cat /sys/class/net/eth0/statistics/tx_packets")?.parse()?;
+    assert!(packets < 2 * BYTES / 1500, "{packets} packets for {} MiB", 2 * BYTES / MIB);
     guest.vmm.send("poweroff\n")?;
     guest.vmm.wait_for_code(0, PATIENCE)
 }
@@ -261,10 +203,7 @@ fn sigterm_presses_the_power_button() -> Result<()> {
 fn reboots_stay_in_the_process() -> Result<()> {
     let scratch = disk_image(&vec![0; MIB])?;
     let mut guest = Shell::micro(&["--disk", &disk(scratch.path(), "")])?;
-    for (round, way) in ["reboot", "reboot -f", "echo b >/proc/sysrq-trigger"]
-        .iter()
-        .enumerate()
-    {
+    for (round, way) in ["reboot", "reboot -f", "echo b >/proc/sysrq-trigger"].iter().enumerate() {
         guest.run(&format!("echo round {round} >/dev/vda; sync"))?;
         guest.vmm.send(format!("{way}\n"))?;
         guest.wait_for_boot()?;
@@ -302,9 +241,7 @@ fn the_machine_is_as_configured() -> Result<()> {
     let kib: u64 = guest.run("awk '/MemTotal/ {print $2}' /proc/meminfo")?.parse()?;
     assert!((3900 << 10..4 << 20).contains(&kib), "{kib} KiB");
     assert!(
-        guest
-            .run("cat /proc/iomem")?
-            .contains("100000000-13fffffff : System RAM"),
+        guest.run("cat /proc/iomem")?.contains("100000000-13fffffff : System RAM"),
         "no memory above 4 GiB"
     );
     assert_eq!(
@@ -314,34 +251,19 @@ fn the_machine_is_as_configured() -> Result<()> {
         format!("Amazon EC2\nAmazon EC2\n{uuid}\n{uuid}\ni-0123456789abcdef0")
     );
     assert_eq!(
-        guest
-            .run("awk '/^apicid/ {print $3}' /proc/cpuinfo | sort -u | tr '\\n' ' '")?
-            .trim(),
+        guest.run("awk '/^apicid/ {print $3}' /proc/cpuinfo | sort -u | tr '\\n' ' '")?.trim(),
         "0 1 2"
     );
-    assert_eq!(
-        guest.run("awk '/cpu cores/ {print $4}' /proc/cpuinfo | sort -u")?,
-        "3"
-    );
+    assert_eq!(guest.run("awk '/cpu cores/ {print $4}' /proc/cpuinfo | sort -u")?, "3");
     let interrupts = guest.run("cat /proc/interrupts")?;
-    assert!(
-        interrupts.contains("PCI-MSIX") && interrupts.contains("virtio0-"),
-        "{interrupts}"
-    );
-    assert_eq!(
-        guest.run("cat /sys/class/misc/hw_random/rng_current")?,
-        "virtio_rng.0"
-    );
+    assert!(interrupts.contains("PCI-MSIX") && interrupts.contains("virtio0-"), "{interrupts}");
+    assert_eq!(guest.run("cat /sys/class/misc/hw_random/rng_current")?, "virtio_rng.0");
     assert_eq!(guest.run("head -c 100000 /dev/hwrng | wc -c")?, "100000");
     assert_eq!(
         guest.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource")?,
         "kvm-clock"
     );
-    assert!(
-        !guest.run("dmesg")?.contains("ACPI Error"),
-        "{}",
-        guest.run("dmesg | grep -i acpi")?
-    );
+    assert!(!guest.run("dmesg")?.contains("ACPI Error"), "{}", guest.run("dmesg | grep -i acpi")?);
     Ok(())
 }
 
@@ -349,14 +271,7 @@ fn the_machine_is_as_configured() -> Result<()> {
 #[test]
 fn a_bzimage_boots_too() -> Result<()> {
     let (kernel, initrd) = (image("kernel", "vmlinuz"), image("micro", "initrd.img"));
-    let vmm = Vmm::run([
-        "--kernel",
-        path(&kernel),
-        "--initrd",
-        path(&initrd),
-        "--cpus",
-        "4",
-    ])?;
+    let vmm = Vmm::run(["--kernel", path(&kernel), "--initrd", path(&initrd), "--cpus", "4"])?;
     let mut guest = Shell::new(vmm, "micro# ");
     guest.wait_for_boot()?;
     assert_eq!(guest.run("nproc")?, "4");

@@ -36,10 +36,7 @@ fn the_pci_bus_is_enumerated() -> Result<()> {
     vmm.wait_for_code(0, PATIENCE)?;
     let bus = vmm.expect("slot 02", PATIENCE)?;
     assert!(bus.contains("slot 00 8086:0d57"), "{bus}");
-    assert!(
-        bus.contains("slot 01 1af4:1042 bar c1000000 size 00008000 caps 09 09 09 09 09 11"),
-        "{bus}"
-    );
+    assert!(bus.contains("slot 01 1af4:1042 bar c1000000 size 00008000 caps 09 09 09 09 09 11"), "{bus}");
     let entropy = vmm.expect("\n", PATIENCE)?;
     assert!(entropy.starts_with(" 1af4:1044"), "{entropy}");
     Ok(())
@@ -50,10 +47,7 @@ fn a_virtqueue_makes_a_round_trip() -> Result<()> {
     let file = disk_image(16, "sector zero");
     let mut vmm = run("roundtrip", &["--disk", &disk(file.path(), "")])?;
     vmm.wait_for_code(0, PATIENCE)?;
-    vmm.expect(
-        "read 00: sector zero\nwrite 00\nflush 00\nbeyond the end 01\n",
-        PATIENCE,
-    )?;
+    vmm.expect("read 00: sector zero\nwrite 00\nflush 00\nbeyond the end 01\n", PATIENCE)?;
     let mut sector = [0; 13];
     file.as_file().read_exact_at(&mut sector, 512)?;
     assert_eq!(&sector, b"tfdups!{fsp\x01\x01");
@@ -92,11 +86,7 @@ fn a_guest_resets_in_the_same_process() -> Result<()> {
 fn five_triple_faults_are_enough() -> Result<()> {
     let mut vmm = run("triple", &[])?;
     vmm.wait_for_code(4, PATIENCE)?;
-    assert!(
-        vmm.errors().contains("triple fault 5 times within 10 s"),
-        "{}",
-        vmm.errors()
-    );
+    assert!(vmm.errors().contains("triple fault 5 times within 10 s"), "{}", vmm.errors());
     for _ in 0..5 {
         vmm.expect("dying\n", PATIENCE)?;
     }
@@ -110,10 +100,7 @@ fn a_second_sigterm_ends_a_guest_that_does_not_listen() -> Result<()> {
     vmm.expect("ready\n", PATIENCE)?;
     vmm.send("h")?;
     vmm.signal(Signal::SIGTERM)?;
-    assert!(
-        vmm.wait(Duration::from_millis(300)).is_err(),
-        "one SIGTERM only presses the power button"
-    );
+    assert!(vmm.wait(Duration::from_millis(300)).is_err(), "one SIGTERM only presses the power button");
     vmm.signal(Signal::SIGTERM)?;
     vmm.wait_for_code(3, PATIENCE)
 }
@@ -135,11 +122,7 @@ fn console_input_waits_for_the_guest() -> Result<()> {
     let mut vmm = run("control", &[])?;
     vmm.expect("ready\n", PATIENCE)?;
     let text: String = ('a'..='z').cycle().take(1000).collect();
-    vmm.send(
-        text.chars()
-            .map(|letter| format!("e{letter}"))
-            .collect::<String>(),
-    )?;
+    vmm.send(text.chars().map(|letter| format!("e{letter}")).collect::<String>())?;
     vmm.expect(&text, PATIENCE)?;
     vmm.send("p")?;
     vmm.wait_for_code(0, PATIENCE)
@@ -168,10 +151,8 @@ fn attack(vmm: &mut Vmm, seed: u16, rounds: u16) -> Result<()> {
 /// A guest that writes nonsense everywhere. The VMM survives or ends with a message; it never hangs.
 #[test]
 fn a_hostile_guest_harms_only_itself() -> Result<()> {
-    let seeds = std::env::var("INNKEEPER_HOSTILE_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(4u16);
+    let seeds =
+        std::env::var("INNKEEPER_HOSTILE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4u16);
     let content = "a disk that is only changed through requests";
     for seed in 1..=seeds {
         let file = disk_image(16, content);
@@ -201,11 +182,7 @@ fn a_hostile_guest_harms_only_itself() -> Result<()> {
                 assert_eq!(status.code(), Some(4), "seed {seed}: {}", vmm.errors());
             }
         }
-        assert!(
-            !vmm.errors().contains("panicked"),
-            "seed {seed}: {}",
-            vmm.errors()
-        );
+        assert!(!vmm.errors().contains("panicked"), "seed {seed}: {}", vmm.errors());
         assert_eq!(witness.as_file().metadata()?.len(), 16 * 512, "seed {seed}");
         let mut kept = vec![0; content.len()];
         witness.as_file().read_exact_at(&mut kept, 0)?;

@@ -29,11 +29,7 @@ struct Entry {
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(
-                self.entries
-                    .iter()
-                    .map(|entry| entry.start..entry.start + entry.size),
-            )
+            .entries(self.entries.iter().map(|entry| entry.start..entry.start + entry.size))
             .finish()
     }
 }
@@ -42,9 +38,7 @@ impl Bus {
     /// Lets `device` answer at `size` addresses from `start`, which nobody else may have.
     pub fn insert(&mut self, start: u64, size: u64, device: Arc<Mutex<dyn BusDevice>>) {
         debug_assert!(
-            self.entries
-                .iter()
-                .all(|entry| start + size <= entry.start || entry.start + entry.size <= start)
+            self.entries.iter().all(|entry| start + size <= entry.start || entry.start + entry.size <= start)
         );
         self.entries.push(Entry { start, size, device });
     }

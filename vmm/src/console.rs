@@ -91,11 +91,7 @@ impl State {
         let start = self.end - self.ring.len() as u64;
         let from = position.clamp(start, self.end);
         let bytes = self.ring.range((from - start) as usize..).copied().collect();
-        Output {
-            bytes,
-            next: self.end,
-            lost: from.saturating_sub(position),
-        }
+        Output { bytes, next: self.end, lost: from.saturating_sub(position) }
     }
 }
 
@@ -125,10 +121,8 @@ impl Copier {
     /// Starts copying from the first byte on.
     pub fn spawn(console: Arc<Console>, mut file: File) -> io::Result<Self> {
         let source = Arc::clone(&console);
-        let thread = std::thread::Builder::new()
-            .name("console".into())
-            .stack_size(64 << 10)
-            .spawn(move || {
+        let thread =
+            std::thread::Builder::new().name("console".into()).stack_size(64 << 10).spawn(move || {
                 let mut position = 0;
                 while let Some(output) = source.wait(position) {
                     position = output.next;
@@ -168,21 +162,11 @@ mod tests {
         let console = Console::default();
         console.append(b"one ");
         let first = console.read(0);
-        assert_eq!(
-            (first.bytes.as_slice(), first.next, first.lost),
-            (&b"one "[..], 4, 0)
-        );
+        assert_eq!((first.bytes.as_slice(), first.next, first.lost), (&b"one "[..], 4, 0));
         console.append(b"two");
         assert_eq!(console.read(first.next).bytes, b"two");
         assert_eq!(console.read(0).bytes, b"one two");
-        assert_eq!(
-            console.read(99),
-            Output {
-                bytes: vec![],
-                next: 7,
-                lost: 0
-            }
-        );
+        assert_eq!(console.read(99), Output { bytes: vec![], next: 7, lost: 0 });
     }
 
     #[test]

@@ -62,10 +62,7 @@ enum Route {
 impl Interrupts {
     /// For a VM that has its interrupt controllers.
     pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
-        Arc::new(Self {
-            vm,
-            routes: Mutex::default(),
-        })
+        Arc::new(Self { vm, routes: Mutex::default() })
     }
 
     /// An edge on pin `gsi` of the I/O APIC for every write to the returned eventfd.
@@ -128,26 +125,16 @@ impl Routes {
     /// What KVM is to know: the pins one to one, and every message.
     fn table(&self) -> Result<KvmIrqRouting, Error> {
         let pins = (0..IO_APIC_PINS).map(|pin| {
-            let mut entry = kvm_irq_routing_entry {
-                gsi: pin,
-                type_: KVM_IRQ_ROUTING_IRQCHIP,
-                ..Default::default()
-            };
-            entry.u.irqchip = kvm_irq_routing_irqchip {
-                irqchip: KVM_IRQCHIP_IOAPIC,
-                pin,
-            };
+            let mut entry =
+                kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin };
             entry
         });
         let messages = self.0.iter().zip(IO_APIC_PINS..).filter_map(|(route, gsi)| {
             let Route::Allocated(Some(message)) = route else {
                 return None;
             };
-            let mut entry = kvm_irq_routing_entry {
-                gsi,
-                type_: KVM_IRQ_ROUTING_MSI,
-                ..Default::default()
-            };
+            let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
             entry.u.msi = kvm_irq_routing_msi {
                 address_lo: message.address as u32,
                 address_hi: (message.address >> 32) as u32,

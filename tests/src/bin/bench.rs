@@ -79,7 +79,9 @@ fn compare(guest: &Guest, runs: usize, reach: f64) -> Result<ExitCode> {
     }
     let medians: Vec<Sample> = samples.iter().map(|samples| median(samples)).collect();
     let (ours, qemu) = (medians[0], medians[1]);
-    println!("| VMM | median ms | min | max | of QEMU | VMM memory KiB |\n| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| VMM | median ms | min | max | of QEMU | VMM memory KiB |\n| --- | --- | --- | --- | --- | --- |"
+    );
     for (((name, _), samples), median) in vmms.iter().zip(&samples).zip(&medians) {
         let times = samples.iter().map(|sample| sample.milliseconds);
         let (min, max) = times.fold((f64::MAX, 0f64), |(min, max), time| (min.min(time), max.max(time)));
@@ -118,8 +120,12 @@ fn median(samples: &[Sample]) -> Sample {
 fn measure(command: &[String], guest: &Guest) -> Result<Sample> {
     let (program, arguments) = command.split_first().context("a command")?;
     let started = Instant::now();
-    let child =
-        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     let mut running = Running(child);
     let mut stdout = running.0.stdout.take().context("a pipe")?;
     let mut seen = Vec::new();
@@ -178,7 +184,8 @@ fn vmms(guest: &Guest, directory: &Path) -> Result<Vec<(&'static str, Vec<String
     let (line, mib) = (guest.command_line, guest.mib);
     let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
 
-    let mut ours = words(&format!("{} run --memory {mib}M --kernel {kernel}", path(&program("innkeeper-vmm"))));
+    let mut ours =
+        words(&format!("{} run --memory {mib}M --kernel {kernel}", path(&program("innkeeper-vmm"))));
     ours.extend(["--cmdline".into(), line.into()]);
     let mut qemu = words(&format!(
         "qemu-system-x86_64 -M microvm,x-option-roms=off,pit=off,pic=off,rtc=off -accel kvm -cpu host,arch-capabilities=off -smp 1 -m {mib} \

@@ -56,18 +56,12 @@ fn exchange(stream: TcpStream, bytes: u64) -> Result<()> {
         if count == 0 {
             break;
         }
-        ensure!(
-            buffer[..count] == pattern(received, count as u64),
-            "wrong data near byte {received}"
-        );
+        ensure!(buffer[..count] == pattern(received, count as u64), "wrong data near byte {received}");
         received += count as u64;
     }
     ensure!(received == bytes, "{received} of {bytes} bytes arrived");
     sending.join().expect("the sending thread does not panic")?;
-    println!(
-        "exchanged {bytes} bytes each way in {} ms",
-        started.elapsed().as_millis()
-    );
+    println!("exchanged {bytes} bytes each way in {} ms", started.elapsed().as_millis());
     Ok(())
 }
 

@@ -70,11 +70,7 @@ impl RawFile {
             return Err(OpenError::Empty);
         }
         lock(&file, read_only)?;
-        Ok(Self {
-            file,
-            capacity,
-            read_only,
-        })
+        Ok(Self { file, capacity, read_only })
     }
 
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -86,10 +82,7 @@ impl RawFile {
 
     fn check_writable(&self, offset: u64, length: u64) -> io::Result<()> {
         if self.read_only {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the disk is read-only",
-            ));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
         }
         self.check(offset, length)
     }
@@ -180,10 +173,7 @@ impl Backend for RawFile {
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EINVAL)
-    )
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EINVAL))
 }
 
 /// An open-file-description lock: it belongs to the opened file, not to the process, so it also holds when
@@ -225,10 +215,7 @@ fn transfer(
     let mut segments: Vec<libc::iovec> = guards
         .iter()
         .filter(|guard| guard.len() > 0)
-        .map(|guard| libc::iovec {
-            iov_base: guard.as_ptr().cast(),
-            iov_len: guard.len(),
-        })
+        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
         .collect();
     let mut rest = segments.as_mut_slice();
     while !rest.is_empty() {
@@ -282,10 +269,7 @@ mod tests {
     }
 
     fn slices(buffers: &mut [Vec<u8>]) -> Vec<VolatileSlice<'_>> {
-        buffers
-            .iter_mut()
-            .map(|buffer| VolatileSlice::from(buffer.as_mut_slice()))
-            .collect()
+        buffers.iter_mut().map(|buffer| VolatileSlice::from(buffer.as_mut_slice())).collect()
     }
 
     #[test]
@@ -322,25 +306,12 @@ mod tests {
         let (file, raw) = disk(&[7; 4096]);
         for (offset, length) in [(4096, 512), (3584, 1024), (u64::MAX - 100, 512), (u64::MAX, 1)] {
             let mut buffer = vec![vec![0u8; length as usize]];
-            assert!(
-                raw.read(offset, &slices(&mut buffer)).is_err(),
-                "read {offset}+{length}"
-            );
-            assert!(
-                raw.write(offset, &slices(&mut buffer)).is_err(),
-                "write {offset}+{length}"
-            );
+            assert!(raw.read(offset, &slices(&mut buffer)).is_err(), "read {offset}+{length}");
+            assert!(raw.write(offset, &slices(&mut buffer)).is_err(), "write {offset}+{length}");
             assert!(raw.discard(offset, length).is_err(), "discard {offset}+{length}");
-            assert!(
-                raw.write_zeroes(offset, length, true).is_err(),
-                "zero {offset}+{length}"
-            );
+            assert!(raw.write_zeroes(offset, length, true).is_err(), "zero {offset}+{length}");
         }
-        assert_eq!(
-            file.path().metadata().unwrap().len(),
-            4096,
-            "the file did not grow"
-        );
+        assert_eq!(file.path().metadata().unwrap().len(), 4096, "the file did not grow");
     }
 
     #[test]
@@ -378,18 +349,9 @@ mod tests {
     #[test]
     fn what_is_not_a_disk_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            RawFile::open(directory.path(), true),
-            Err(OpenError::NotADisk)
-        ));
-        assert!(matches!(
-            RawFile::open(Path::new("/dev/null"), true),
-            Err(OpenError::NotADisk)
-        ));
-        assert!(matches!(
-            RawFile::open(&directory.path().join("missing"), true),
-            Err(OpenError::Io(_))
-        ));
+        assert!(matches!(RawFile::open(directory.path(), true), Err(OpenError::NotADisk)));
+        assert!(matches!(RawFile::open(Path::new("/dev/null"), true), Err(OpenError::NotADisk)));
+        assert!(matches!(RawFile::open(&directory.path().join("missing"), true), Err(OpenError::Io(_))));
         let empty = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(RawFile::open(empty.path(), true), Err(OpenError::Empty)));
         let pipe = directory.path().join("pipe");
@@ -400,17 +362,11 @@ mod tests {
     #[test]
     fn one_writer_or_many_readers() {
         let (file, writer) = disk(&[0; 512]);
-        assert!(matches!(
-            RawFile::open(file.path(), false),
-            Err(OpenError::Locked)
-        ));
+        assert!(matches!(RawFile::open(file.path(), false), Err(OpenError::Locked)));
         assert!(matches!(RawFile::open(file.path(), true), Err(OpenError::Locked)));
         drop(writer);
         let _first = RawFile::open(file.path(), true).unwrap();
         let _second = RawFile::open(file.path(), true).unwrap();
-        assert!(matches!(
-            RawFile::open(file.path(), false),
-            Err(OpenError::Locked)
-        ));
+        assert!(matches!(RawFile::open(file.path(), false), Err(OpenError::Locked)));
     }
 }

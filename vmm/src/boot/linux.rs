@@ -37,10 +37,7 @@ pub(super) fn write_zero_page(
         kernel_alignment: KERNEL_ALIGNMENT,
         ..Default::default()
     };
-    let mut page = boot_params {
-        hdr: header.unwrap_or(elf_header),
-        ..Default::default()
-    };
+    let mut page = boot_params { hdr: header.unwrap_or(elf_header), ..Default::default() };
     page.hdr.type_of_loader = LOADER_UNDEFINED;
     page.hdr.cmd_line_ptr = boot_data::COMMAND_LINE.raw_value() as u32;
     page.hdr.cmdline_size = command_line_size as u32;
@@ -53,11 +50,7 @@ pub(super) fn write_zero_page(
     let map = memory::memory_map(memory);
     let mut table = page.e820_table;
     for (entry, range) in table.iter_mut().zip(&map) {
-        *entry = boot_e820_entry {
-            addr: range.start,
-            size: range.size,
-            r#type: range.kind as u32,
-        };
+        *entry = boot_e820_entry { addr: range.start, size: range.size, r#type: range.kind as u32 };
     }
     page.e820_table = table;
     page.e820_entries = map.len() as u8;
@@ -78,10 +71,7 @@ pub(super) fn write_page_tables(memory: &GuestMemory) -> Result<(), GuestMemoryE
     memory.write_obj(pdpt.raw_value() | PRESENT_WRITABLE, pml4)?;
     for directory in 0..DIRECTORIES {
         let table = directories.unchecked_add(directory * TABLE_SIZE);
-        memory.write_obj(
-            table.raw_value() | PRESENT_WRITABLE,
-            pdpt.unchecked_add(directory * 8),
-        )?;
+        memory.write_obj(table.raw_value() | PRESENT_WRITABLE, pdpt.unchecked_add(directory * 8))?;
     }
     let pages: Vec<u8> = (0..DIRECTORIES * ENTRIES)
         .flat_map(|page| ((page << 21) | LARGE_PAGE | PRESENT_WRITABLE).to_le_bytes())

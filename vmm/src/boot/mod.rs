@@ -140,10 +140,7 @@ pub fn load(source: &BootSource, memory: &GuestMemory, rsdp: GuestAddress) -> Re
     };
     check_command_line(&source.command_line)?;
     memory.write_slice(source.command_line.as_bytes(), boot_data::COMMAND_LINE)?;
-    memory.write_obj(
-        0u8,
-        boot_data::COMMAND_LINE.unchecked_add(source.command_line.len() as u64),
-    )?;
+    memory.write_obj(0u8, boot_data::COMMAND_LINE.unchecked_add(source.command_line.len() as u64))?;
     match kernel.entry {
         Entry::Pvh { .. } => pvh::write_start_info(memory, initrd, rsdp)?,
         Entry::Linux64 { .. } => {
@@ -157,14 +154,9 @@ pub fn load(source: &BootSource, memory: &GuestMemory, rsdp: GuestAddress) -> Re
 /// Checks that Linux can take `command_line`.
 pub fn check_command_line(command_line: &str) -> Result<(), Error> {
     if command_line.len() > MAX_COMMAND_LINE {
-        return Err(Error::CommandLine(
-            "is longer than the 2047 bytes that Linux takes",
-        ));
+        return Err(Error::CommandLine("is longer than the 2047 bytes that Linux takes"));
     }
-    if command_line
-        .bytes()
-        .any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f)
-    {
+    if command_line.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
         return Err(Error::CommandLine("contains control characters"));
     }
     Ok(())
@@ -181,18 +173,11 @@ fn load_kernel(mut file: &File, memory: &GuestMemory) -> Result<Kernel, KernelEr
     let mut magic = [0u8; 4];
     file.seek(SeekFrom::Start(0))?;
     let is_elf = file.read_exact(&mut magic).is_ok() && magic == *b"\x7fELF";
-    let kernel = if is_elf {
-        load_elf(file, memory)?
-    } else {
-        load_bzimage(file, memory)?
-    };
+    let kernel = if is_elf { load_elf(file, memory)? } else { load_bzimage(file, memory)? };
 
     let limit = memory::low_ram_end(memory);
     if kernel.end > limit {
-        return Err(KernelError::DoesNotFit {
-            end: kernel.end,
-            limit,
-        });
+        return Err(KernelError::DoesNotFit { end: kernel.end, limit });
     }
     let (Entry::Pvh { address } | Entry::Linux64 { address }) = kernel.entry;
     if !(EXTENDED_RAM_START..kernel.end).contains(&address.raw_value()) {
@@ -204,21 +189,13 @@ fn load_kernel(mut file: &File, memory: &GuestMemory) -> Result<Kernel, KernelEr
 fn load_elf(file: &File, memory: &GuestMemory) -> Result<Kernel, KernelError> {
     check_elf(file)?;
     let mut file = file;
-    let KernelLoaderResult {
-        kernel_load,
-        kernel_end,
-        pvh_boot_cap,
-        ..
-    } = Elf::load(memory, None, &mut file, None).map_err(KernelError::Load)?;
+    let KernelLoaderResult { kernel_load, kernel_end, pvh_boot_cap, .. } =
+        Elf::load(memory, None, &mut file, None).map_err(KernelError::Load)?;
     let entry = match pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh { address },
         _ => Entry::Linux64 { address: kernel_load },
     };
-    Ok(Kernel {
-        entry,
-        end: kernel_end,
-        header: None,
-    })
+    Ok(Kernel { entry, end: kernel_end, header: None })
 }
 
 /// Checks what the loader does not: that this is an x86-64 executable and that nothing of it goes where the
@@ -268,13 +245,9 @@ fn load_bzimage(file: &File, memory: &GuestMemory) -> Result<Kernel, KernelError
     }
     let start = loaded.kernel_load.raw_value();
     // A relocatable kernel unpacks itself where it was loaded, or at its preferred address if that is higher.
-    let unpacked = start
-        .max(header.pref_address)
-        .saturating_add(u64::from(init_size));
+    let unpacked = start.max(header.pref_address).saturating_add(u64::from(init_size));
     Ok(Kernel {
-        entry: Entry::Linux64 {
-            address: GuestAddress(start.saturating_add(ENTRY_64)),
-        },
+        entry: Entry::Linux64 { address: GuestAddress(start.saturating_add(ENTRY_64)) },
         end: loaded.kernel_end.max(unpacked),
         header: Some(header),
     })
@@ -307,8 +280,6 @@ fn load_initrd(mut file: &File, memory: &GuestMemory, floor: u64, limit: u64) ->
     };
     let address = GuestAddress(start);
     file.seek(SeekFrom::Start(0))?;
-    memory
-        .read_exact_volatile_from(address, &mut file, size as usize)
-        .map_err(|_| InitrdError::Truncated)?;
+    memory.read_exact_volatile_from(address, &mut file, size as usize).map_err(|_| InitrdError::Truncated)?;
     Ok(Initrd { address, size })
 }

@@ -39,11 +39,7 @@ pub(super) fn write_start_info(
     let mut parameters = BootParams::new(&info, boot_data::START_INFO);
     parameters.set_sections(&map, boot_data::MEMORY_MAP);
     if let Some(Initrd { address, size }) = initrd {
-        let module = hvm_modlist_entry {
-            paddr: address.raw_value(),
-            size,
-            ..Default::default()
-        };
+        let module = hvm_modlist_entry { paddr: address.raw_value(), size, ..Default::default() };
         parameters.set_modules(&[module], boot_data::MODULE_LIST);
     }
     PvhBootConfigurator::write_bootparams(&parameters, memory)

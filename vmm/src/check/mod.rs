@@ -67,9 +67,9 @@ pub fn check() -> Readiness {
         Ok(probe::Outcome::FailedAt(step)) => Readiness::NoHardwareSupport {
             reason: format!("the processor instruction {step} does not run in a guest"),
         },
-        Err(error) => Readiness::NoHardwareSupport {
-            reason: format!("a test machine could not be made: {error}"),
-        },
+        Err(error) => {
+            Readiness::NoHardwareSupport { reason: format!("a test machine could not be made: {error}") }
+        }
     }
 }
 
@@ -83,8 +83,5 @@ fn no_kvm(error: &kvm_ioctls::Error) -> Readiness {
         libc::EACCES | libc::EPERM => "Run as root, or add your user to the group kvm.",
         _ => "See the kernel's log (dmesg) for the reason.",
     };
-    Readiness::NoKvm {
-        reason: format!("cannot open /dev/kvm: {source}"),
-        advice,
-    }
+    Readiness::NoKvm { reason: format!("cannot open /dev/kvm: {source}"), advice }
 }

@@ -82,10 +82,7 @@ fn code() -> (&'static [u8], u64) {
     let length = (&raw const innkeeper_probe_end).addr() - start.addr();
     let handler = (&raw const innkeeper_probe_breakpoint).addr() - start.addr();
     // SAFETY: the symbols enclose the code above, which is read-only data of this program.
-    (
-        unsafe { std::slice::from_raw_parts(start, length) },
-        handler as u64,
-    )
+    (unsafe { std::slice::from_raw_parts(start, length) }, handler as u64)
 }
 
 /// Runs the test machine.
@@ -168,10 +165,7 @@ fn set_registers(kvm: &Kvm, cpu: &VcpuFd) -> Result<bool, kvm_ioctls::Error> {
 
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
     cpu.set_cpuid2(&cpuid)?;
-    let has_xsave = cpuid
-        .as_slice()
-        .iter()
-        .any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_XSAVE != 0);
+    let has_xsave = cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_XSAVE != 0);
 
     let code = kvm_segment {
         limit: u32::MAX,
@@ -195,13 +189,7 @@ fn set_registers(kvm: &Kvm, cpu: &VcpuFd) -> Result<bool, kvm_ioctls::Error> {
     };
     let mut special = cpu.get_sregs()?;
     special.cs = code;
-    for segment in [
-        &mut special.ds,
-        &mut special.es,
-        &mut special.fs,
-        &mut special.gs,
-        &mut special.ss,
-    ] {
+    for segment in [&mut special.ds, &mut special.es, &mut special.fs, &mut special.gs, &mut special.ss] {
         *segment = data;
     }
     special.gdt.base = GDT;
@@ -214,10 +202,7 @@ fn set_registers(kvm: &Kvm, cpu: &VcpuFd) -> Result<bool, kvm_ioctls::Error> {
     special.efer = EFER_LME_LMA;
     cpu.set_sregs(&special)?;
     if has_xsave {
-        let mut registers = kvm_xcrs {
-            nr_xcrs: 1,
-            ..Default::default()
-        };
+        let mut registers = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         registers.xcrs[0].value = 1; // x87 state only
         cpu.set_xcrs(&registers)?;
     }

@@ -4,6 +4,7 @@ mod options;
 mod run;
 mod terminal;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -56,9 +57,14 @@ pub fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         // One line: the causes behind one another.
-        eprintln!("innkeeper-vmm: {error:#}");
+        complain(&format!("{error:#}"));
         ExitCode::from(exit_status::ERROR)
     })
+}
+
+/// Says why the program ends, if there is still somebody to hear it.
+fn complain(why: &str) {
+    let _ = writeln!(std::io::stderr(), "innkeeper-vmm: {why}");
 }
 
 fn report(readiness: check::Readiness) -> ExitCode {

@@ -31,8 +31,7 @@ impl FromStr for Size {
             .ok()
             .filter(|_| is_number)
             .and_then(|number| number.checked_mul(1 << shift));
-        size.map(Self)
-            .ok_or_else(|| "a size is a number of bytes, or of K, M, G or T: 256M".into())
+        size.map(Self).ok_or_else(|| "a size is a number of bytes, or of K, M, G or T: 256M".into())
     }
 }
 
@@ -43,9 +42,7 @@ impl Keys {
     fn parse(text: &str) -> Result<Self, String> {
         let mut keys = BTreeMap::new();
         for pair in text.split(',') {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
+            let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
             if keys.insert(key.to_owned(), value.to_owned()).is_some() {
                 return Err(format!("{key} is there twice"));
             }
@@ -58,9 +55,7 @@ impl Keys {
     }
 
     fn take_required(&mut self, key: &str) -> Result<String, String> {
-        self.take(key)
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| format!("{key}=… is missing"))
+        self.take(key).filter(|value| !value.is_empty()).ok_or_else(|| format!("{key}=… is missing"))
     }
 
     fn take_parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Result<Option<T>, String> {
@@ -94,9 +89,7 @@ impl FromStr for DiskOption {
         match keys.take_required("format")?.as_str() {
             "raw" => {}
             other => {
-                return Err(format!(
-                    "format={other}: the only format is raw (qemu-img convert makes one)"
-                ));
+                return Err(format!("format={other}: the only format is raw (qemu-img convert makes one)"));
             }
         }
         let is_read_only = match keys.take("readonly").as_deref() {
@@ -106,11 +99,7 @@ impl FromStr for DiskOption {
         };
         let serial = keys.take_parsed("serial")?.unwrap_or_default();
         keys.finish()?;
-        Ok(Self {
-            path,
-            is_read_only,
-            serial,
-        })
+        Ok(Self { path, is_read_only, serial })
     }
 }
 
@@ -126,18 +115,12 @@ impl FromStr for TapOption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((name, keys)) = text.split_once(',') else {
-            return Ok(Self {
-                name: text.into(),
-                mac: None,
-            });
+            return Ok(Self { name: text.into(), mac: None });
         };
         let mut keys = Keys::parse(keys)?;
         let mac = keys.take_parsed("mac")?;
         keys.finish()?;
-        Ok(Self {
-            name: name.into(),
-            mac,
-        })
+        Ok(Self { name: name.into(), mac })
     }
 }
 
@@ -174,9 +157,7 @@ impl FromStr for SmbiosOption {
         let uuid = keys.take_parsed::<Uuid>("uuid")?.ok_or("uuid=… is missing")?;
         let (serial, asset_tag) = (keys.take("serial"), keys.take("asset-tag"));
         keys.finish()?;
-        Identity::new(uuid, serial, asset_tag)
-            .map(Self)
-            .map_err(|error| error.to_string())
+        Identity::new(uuid, serial, asset_tag).map(Self).map_err(|error| error.to_string())
     }
 }
 
@@ -186,28 +167,13 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let cases = [
-            ("4096", 4096),
-            ("1K", 1024),
-            ("256M", 256 << 20),
-            ("5g", 5 << 30),
-            ("0", 0),
-        ];
+        let cases = [("4096", 4096), ("1K", 1024), ("256M", 256 << 20), ("5g", 5 << 30), ("0", 0)];
         for (text, size) in cases {
             assert_eq!(text.parse(), Ok(Size(size)), "{text}");
         }
-        for bad in [
-            "",
-            "M",
-            "-1",
-            "+1",
-            "1.5G",
-            "1 G",
-            "99999999999999999999",
-            "18446744073709551615K",
-            "1MB",
-            "é",
-        ] {
+        for bad in
+            ["", "M", "-1", "+1", "1.5G", "1 G", "99999999999999999999", "18446744073709551615K", "1MB", "é"]
+        {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }
     }
@@ -234,21 +200,11 @@ mod tests {
     #[test]
     fn taps_and_serials_and_identities() {
         assert!("tap0".parse::<TapOption>().unwrap().mac.is_none());
-        assert!(
-            "tap0,mac=02:00:00:00:00:01"
-                .parse::<TapOption>()
-                .unwrap()
-                .mac
-                .is_some()
-        );
+        assert!("tap0,mac=02:00:00:00:00:01".parse::<TapOption>().unwrap().mac.is_some());
         assert!("tap0,mac=zz".parse::<TapOption>().is_err());
         assert_eq!("file=/x".parse(), Ok(SerialOption::File("/x".into())));
         assert!("file=".parse::<SerialOption>().is_err());
-        assert!(
-            "uuid=ec200000-0000-0000-0000-000000000001,asset-tag=i-1"
-                .parse::<SmbiosOption>()
-                .is_ok()
-        );
+        assert!("uuid=ec200000-0000-0000-0000-000000000001,asset-tag=i-1".parse::<SmbiosOption>().is_ok());
         assert!("serial=1".parse::<SmbiosOption>().is_err());
     }
 }

@@ -14,9 +14,9 @@ use innkeeper_block::RawFile;
 use kvm_ioctls::Kvm;
 use uuid::Uuid;
 
-use super::exit_status;
 use super::options::{DiskOption, SerialOption, Size, SmbiosOption, TapOption};
 use super::terminal::RawTerminal;
+use super::{complain, exit_status};
 use crate::boot::{self, BootSource};
 use crate::console::{Console, Copier};
 use crate::firmware::smbios::Identity;
@@ -105,7 +105,7 @@ impl Run {
             Ending::PowerOff => ExitCode::SUCCESS,
             Ending::Stopped => ExitCode::from(exit_status::STOPPED),
             Ending::Failed(reason) => {
-                eprintln!("innkeeper-vmm: {reason}");
+                complain(&reason);
                 ExitCode::from(exit_status::FAILED)
             }
         })
@@ -121,37 +121,16 @@ impl Run {
         };
         boot::check_command_line(&command_line)?;
         let kernel = open_file("kernel", &self.kernel)?;
-        let initrd = self
-            .initrd
-            .as_deref()
-            .map(|path| open_file("initrd", path))
-            .transpose()?;
+        let initrd = self.initrd.as_deref().map(|path| open_file("initrd", path)).transpose()?;
         let identity = match &self.smbios {
             Some(SmbiosOption(identity)) => identity.clone(),
             None => Identity::new(random_uuid()?, None, None)?,
         };
         let mac_base = identity.uuid.as_u64_pair().1;
         let disks = self.disks.iter().map(open_disk).collect::<anyhow::Result<_>>()?;
-        let interfaces = self
-            .taps
-            .iter()
-            .zip(mac_base..)
-            .map(open_tap)
-            .collect::<anyhow::Result<_>>()?;
-        let boot = BootSource {
-            kernel,
-            initrd,
-            command_line,
-        };
-        Ok(Configuration {
-            cpus: self.cpus,
-            memory,
-            boot,
-            identity,
-            disks,
-            interfaces,
-            console,
-        })
+        let interfaces = self.taps.iter().zip(mac_base..).map(open_tap).collect::<anyhow::Result<_>>()?;
+        let boot = BootSource { kernel, initrd, command_line };
+        Ok(Configuration { cpus: self.cpus, memory, boot, identity, disks, interfaces, console })
     }
 }
 
@@ -167,27 +146,18 @@ fn open_file(what: &str, path: &Path) -> anyhow::Result<File> {
 fn open_disk(option: &DiskOption) -> anyhow::Result<Disk> {
     let backend = RawFile::open(&option.path, option.is_read_only)
         .with_context(|| format!("cannot open disk {}", option.path.display()))?;
-    Ok(Disk {
-        backend: Arc::new(backend),
-        serial: option.serial.clone(),
-    })
+    Ok(Disk { backend: Arc::new(backend), serial: option.serial.clone() })
 }
 
 fn open_tap((option, number): (&TapOption, u64)) -> anyhow::Result<Interface> {
     let tap = Tap::open(&option.name).with_context(|| format!("cannot open tap {}", option.name))?;
-    Ok(Interface {
-        tap: Arc::new(tap),
-        mac: option.mac.unwrap_or_else(|| MacAddress::from_number(number)),
-    })
+    Ok(Interface { tap: Arc::new(tap), mac: option.mac.unwrap_or_else(|| MacAddress::from_number(number)) })
 }
 
 fn random_uuid() -> anyhow::Result<Uuid> {
     let mut bytes = [0u8; 16];
     // SAFETY: pointer and length are those of the array.
     let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    anyhow::ensure!(
-        count == bytes.len() as isize,
-        "cannot get random bytes for a UUID"
-    );
+    anyhow::ensure!(count == bytes.len() as isize, "cannot get random bytes for a UUID");
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }

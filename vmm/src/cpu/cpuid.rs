@@ -40,10 +40,7 @@ pub fn template(supported: &CpuId, tsc_deadline: bool) -> Result<CpuId, fam::Err
         .as_slice()
         .iter()
         .filter(|entry| {
-            !matches!(
-                entry.function,
-                leaf::PERFORMANCE_MONITORING | leaf::AMD_PERFORMANCE_MONITORING
-            )
+            !matches!(entry.function, leaf::PERFORMANCE_MONITORING | leaf::AMD_PERFORMANCE_MONITORING)
         })
         .map(|entry| {
             let mut entry = *entry;
@@ -125,11 +122,7 @@ fn topology(function: u32, id: u32, count: u32, id_bits: u32) -> [kvm_cpuid_entr
         edx: id,
         ..Default::default()
     };
-    [
-        level(0, THREAD, 0, 1),
-        level(1, CORE, id_bits, count),
-        level(2, END, 0, 0),
-    ]
+    [level(0, THREAD, 0, 1), level(1, CORE, id_bits, count), level(2, END, 0, 0)]
 }
 
 /// Leaf 4 and its AMD twin: the last-level cache belongs to all cores, the others to one each.
@@ -168,15 +161,7 @@ mod tests {
     use super::*;
 
     fn entry(function: u32, index: u32, eax: u32, ebx: u32, ecx: u32, edx: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            ..Default::default()
-        }
+        kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }
     }
 
     fn supported(amd: bool) -> CpuId {
@@ -197,11 +182,7 @@ mod tests {
     }
 
     fn find(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
-        *cpuid
-            .as_slice()
-            .iter()
-            .find(|entry| (entry.function, entry.index) == (function, index))
-            .unwrap()
+        *cpuid.as_slice().iter().find(|entry| (entry.function, entry.index) == (function, index)).unwrap()
     }
 
     #[test]

@@ -35,16 +35,8 @@ pub struct Cpu {
 impl Cpu {
     /// Creates CPU `index` of `count`, with the features in `template`.
     pub fn create(vm: &VmFd, template: &CpuId, index: u8, count: u8) -> Result<Self, Error> {
-        let error = |action| {
-            move |source| Error {
-                action,
-                cpu: index,
-                source,
-            }
-        };
-        let fd = vm
-            .create_vcpu(u64::from(index))
-            .map_err(error("create the KVM side"))?;
+        let error = |action| move |source| Error { action, cpu: index, source };
+        let fd = vm.create_vcpu(u64::from(index)).map_err(error("create the KVM side"))?;
         let features = cpuid::for_cpu(template, index, count).map_err(|_| Error {
             action: "list the features",
             cpu: index,
@@ -57,11 +49,7 @@ impl Cpu {
 
     /// Sets the registers of the first CPU for `entry`. The others wait for the guest to start them.
     pub fn enter_at(&self, memory: &GuestMemory, entry: Entry) -> Result<(), Error> {
-        let error = |source| Error {
-            action: "set the registers",
-            cpu: self.index,
-            source,
-        };
+        let error = |source| Error { action: "set the registers", cpu: self.index, source };
         registers::write_gdt(memory, entry).map_err(|_| error(kvm_ioctls::Error::new(libc::EFAULT)))?;
         let mut special = self.fd.get_sregs().map_err(error)?;
         registers::set_special(&mut special, entry);

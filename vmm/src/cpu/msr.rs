@@ -13,15 +13,9 @@ const MTRR_WRITE_BACK: u64 = 6;
 
 /// Sets what differs from the state after a reset. KVM's own default for the rest is the architecture's.
 pub fn initialise(cpu: &VcpuFd) -> Result<(), Error> {
-    let entries = [
-        (MISC_ENABLE, MISC_ENABLE_FAST_STRING),
-        (MTRR_DEFAULT_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
-    ]
-    .map(|(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    });
+    let entries =
+        [(MISC_ENABLE, MISC_ENABLE_FAST_STRING), (MTRR_DEFAULT_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK)]
+            .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
     for entry in entries {
         let registers = Msrs::from_entries(&[entry]).map_err(|_| Error::new(libc::EINVAL))?;
         // A register that this CPU model does not have needs no value: KVM then sets none of one.

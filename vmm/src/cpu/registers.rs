@@ -63,11 +63,7 @@ fn task() -> kvm_segment {
 
 /// A segment as the descriptor table holds it (Intel SDM volume 3, section 3.4.5).
 fn descriptor(segment: &kvm_segment) -> u64 {
-    let limit = if segment.g == 1 {
-        segment.limit >> 12
-    } else {
-        segment.limit
-    };
+    let limit = if segment.g == 1 { segment.limit >> 12 } else { segment.limit };
     let access = u64::from(segment.type_)
         | u64::from(segment.s) << 4
         | u64::from(segment.dpl) << 5
@@ -83,14 +79,7 @@ fn descriptor(segment: &kvm_segment) -> u64 {
 
 /// Writes the descriptor table that the segment registers claim to be loaded from.
 pub fn write_gdt(memory: &GuestMemory, entry: Entry) -> Result<(), GuestMemoryError> {
-    let table = [
-        0,
-        0,
-        descriptor(&code(entry)),
-        descriptor(&data()),
-        descriptor(&task()),
-        0,
-    ];
+    let table = [0, 0, descriptor(&code(entry)), descriptor(&data()), descriptor(&task()), 0];
     let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
     memory.write_slice(&bytes, boot_data::GDT)
 }
@@ -98,13 +87,7 @@ pub fn write_gdt(memory: &GuestMemory, entry: Entry) -> Result<(), GuestMemoryEr
 /// Changes the special registers from their state after a reset.
 pub fn set_special(special: &mut kvm_sregs, entry: Entry) {
     special.cs = code(entry);
-    for segment in [
-        &mut special.ds,
-        &mut special.es,
-        &mut special.fs,
-        &mut special.gs,
-        &mut special.ss,
-    ] {
+    for segment in [&mut special.ds, &mut special.es, &mut special.fs, &mut special.gs, &mut special.ss] {
         *segment = data();
     }
     special.tr = task();
@@ -126,33 +109,20 @@ pub fn set_special(special: &mut kvm_sregs, entry: Entry) {
 /// The general registers: the entry point, and where the boot data is.
 pub fn general(entry: Entry) -> kvm_regs {
     let stack = boot_data::STACK_TOP.raw_value() - 16;
-    let common = kvm_regs {
-        rflags: RFLAGS_RESERVED,
-        rsp: stack,
-        rbp: stack,
-        ..Default::default()
-    };
+    let common = kvm_regs { rflags: RFLAGS_RESERVED, rsp: stack, rbp: stack, ..Default::default() };
     match entry {
-        Entry::Pvh { address } => kvm_regs {
-            rip: address.raw_value(),
-            rbx: boot_data::START_INFO.raw_value(),
-            ..common
-        },
-        Entry::Linux64 { address } => kvm_regs {
-            rip: address.raw_value(),
-            rsi: boot_data::ZERO_PAGE.raw_value(),
-            ..common
-        },
+        Entry::Pvh { address } => {
+            kvm_regs { rip: address.raw_value(), rbx: boot_data::START_INFO.raw_value(), ..common }
+        }
+        Entry::Linux64 { address } => {
+            kvm_regs { rip: address.raw_value(), rsi: boot_data::ZERO_PAGE.raw_value(), ..common }
+        }
     }
 }
 
 /// The floating-point state after FNINIT, with all SSE exceptions masked.
 pub fn floating_point() -> kvm_fpu {
-    kvm_fpu {
-        fcw: 0x37f,
-        mxcsr: 0x1f80,
-        ..Default::default()
-    }
+    kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() }
 }
 
 #[cfg(test)]
@@ -163,10 +133,7 @@ mod tests {
     fn descriptors_are_the_well_known_ones() {
         let address = vm_memory::GuestAddress(0);
         assert_eq!(descriptor(&code(Entry::Pvh { address })), 0x00cf_9b00_0000_ffff);
-        assert_eq!(
-            descriptor(&code(Entry::Linux64 { address })),
-            0x00af_9b00_0000_ffff
-        );
+        assert_eq!(descriptor(&code(Entry::Linux64 { address })), 0x00af_9b00_0000_ffff);
         assert_eq!(descriptor(&data()), 0x00cf_9300_0000_ffff);
         assert_eq!(descriptor(&task()), 0x0000_8b00_0000_0067);
     }

@@ -60,19 +60,13 @@ impl CpuThread {
         let stop = Arc::new(AtomicBool::new(false));
         let immediate_exit = ImmediateExit(&raw mut fd.get_kvm_run().immediate_exit);
         let should_stop = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name(format!("cpu{index}"))
-            .spawn(move || {
-                if let Some(exit) = run(&mut fd, &platform, &should_stop) {
-                    platform.exit.set(exit);
-                }
-                fd
-            })?;
-        Ok(Self {
-            stop,
-            immediate_exit,
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name(format!("cpu{index}")).spawn(move || {
+            if let Some(exit) = run(&mut fd, &platform, &should_stop) {
+                platform.exit.set(exit);
+            }
+            fd
+        })?;
+        Ok(Self { stop, immediate_exit, thread: Some(thread) })
     }
 
     /// Tells the CPU to stop, without waiting for it.
@@ -128,10 +122,9 @@ fn run(cpu: &mut VcpuFd, platform: &Platform, stop: &AtomicBool) -> Option<Exit>
 
 fn describe_internal_error(cpu: &mut VcpuFd) -> String {
     const EMULATION: u32 = 1;
-    let at = cpu.get_regs().map_or_else(
-        |_| "an unknown address".into(),
-        |registers| format!("{:#x}", registers.rip),
-    );
+    let at = cpu
+        .get_regs()
+        .map_or_else(|_| "an unknown address".into(), |registers| format!("{:#x}", registers.rip));
     let run = cpu.get_kvm_run();
     // SAFETY: after an internal error, `internal` is the member of the union that KVM has filled in.
     let suberror = unsafe { run.__bindgen_anon_1.internal.suberror };

@@ -32,16 +32,9 @@ const OEM_REVISION: u32 = 1;
 /// All tables in one piece of memory that starts at `base` (below 4 GiB) with the root pointer.
 pub fn tables(cpus: u8, base: u64) -> Vec<u8> {
     // The root pointer comes first but is known last.
-    let mut area = Area {
-        base,
-        bytes: vec![0; Rsdp::len()],
-    };
+    let mut area = Area { base, bytes: vec![0; Rsdp::len()] };
     let dsdt = area.place(&dsdt());
-    let entries = [
-        area.place(&fadt(dsdt)),
-        area.place(&madt(cpus)),
-        area.place(&mcfg()),
-    ];
+    let entries = [area.place(&fadt(dsdt)), area.place(&madt(cpus)), area.place(&mcfg())];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for entry in entries {
         xsdt.add_entry(entry);
@@ -99,12 +92,8 @@ fn fadt(dsdt: u64) -> impl Aml {
 
 /// Interrupt controllers (section 5.2.12): a local APIC per CPU and one I/O APIC.
 fn madt(cpus: u8) -> MADT {
-    let mut madt = MADT::new(
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-        LocalInterruptController::Address(LOCAL_APIC_START),
-    );
+    let mut madt =
+        MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC_START));
     for cpu in 0..cpus {
         madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
     }
@@ -125,37 +114,22 @@ fn dsdt() -> Sdt {
     soft_off(&mut code);
     Scope::new(
         "_SB_".into(),
-        vec![
-            &PciRoot,
-            &EcamReservation,
-            &SerialPort,
-            &PowerButton,
-            &GenericEventDevice,
-        ],
+        vec![&PciRoot, &EcamReservation, &SerialPort, &PowerButton, &GenericEventDevice],
     )
     .to_aml_bytes(&mut code);
 
     const HEADER_SIZE: u32 = 36;
     const REVISION_64_BIT_INTEGERS: u8 = 2;
-    let mut dsdt = Sdt::new(
-        *b"DSDT",
-        HEADER_SIZE,
-        REVISION_64_BIT_INTEGERS,
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-    );
+    let mut dsdt =
+        Sdt::new(*b"DSDT", HEADER_SIZE, REVISION_64_BIT_INTEGERS, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&code);
     dsdt
 }
 
 /// What to write to the sleep control register for soft-off (section 7.4.2).
 fn soft_off(code: &mut Vec<u8>) {
-    Name::new(
-        "_S5_".into(),
-        &Package::new(vec![&SLEEP_TYPE_SOFT_OFF, &ZERO, &ZERO, &ZERO]),
-    )
-    .to_aml_bytes(code);
+    Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_SOFT_OFF, &ZERO, &ZERO, &ZERO]))
+        .to_aml_bytes(code);
 }
 
 struct PciRoot;
@@ -244,10 +218,7 @@ impl Aml for PowerButton {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         Device::new(
             "PWRB".into(),
-            vec![
-                &Name::new("_HID".into(), &EISAName::new("PNP0C0C")),
-                &Name::new("_UID".into(), &ZERO),
-            ],
+            vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C")), &Name::new("_UID".into(), &ZERO)],
         )
         .to_aml_bytes(sink);
     }
@@ -269,12 +240,7 @@ impl Aml for GenericEventDevice {
                     "_CRS".into(),
                     &ResourceTemplate::new(vec![&Interrupt::new(true, true, false, false, GSI_EVENTS)]),
                 ),
-                &Method::new(
-                    "_EVT".into(),
-                    1,
-                    true,
-                    vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &PRESSED)],
-                ),
+                &Method::new("_EVT".into(), 1, true, vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &PRESSED)]),
             ],
         )
         .to_aml_bytes(sink);
@@ -318,10 +284,7 @@ mod tests {
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
         for cpus in [1, 32] {
-            let names: Vec<String> = walk(&tables(cpus, BASE))
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect();
+            let names: Vec<String> = walk(&tables(cpus, BASE)).into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, ["XSDT", "FACP", "DSDT", "APIC", "MCFG"]);
         }
     }
@@ -343,10 +306,7 @@ mod tests {
             std::fs::write(&binary, bytes).unwrap();
             let disassembled = Command::new("iasl").arg("-d").arg(&binary).output().unwrap();
             assert!(disassembled.status.success(), "{name}: {disassembled:?}");
-            let compiled = Command::new("iasl")
-                .arg(binary.with_extension("dsl"))
-                .output()
-                .unwrap();
+            let compiled = Command::new("iasl").arg(binary.with_extension("dsl")).output().unwrap();
             let report = String::from_utf8_lossy(&compiled.stdout).into_owned();
             assert!(compiled.status.success(), "{name}: {report}");
             if name == "DSDT" {

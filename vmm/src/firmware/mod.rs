@@ -35,17 +35,7 @@ pub enum Error {
 /// hardware-reduced platform: it expects EFI there, and falls back to the BIOS.
 const RESET_CODE: [u8; 9] = {
     let [port_low, port_high] = RESET_PORT.to_le_bytes();
-    [
-        0xb0,
-        RESET_VALUE,
-        0xba,
-        port_low,
-        port_high,
-        0xee,
-        0xf4,
-        0xeb,
-        0xfd,
-    ]
+    [0xb0, RESET_VALUE, 0xba, port_low, port_high, 0xee, 0xf4, 0xeb, 0xfd]
 };
 
 /// Writes the ACPI tables of a machine with `cpus` CPUs, the SMBIOS tables of `identity` and the reset code;
@@ -53,12 +43,7 @@ const RESET_CODE: [u8; 9] = {
 pub fn write(memory: &GuestMemory, cpus: u8, identity: &smbios::Identity) -> Result<GuestAddress, Error> {
     let rsdp = GuestAddress(ACPI_START);
     let areas = [
-        (
-            "ACPI",
-            acpi::tables(cpus, ACPI_START),
-            rsdp,
-            SMBIOS_START - ACPI_START,
-        ),
+        ("ACPI", acpi::tables(cpus, ACPI_START), rsdp, SMBIOS_START - ACPI_START),
         (
             "SMBIOS",
             smbios::tables(identity, SMBIOS_START),
@@ -68,11 +53,7 @@ pub fn write(memory: &GuestMemory, cpus: u8, identity: &smbios::Identity) -> Res
     ];
     for (table, bytes, address, room) in areas {
         if bytes.len() as u64 > room {
-            return Err(Error::TooLarge {
-                table,
-                size: bytes.len(),
-                room,
-            });
+            return Err(Error::TooLarge { table, size: bytes.len(), room });
         }
         memory.write_slice(&bytes, address)?;
     }

@@ -34,11 +34,7 @@ impl Identity {
                 return Err(InvalidString);
             }
         }
-        Ok(Self {
-            uuid,
-            serial,
-            asset_tag,
-        })
+        Ok(Self { uuid, serial, asset_tag })
     }
 }
 
@@ -169,11 +165,7 @@ struct Structure {
 impl Structure {
     fn new(kind: u8, handle: u16) -> Self {
         let [low, high] = handle.to_le_bytes();
-        Self {
-            formatted: vec![kind, 0, low, high],
-            strings: Vec::new(),
-            count: 0,
-        }
+        Self { formatted: vec![kind, 0, low, high], strings: Vec::new(), count: 0 }
     }
 
     fn byte(self, value: u8) -> Self {
@@ -229,34 +221,19 @@ mod tests {
         assert_eq!(sum, 0);
         assert_eq!(&bytes[..5], SMBiosEntryPoint64::SM3_ANCHOR);
         assert_eq!(u64::from_le_bytes(bytes[16..24].try_into().unwrap()), 0xf_0020);
-        assert_eq!(
-            u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize,
-            bytes.len() - 0x20
-        );
+        assert_eq!(u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize, bytes.len() - 0x20);
 
         let data = SMBiosData::from_vec_and_version(
             bytes[0x20..].to_vec(),
-            Some(SMBiosVersion {
-                major: 3,
-                minor: 5,
-                revision: 0,
-            }),
+            Some(SMBiosVersion { major: 3, minor: 5, revision: 0 }),
         );
         let bios: SMBiosInformation = data.first().unwrap();
         assert_eq!(bios.vendor().to_string(), "Amazon EC2");
         let system: SMBiosSystemInformation = data.first().unwrap();
         assert_eq!(system.manufacturer().to_string(), "Amazon EC2");
-        assert_eq!(
-            system.serial_number().to_string(),
-            "ec2a1b2c-3d4e-5f60-7182-93a4b5c6d7e8"
-        );
-        let Some(SystemUuidData::Uuid(uuid)) = system.uuid() else {
-            panic!("no UUID")
-        };
-        assert_eq!(
-            uuid.to_string().to_lowercase(),
-            "ec2a1b2c-3d4e-5f60-7182-93a4b5c6d7e8"
-        );
+        assert_eq!(system.serial_number().to_string(), "ec2a1b2c-3d4e-5f60-7182-93a4b5c6d7e8");
+        let Some(SystemUuidData::Uuid(uuid)) = system.uuid() else { panic!("no UUID") };
+        assert_eq!(uuid.to_string().to_lowercase(), "ec2a1b2c-3d4e-5f60-7182-93a4b5c6d7e8");
         let board: SMBiosBaseboardInformation = data.first().unwrap();
         assert_eq!(board.asset_tag().to_string(), "i-0123456789abcdef0");
         let chassis: SMBiosSystemChassisInformation = data.first().unwrap();
@@ -266,10 +243,7 @@ mod tests {
     #[test]
     fn strings_that_would_break_the_table_are_refused() {
         for bad in ["a\0b", "a\nb", "\u{e4}", &"x".repeat(65)] {
-            assert!(
-                Identity::new(Uuid::nil(), Some(bad.into()), None).is_err(),
-                "{bad:?}"
-            );
+            assert!(Identity::new(Uuid::nil(), Some(bad.into()), None).is_err(), "{bad:?}");
         }
     }
 }

@@ -45,10 +45,7 @@ pub struct ExitSignal {
 impl ExitSignal {
     /// A signal that nobody has set yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            exit: Mutex::new(None),
-            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
-        })
+        Ok(Self { exit: Mutex::new(None), event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? })
     }
 
     /// Ends the machine. Only the first call counts.

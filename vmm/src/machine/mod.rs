@@ -69,9 +69,7 @@ pub struct Disk {
 
 impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Disk")
-            .field("serial", &self.serial)
-            .finish_non_exhaustive()
+        f.debug_struct("Disk").field("serial", &self.serial).finish_non_exhaustive()
     }
 }
 
@@ -93,10 +91,7 @@ pub enum Error {
     #[error("this host's KVM has no {0:?}; a newer kernel is needed")]
     Capability(Cap),
     #[error("cannot {action}")]
-    Kvm {
-        action: &'static str,
-        source: kvm_ioctls::Error,
-    },
+    Kvm { action: &'static str, source: kvm_ioctls::Error },
     #[error(transparent)]
     Memory(#[from] memory::Error),
     #[error(transparent)]
@@ -175,21 +170,13 @@ impl Machine {
             shared(PowerRegisters::new(Arc::clone(&exit))),
         );
         let mut mmio = Bus::default();
-        mmio.insert(
-            memory::PCI_WINDOW_START,
-            memory::PCI_WINDOW_SIZE,
-            shared(Window(Arc::clone(&root))),
-        );
+        mmio.insert(memory::PCI_WINDOW_START, memory::PCI_WINDOW_SIZE, shared(Window(Arc::clone(&root))));
         mmio.insert(memory::ECAM_START, memory::ECAM_SIZE, shared(Ecam(root)));
 
         Ok(Self {
             cpus: Vec::new(),
             waiting_cpus: cpus,
-            platform: Platform {
-                ports: Arc::new(ports),
-                mmio: Arc::new(mmio),
-                exit,
-            },
+            platform: Platform { ports: Arc::new(ports), mmio: Arc::new(mmio), exit },
             serial,
             power_button,
             _memory: memory,
@@ -198,6 +185,7 @@ impl Machine {
 
     /// Lets the CPUs run.
     pub fn start(&mut self) -> Result<(), Error> {
+        tracing::debug!(cpus = self.waiting_cpus.len(), "starting");
         for cpu in std::mem::take(&mut self.waiting_cpus) {
             let thread =
                 CpuThread::spawn(cpu, self.platform.clone()).map_err(host_error("start a CPU thread"))?;
@@ -241,13 +229,7 @@ fn shared<T>(device: T) -> Arc<Mutex<T>> {
 /// Setting a memory region waits for readers of the old map. Creating the interrupt controllers starts a
 /// grace period that such a wait would then have to sit through, which takes 5 ms: so memory comes first.
 fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, Error> {
-    for capability in [
-        Cap::Irqchip,
-        Cap::UserMemory,
-        Cap::Irqfd,
-        Cap::Ioeventfd,
-        Cap::SetTssAddr,
-    ] {
+    for capability in [Cap::Irqchip, Cap::UserMemory, Cap::Irqfd, Cap::Ioeventfd, Cap::SetTssAddr] {
         if !kvm.check_extension(capability) {
             return Err(Error::Capability(capability));
         }
@@ -269,8 +251,7 @@ fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, Error> {
         .map_err(kvm_error("place KVM's identity map"))?;
     vm.set_tss_address(memory::KVM_TSS_START as usize)
         .map_err(kvm_error("place KVM's task state segment"))?;
-    vm.create_irq_chip()
-        .map_err(kvm_error("create the interrupt controllers"))?;
+    vm.create_irq_chip().map_err(kvm_error("create the interrupt controllers"))?;
     Ok(vm)
 }
 
@@ -289,14 +270,10 @@ fn create_vm_patiently(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
 
 fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<Cpu>, Error> {
     let list = "list the CPU features that KVM supports";
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(kvm_error(list))?;
+    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_error(list))?;
     let template = cpuid::template(&supported, kvm.check_extension(Cap::TscDeadlineTimer))
         .map_err(|_| kvm_error(list)(kvm_ioctls::Error::new(libc::E2BIG)))?;
-    (0..count)
-        .map(|index| Ok(Cpu::create(vm, &template, index, count)?))
-        .collect()
+    (0..count).map(|index| Ok(Cpu::create(vm, &template, index, count)?)).collect()
 }
 
 /// The devices on the PCI bus: disks first, so that the first disk is always in slot 1.

@@ -60,16 +60,11 @@ impl Supervisor {
     /// these signals blocked.
     pub fn new(kvm: Kvm, configuration: Configuration, stop_timeout: Duration) -> Result<Self, Error> {
         let mut set = SigSet::empty();
-        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-            .into_iter()
-            .for_each(|signal| set.add(signal));
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| set.add(signal));
         let take = || {
             set.thread_block()?;
             cpu::install_kick_handler()?;
-            Ok(SignalFd::with_flags(
-                &set,
-                SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-            )?)
+            Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
         };
         let signals = take().map_err(host_error("take over signals"))?;
         Ok(Self {
@@ -85,11 +80,7 @@ impl Supervisor {
 
     /// Feeds what comes from `source` to the guest's serial port. With `escape`, Ctrl-A x ends the machine.
     pub fn set_input(&mut self, source: File, escape: bool) {
-        self.input = Some(Input {
-            source,
-            escape: escape.then(Escape::default),
-            backlog: VecDeque::new(),
-        });
+        self.input = Some(Input { source, escape: escape.then(Escape::default), backlog: VecDeque::new() });
     }
 
     /// Runs the guest.
@@ -119,8 +110,7 @@ impl Supervisor {
     /// Counts a triple fault; true if there were too many of late.
     fn is_hopeless(&mut self, now: Instant) -> bool {
         self.faults.push_back(now);
-        self.faults
-            .retain(|fault| now.duration_since(*fault) <= FAULT_PERIOD);
+        self.faults.retain(|fault| now.duration_since(*fault) <= FAULT_PERIOD);
         self.faults.len() >= FAULT_LIMIT
     }
 
@@ -180,10 +170,7 @@ impl Supervisor {
             }
             machine.press_power_button();
             let now = Instant::now();
-            self.stop = Some(Stop {
-                deadline: now + self.stop_timeout,
-                next_press: now + BUTTON_PERIOD,
-            });
+            self.stop = Some(Stop { deadline: now + self.stop_timeout, next_press: now + BUTTON_PERIOD });
         }
         Ok(false)
     }
@@ -235,11 +222,8 @@ fn wait<const N: usize>(
         }
     };
     let present: Vec<usize> = (0..N).filter(|index| sources[*index].is_some()).collect();
-    let mut polled: Vec<PollFd<'_>> = sources
-        .iter()
-        .flatten()
-        .map(|source| PollFd::new(*source, PollFlags::POLLIN))
-        .collect();
+    let mut polled: Vec<PollFd<'_>> =
+        sources.iter().flatten().map(|source| PollFd::new(*source, PollFlags::POLLIN)).collect();
     match poll(&mut polled, timeout) {
         Ok(_) | Err(nix::Error::EINTR) => {}
         Err(error) => return Err(error.into()),
@@ -272,14 +256,7 @@ impl Input {
         let count = match self.source.read(&mut bytes) {
             Ok(0) => return Ok(Fetched::End),
             Ok(count) => count,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                0
-            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             Err(error) => return Err(error),
         };
         let bytes = &bytes[..count];

@@ -114,10 +114,9 @@ impl ConfigSpace {
     /// Writes the bits that the guest may change.
     pub fn write(&mut self, offset: usize, data: &[u8]) {
         for (index, value) in data.iter().enumerate() {
-            if let (Some(byte), Some(mask)) = (
-                self.bytes.get_mut(offset + index),
-                self.writable.get(offset + index),
-            ) {
+            if let (Some(byte), Some(mask)) =
+                (self.bytes.get_mut(offset + index), self.writable.get(offset + index))
+            {
                 *byte = *byte & !mask | value & mask;
             }
         }
@@ -140,10 +139,7 @@ impl ConfigSpace {
     /// The BARs there are: index and size.
     pub fn bar_sizes(&self) -> Vec<(usize, u64)> {
         let sizes = self.bar_sizes.iter().enumerate();
-        sizes
-            .filter(|(_, size)| **size > 0)
-            .map(|(bar, size)| (bar, u64::from(*size)))
-            .collect()
+        sizes.filter(|(_, size)| **size > 0).map(|(bar, size)| (bar, u64::from(*size))).collect()
     }
 
     /// Places BAR `index`.
@@ -162,10 +158,7 @@ impl ConfigSpace {
             return Vec::new();
         }
         let address = |bar: usize| u64::from(self.dword(BAR0 + 4 * bar));
-        self.bar_sizes()
-            .into_iter()
-            .map(|(bar, size)| (bar, address(bar), size))
-            .collect()
+        self.bar_sizes().into_iter().map(|(bar, size)| (bar, address(bar), size)).collect()
     }
 }
 
@@ -192,9 +185,8 @@ mod tests {
         for offset in 0..ConfigSpace::SIZE {
             config.write(offset, &[0xff]);
         }
-        let changed: Vec<usize> = (0..ConfigSpace::SIZE)
-            .filter(|at| config.bytes[*at] != before.bytes[*at])
-            .collect();
+        let changed: Vec<usize> =
+            (0..ConfigSpace::SIZE).filter(|at| config.bytes[*at] != before.bytes[*at]).collect();
         assert_eq!(changed, [COMMAND, BAR0 + 1, BAR0 + 2, BAR0 + 3, 0x3c]);
         config.write(254, &[1, 2, 3, 4]);
     }

@@ -81,9 +81,7 @@ struct Mapping {
 
 impl fmt::Debug for PciRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PciRoot")
-            .field("mappings", &self.read().mappings)
-            .finish_non_exhaustive()
+        f.debug_struct("PciRoot").field("mappings", &self.read().mappings).finish_non_exhaustive()
     }
 }
 
@@ -91,12 +89,7 @@ impl Default for PciRoot {
     fn default() -> Self {
         let mut slots = [const { None }; SLOT_COUNT];
         slots[0] = Some(Arc::new(Mutex::new(HostBridge::new())) as Slot);
-        Self {
-            state: RwLock::new(State {
-                slots,
-                mappings: Vec::new(),
-            }),
-        }
+        Self { state: RwLock::new(State { slots, mappings: Vec::new() }) }
     }
 }
 
@@ -104,11 +97,7 @@ impl PciRoot {
     /// Puts `device` into the first free slot and places its BARs; returns the slot's number.
     pub fn insert(&self, device: Arc<Mutex<dyn PciDevice>>) -> Result<usize, Error> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let slot = state
-            .slots
-            .iter()
-            .position(Option::is_none)
-            .ok_or(Error::NoSlot)?;
+        let slot = state.slots.iter().position(Option::is_none).ok_or(Error::NoSlot)?;
         let window = PCI_WINDOW_START + slot as u64 * WINDOW_PER_SLOT;
         place(lock(&device).config_mut(), window)?;
         state.slots[slot] = Some(device);
@@ -128,39 +117,25 @@ impl PciRoot {
     fn resolve(&self, address: u64, length: usize) -> Option<(Slot, usize, u64)> {
         let state = self.read();
         let mapping = state.mappings.iter().find(|mapping| {
-            address
-                .checked_sub(mapping.start)
-                .is_some_and(|offset| offset + length as u64 <= mapping.size)
+            address.checked_sub(mapping.start).is_some_and(|offset| offset + length as u64 <= mapping.size)
         })?;
-        Some((
-            state.slots.get(mapping.slot)?.clone()?,
-            mapping.bar,
-            address - mapping.start,
-        ))
+        Some((state.slots.get(mapping.slot)?.clone()?, mapping.bar, address - mapping.start))
     }
 
     fn read_config(&self, address: ConfigAddress, data: &mut [u8]) {
-        match self
-            .slot(address.slot)
-            .filter(|_| address.is_implemented(data.len()))
-        {
+        match self.slot(address.slot).filter(|_| address.is_implemented(data.len())) {
             Some(device) => lock(&device).read_config(address.offset, data),
             // Function 0 of an empty slot reads as all ones; so do the functions that no device has.
-            None => data.fill(
-                if address.is_beyond_config(data.len()) && self.slot(address.slot).is_some() {
-                    0
-                } else {
-                    0xff
-                },
-            ),
+            None => data.fill(if address.is_beyond_config(data.len()) && self.slot(address.slot).is_some() {
+                0
+            } else {
+                0xff
+            }),
         }
     }
 
     fn write_config(&self, address: ConfigAddress, data: &[u8]) {
-        let Some(device) = self
-            .slot(address.slot)
-            .filter(|_| address.is_implemented(data.len()))
-        else {
+        let Some(device) = self.slot(address.slot).filter(|_| address.is_implemented(data.len())) else {
             return;
         };
         let moved = {
@@ -170,10 +145,7 @@ impl PciRoot {
             before != device.config().mapped_bars()
         };
         if moved {
-            self.state
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remap(address.slot);
+            self.state.write().unwrap_or_else(PoisonError::into_inner).remap(address.slot);
         }
     }
 }
@@ -186,13 +158,7 @@ impl State {
             return;
         };
         let bars = lock(device).config().mapped_bars();
-        self.mappings
-            .extend(bars.into_iter().map(|(bar, start, size)| Mapping {
-                start,
-                size,
-                slot,
-                bar,
-            }));
+        self.mappings.extend(bars.into_iter().map(|(bar, start, size)| Mapping { start, size, slot, bar }));
     }
 }
 
@@ -333,10 +299,7 @@ mod tests {
                 subsystem: 2,
             });
             config.add_bar(0, BAR_SIZE as u32, BarKind::Memory32);
-            Self {
-                config,
-                memory: [0; 16],
-            }
+            Self { config, memory: [0; 16] }
         }
     }
 
@@ -367,10 +330,7 @@ mod tests {
         fn new() -> Self {
             let root = Arc::new(PciRoot::default());
             root.insert(Arc::new(Mutex::new(Scratch::new()))).unwrap();
-            Self {
-                ecam: Ecam(Arc::clone(&root)),
-                window: Window(root),
-            }
+            Self { ecam: Ecam(Arc::clone(&root)), window: Window(root) }
         }
 
         fn config(&mut self, offset: u64) -> u32 {
@@ -409,9 +369,7 @@ mod tests {
         let mut guest = Guest::new();
         let placed = u64::from(guest.config(BAR0));
         assert!(placed >= PCI_WINDOW_START);
-        guest
-            .window
-            .write(placed - PCI_WINDOW_START, &0x1234_5678u32.to_le_bytes());
+        guest.window.write(placed - PCI_WINDOW_START, &0x1234_5678u32.to_le_bytes());
         assert_eq!(guest.memory(placed), 0x1234_5678);
 
         guest.set_config(COMMAND, 0);
@@ -424,9 +382,7 @@ mod tests {
         assert_eq!(guest.memory(moved), 0x1234_5678);
         assert_eq!(guest.memory(placed), u32::MAX);
         // An access that only begins inside the BAR goes nowhere.
-        guest
-            .window
-            .write(moved + BAR_SIZE - 2 - PCI_WINDOW_START, &[0; 4]);
+        guest.window.write(moved + BAR_SIZE - 2 - PCI_WINDOW_START, &[0; 4]);
     }
 
     #[test]
@@ -435,10 +391,7 @@ mod tests {
         for slot in 1..SLOT_COUNT {
             assert_eq!(root.insert(Arc::new(Mutex::new(Scratch::new()))).unwrap(), slot);
         }
-        assert!(matches!(
-            root.insert(Arc::new(Mutex::new(Scratch::new()))),
-            Err(Error::NoSlot)
-        ));
+        assert!(matches!(root.insert(Arc::new(Mutex::new(Scratch::new()))), Err(Error::NoSlot)));
     }
 
     #[test]

@@ -33,16 +33,9 @@ impl Msix {
     /// A table of `count` vectors, all masked.
     pub fn new(interrupts: &Arc<Interrupts>, count: u16) -> Result<Self, Error> {
         let entry = || {
-            Ok(Entry {
-                registers: [0, 0, 0, VECTOR_MASKED],
-                vector: interrupts.msi()?,
-                is_delivering: false,
-            })
+            Ok(Entry { registers: [0, 0, 0, VECTOR_MASKED], vector: interrupts.msi()?, is_delivering: false })
         };
-        Ok(Self {
-            entries: (0..count).map(|_| entry()).collect::<Result<_, Error>>()?,
-            control: 0,
-        })
+        Ok(Self { entries: (0..count).map(|_| entry()).collect::<Result<_, Error>>()?, control: 0 })
     }
 
     /// The capability's body: message control, where the table is, where the pending bits are.
@@ -56,10 +49,7 @@ impl Msix {
 
     /// The vectors in the table's order.
     pub fn vectors(&self) -> Vec<Arc<MsiVector>> {
-        self.entries
-            .iter()
-            .map(|entry| Arc::clone(&entry.vector))
-            .collect()
+        self.entries.iter().map(|entry| Arc::clone(&entry.vector)).collect()
     }
 
     /// Takes over message control from configuration space.
@@ -92,10 +82,7 @@ impl Msix {
             return;
         };
         for (chunk, value) in data.chunks_exact(4).zip(&mut entry.registers[register..]) {
-            *value = chunk
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | u32::from(*byte));
+            *value = chunk.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
         }
         self.update(index);
     }
@@ -105,9 +92,7 @@ impl Msix {
         for (position, byte) in data.iter_mut().enumerate() {
             let first = (offset + position) * 8;
             let bits = self.entries.iter().skip(first).take(8).enumerate();
-            *byte = bits.fold(0, |byte, (bit, entry)| {
-                byte | u8::from(entry.vector.is_pending()) << bit
-            });
+            *byte = bits.fold(0, |byte, (bit, entry)| byte | u8::from(entry.vector.is_pending()) << bit);
         }
     }
 
@@ -119,10 +104,7 @@ impl Msix {
         let [low, high, data, vector_control] = entry.registers;
         let is_on = self.control & CONTROL_WRITABLE == CONTROL_ENABLE && vector_control & VECTOR_MASKED == 0;
         if is_on {
-            let message = MsiMessage {
-                address: u64::from(high) << 32 | u64::from(low),
-                data,
-            };
+            let message = MsiMessage { address: u64::from(high) << 32 | u64::from(low), data };
             match entry.vector.unmask(message) {
                 Ok(()) => entry.is_delivering = true,
                 Err(error) => tracing::warn!(index, %error, "an interrupt vector stays masked"),
@@ -156,9 +138,6 @@ mod tests {
 
     #[test]
     fn the_capability_names_the_last_vector() {
-        assert_eq!(
-            Msix::capability(3, 0, 0x4000, 0x5000),
-            [2, 0, 0, 0x40, 0, 0, 0, 0x50, 0, 0]
-        );
+        assert_eq!(Msix::capability(3, 0, 0x4000, 0x5000), [2, 0, 0, 0x40, 0, 0, 0, 0x50, 0, 0]);
     }
 }

@@ -66,15 +66,9 @@ impl SerialPort {
     /// A port whose output goes to `console` and whose interrupt is `interrupt`.
     pub fn new(console: Arc<Console>, interrupt: EventFd) -> io::Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let drain = Arc::new(Drain {
-            is_awaited: AtomicBool::new(false),
-            event,
-        });
-        let device = Serial::with_events(
-            InterruptLine(interrupt),
-            Arc::clone(&drain),
-            ConsoleWriter(console),
-        );
+        let drain = Arc::new(Drain { is_awaited: AtomicBool::new(false), event });
+        let device =
+            Serial::with_events(InterruptLine(interrupt), Arc::clone(&drain), ConsoleWriter(console));
         Ok(Self { device, drain })
     }
 

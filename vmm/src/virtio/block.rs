@@ -49,11 +49,7 @@ impl std::str::FromStr for Serial {
         let mut serial = Self::default();
         let room = serial.0.get_mut(..text.len()).ok_or(InvalidSerial)?;
         room.copy_from_slice(text.as_bytes());
-        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            Ok(serial)
-        } else {
-            Err(InvalidSerial)
-        }
+        if text.bytes().all(|byte| byte.is_ascii_graphic()) { Ok(serial) } else { Err(InvalidSerial) }
     }
 }
 
@@ -88,9 +84,7 @@ pub struct Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block")
-            .field("serial", &self.serial)
-            .finish_non_exhaustive()
+        f.debug_struct("Block").field("serial", &self.serial).finish_non_exhaustive()
     }
 }
 
@@ -109,12 +103,7 @@ impl Block {
             write_zeroes_may_unmap: 1,
             ..Default::default()
         };
-        Self {
-            backend,
-            serial,
-            config: Config(config),
-            worker: None,
-        }
+        Self { backend, serial, config: Config(config), worker: None }
     }
 }
 
@@ -142,22 +131,10 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let Activation {
-            memory,
-            queues,
-            notifier,
-            ..
-        } = activation;
+        let Activation { memory, queues, notifier, .. } = activation;
         if let Some(queue) = queues.into_iter().flatten().next() {
-            let disk = Disk {
-                backend: Arc::clone(&self.backend),
-                serial: self.serial.clone(),
-            };
-            self.worker = Some(Worker::spawn(
-                "block",
-                notifier,
-                Requests { memory, queue, disk },
-            )?);
+            let disk = Disk { backend: Arc::clone(&self.backend), serial: self.serial.clone() };
+            self.worker = Some(Worker::spawn("block", notifier, Requests { memory, queue, disk })?);
         }
         Ok(())
     }
@@ -240,13 +217,11 @@ impl Disk {
         let sector = u64::from_le(header.sector);
         match u32::from_le(header.type_) {
             VIRTIO_BLK_T_IN => {
-                self.backend
-                    .read(offset(sector, data_in.len())?, data_in.slices())?;
+                self.backend.read(offset(sector, data_in.len())?, data_in.slices())?;
                 Ok(data_in.len() as u32)
             }
             VIRTIO_BLK_T_OUT => {
-                self.backend
-                    .write(offset(sector, data_out.len())?, data_out.slices())?;
+                self.backend.write(offset(sector, data_out.len())?, data_out.slices())?;
                 Ok(0)
             }
             VIRTIO_BLK_T_FLUSH => {
@@ -285,10 +260,8 @@ impl Disk {
             return Err(invalid("the range is longer than the device allows"));
         }
         let length = u64::from(range.num_sectors) * SECTOR_SIZE;
-        let offset = range
-            .sector
-            .checked_mul(SECTOR_SIZE)
-            .ok_or_else(|| invalid("the sector does not exist"))?;
+        let offset =
+            range.sector.checked_mul(SECTOR_SIZE).ok_or_else(|| invalid("the sector does not exist"))?;
         Ok((offset, length))
     }
 }
@@ -302,9 +275,7 @@ fn offset(sector: u64, length: usize) -> io::Result<u64> {
     if !(length as u64).is_multiple_of(SECTOR_SIZE) {
         return Err(invalid("the request is not for whole sectors"));
     }
-    sector
-        .checked_mul(SECTOR_SIZE)
-        .ok_or_else(|| invalid("the sector does not exist"))
+    sector.checked_mul(SECTOR_SIZE).ok_or_else(|| invalid("the sector does not exist"))
 }
 
 /// The ranges of a discard or write-zeroes request.
@@ -319,11 +290,7 @@ fn ranges(data: &Buffers<'_>) -> io::Result<Vec<virtio_blk_discard_write_zeroes>
     let decode = |bytes: &[u8]| {
         let mut range = Range::default();
         range.as_mut_slice().copy_from_slice(bytes);
-        let Range(virtio_blk_discard_write_zeroes {
-            sector,
-            num_sectors,
-            flags,
-        }) = range;
+        let Range(virtio_blk_discard_write_zeroes { sector, num_sectors, flags }) = range;
         virtio_blk_discard_write_zeroes {
             sector: u64::from_le(sector),
             num_sectors: u32::from_le(num_sectors),
@@ -365,17 +332,12 @@ mod tests {
         }
 
         fn read(&self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
-            buffers
-                .iter()
-                .for_each(|buffer| buffer.copy_from(&vec![0xabu8; buffer.len()][..]));
+            buffers.iter().for_each(|buffer| buffer.copy_from(&vec![0xabu8; buffer.len()][..]));
             self.record(format!("read {offset}"))
         }
 
         fn write(&self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
-            self.record(format!(
-                "write {offset} {}",
-                buffers.iter().map(VolatileSlice::len).sum::<usize>()
-            ))
+            self.record(format!("write {offset} {}", buffers.iter().map(VolatileSlice::len).sum::<usize>()))
         }
 
         fn flush(&self) -> io::Result<()> {
@@ -400,17 +362,11 @@ mod tests {
         piece: usize,
     ) -> (Vec<String>, Vec<u8>, u32) {
         let recorder = Arc::new(Recorder::default());
-        let disk = Disk {
-            backend: recorder.clone(),
-            serial: "vol0123456789abcdef0".parse().unwrap(),
-        };
+        let disk = Disk { backend: recorder.clone(), serial: "vol0123456789abcdef0".parse().unwrap() };
         let mut readable = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes(), out].concat();
         let mut writable = vec![0xee; in_size + 1];
-        let mut chain = Chain {
-            head: 0,
-            readable: cut(&mut readable, piece),
-            writable: cut(&mut writable, piece),
-        };
+        let mut chain =
+            Chain { head: 0, readable: cut(&mut readable, piece), writable: cut(&mut writable, piece) };
         let written = disk.serve(&mut chain).unwrap();
         let calls = recorder.calls.lock().unwrap().clone();
         (calls, writable, written)
@@ -455,12 +411,7 @@ mod tests {
     }
 
     fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
-        [
-            &sector.to_le_bytes()[..],
-            &sectors.to_le_bytes(),
-            &flags.to_le_bytes(),
-        ]
-        .concat()
+        [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
     }
 
     #[test]
@@ -469,10 +420,7 @@ mod tests {
         let (calls, data, _) = request(VIRTIO_BLK_T_DISCARD, 0, &two, 0, 5);
         assert_eq!(
             (calls, data),
-            (
-                vec!["discard 512 1024".into(), "discard 4096 4096".to_string()],
-                vec![0]
-            )
+            (vec!["discard 512 1024".into(), "discard 4096 4096".to_string()], vec![0])
         );
         let (calls, data, _) = request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &range(1, 1, 1), 0, 4096);
         assert_eq!((calls, data), (vec!["zero 512 512 true".to_string()], vec![0]));
@@ -498,44 +446,25 @@ mod tests {
     #[test]
     fn unknown_and_odd_requests_get_a_status() {
         assert_eq!(request(99, 0, &[], 0, 16).1, [2]);
-        assert_eq!(
-            request(VIRTIO_BLK_T_IN, 0, &[], 100, 4096).1[100],
-            1,
-            "not whole sectors"
-        );
-        assert_eq!(
-            request(VIRTIO_BLK_T_OUT, u64::MAX, &[0; 512], 0, 4096).1,
-            [1],
-            "the offset overflows"
-        );
+        assert_eq!(request(VIRTIO_BLK_T_IN, 0, &[], 100, 4096).1[100], 1, "not whole sectors");
+        assert_eq!(request(VIRTIO_BLK_T_OUT, u64::MAX, &[0; 512], 0, 4096).1, [1], "the offset overflows");
     }
 
     #[test]
     fn a_request_without_header_or_status_is_the_drivers_fault() {
-        let disk = Disk {
-            backend: Arc::new(Recorder::default()),
-            serial: Serial::default(),
-        };
+        let disk = Disk { backend: Arc::new(Recorder::default()), serial: Serial::default() };
         for (readable, writable) in [(15, 1), (16, 0), (0, 0)] {
             let (mut readable, mut writable) = (vec![0; readable], vec![0; writable]);
-            let mut chain = Chain {
-                head: 7,
-                readable: cut(&mut readable, 99),
-                writable: cut(&mut writable, 99),
-            };
+            let mut chain =
+                Chain { head: 7, readable: cut(&mut readable, 99), writable: cut(&mut writable, 99) };
             assert!(matches!(disk.serve(&mut chain), Err(QueueError::TooShort(7))));
         }
     }
 
     #[test]
     fn a_read_only_disk_says_so() {
-        let disk = Block::new(
-            Arc::new(Recorder {
-                read_only: true,
-                ..Default::default()
-            }),
-            Serial::default(),
-        );
+        let disk =
+            Block::new(Arc::new(Recorder { read_only: true, ..Default::default() }), Serial::default());
         assert_ne!(disk.features() & 1 << VIRTIO_BLK_F_RO, 0);
         assert_eq!(disk.features() & 1 << VIRTIO_BLK_F_DISCARD, 0);
         assert_eq!(disk.config()[..8], 64u64.to_le_bytes());

@@ -74,10 +74,7 @@ impl Queue {
         if layout.available == 0 || !ring.is_valid(memory) {
             return Err(QueueError::Layout);
         }
-        Ok(Self {
-            ring,
-            in_flight: BTreeSet::new(),
-        })
+        Ok(Self { ring, in_flight: BTreeSet::new() })
     }
 
     /// The next chain that the driver has made available.
@@ -89,11 +86,7 @@ impl Queue {
         if !self.in_flight.insert(head) {
             return Err(QueueError::InFlight(head));
         }
-        let mut chain = Chain {
-            head,
-            readable: Buffers::default(),
-            writable: Buffers::default(),
-        };
+        let mut chain = Chain { head, readable: Buffers::default(), writable: Buffers::default() };
         let mut is_whole = false;
         for descriptor in descriptors {
             is_whole = !descriptor.has_next();
@@ -110,11 +103,7 @@ impl Queue {
             }
         }
         // The iterator ends early, and silently, at a loop, a bad index or a bad indirect table.
-        if is_whole {
-            Ok(Some(chain))
-        } else {
-            Err(QueueError::Chain(head))
-        }
+        if is_whole { Ok(Some(chain)) } else { Err(QueueError::Chain(head)) }
     }
 
     /// Gives the chain at `head` back, with `written` bytes written to it.
@@ -248,12 +237,7 @@ mod tests {
     const NEXT: u16 = VRING_DESC_F_NEXT as u16;
     const WRITE: u16 = VRING_DESC_F_WRITE as u16;
     const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
-    const LAYOUT: Layout = Layout {
-        size: 8,
-        descriptors: 0x1000,
-        available: 0x2000,
-        used: 0x3000,
-    };
+    const LAYOUT: Layout = Layout { size: 8, descriptors: 0x1000, available: 0x2000, used: 0x3000 };
 
     /// A driver that writes whatever a test wants.
     struct Driver {
@@ -271,22 +255,15 @@ mod tests {
         fn descriptor(&self, index: u16, address: u64, length: u32, flags: u16, next: u16) {
             let descriptor = RawDescriptor::from(Descriptor::new(address, length, flags, next));
             self.memory
-                .write_obj(
-                    descriptor,
-                    GuestAddress(LAYOUT.descriptors + 16 * u64::from(index)),
-                )
+                .write_obj(descriptor, GuestAddress(LAYOUT.descriptors + 16 * u64::from(index)))
                 .unwrap();
         }
 
         fn submit(&mut self, head: u16) {
             let slot = u64::from(self.available % LAYOUT.size);
-            self.memory
-                .write_obj(head, GuestAddress(LAYOUT.available + 4 + 2 * slot))
-                .unwrap();
+            self.memory.write_obj(head, GuestAddress(LAYOUT.available + 4 + 2 * slot)).unwrap();
             self.available = self.available.wrapping_add(1);
-            self.memory
-                .write_obj(self.available, GuestAddress(LAYOUT.available + 2))
-                .unwrap();
+            self.memory.write_obj(self.available, GuestAddress(LAYOUT.available + 2)).unwrap();
         }
     }
 
@@ -298,26 +275,11 @@ mod tests {
         driver.descriptor(2, 0x8200, 30, WRITE, 0);
         driver.submit(0);
         let chain = queue.pop(&driver.memory).unwrap().unwrap();
-        assert_eq!(
-            (chain.head, chain.readable.len(), chain.writable.len()),
-            (0, 30, 30)
-        );
+        assert_eq!((chain.head, chain.readable.len(), chain.writable.len()), (0, 30, 30));
         assert_eq!(chain.writable.copy_from(&[9; 40]), 30);
         queue.push(&driver.memory, 0, 30).unwrap();
-        assert_eq!(
-            driver
-                .memory
-                .read_obj::<u16>(GuestAddress(LAYOUT.used + 2))
-                .unwrap(),
-            1
-        );
-        assert_eq!(
-            driver
-                .memory
-                .read_obj::<u32>(GuestAddress(LAYOUT.used + 8))
-                .unwrap(),
-            30
-        );
+        assert_eq!(driver.memory.read_obj::<u16>(GuestAddress(LAYOUT.used + 2)).unwrap(), 1);
+        assert_eq!(driver.memory.read_obj::<u32>(GuestAddress(LAYOUT.used + 8)).unwrap(), 30);
         assert_eq!(driver.memory.read_obj::<u8>(GuestAddress(0x821d)).unwrap(), 9);
         assert!(queue.pop(&driver.memory).unwrap().is_none());
     }
@@ -326,25 +288,16 @@ mod tests {
     fn an_indirect_chain_is_followed() {
         let (mut driver, mut queue) = Driver::new();
         driver.descriptor(3, 0x9000, 32, INDIRECT, 0);
-        let table = [
-            Descriptor::new(0x8000, 4, NEXT, 1),
-            Descriptor::new(0x8100, 4, WRITE, 0),
-        ];
+        let table = [Descriptor::new(0x8000, 4, NEXT, 1), Descriptor::new(0x8100, 4, WRITE, 0)];
         for (index, descriptor) in table.into_iter().enumerate() {
             driver
                 .memory
-                .write_obj(
-                    RawDescriptor::from(descriptor),
-                    GuestAddress(0x9000 + 16 * index as u64),
-                )
+                .write_obj(RawDescriptor::from(descriptor), GuestAddress(0x9000 + 16 * index as u64))
                 .unwrap();
         }
         driver.submit(3);
         let chain = queue.pop(&driver.memory).unwrap().unwrap();
-        assert_eq!(
-            (chain.head, chain.readable.len(), chain.writable.len()),
-            (3, 4, 4)
-        );
+        assert_eq!((chain.head, chain.readable.len(), chain.writable.len()), (3, 4, 4));
     }
 
     /// CVE-2026-45782 of another VMM: the same head twice, the first still being worked on.
@@ -366,25 +319,15 @@ mod tests {
                 driver.descriptor(0, 0x8000, 1, NEXT, 1);
                 driver.descriptor(1, 0x8000, 1, NEXT, 0);
             }),
-            ("an index outside the table", |driver| {
-                driver.descriptor(0, 0x8000, 1, NEXT, 8)
-            }),
-            ("memory that does not exist", |driver| {
-                driver.descriptor(0, 0x20_0000, 1, 0, 0)
-            }),
-            ("memory that ends early", |driver| {
-                driver.descriptor(0, 0xf_ffff, 2, 0, 0)
-            }),
-            ("an address that wraps", |driver| {
-                driver.descriptor(0, u64::MAX, 2, 0, 0)
-            }),
+            ("an index outside the table", |driver| driver.descriptor(0, 0x8000, 1, NEXT, 8)),
+            ("memory that does not exist", |driver| driver.descriptor(0, 0x20_0000, 1, 0, 0)),
+            ("memory that ends early", |driver| driver.descriptor(0, 0xf_ffff, 2, 0, 0)),
+            ("an address that wraps", |driver| driver.descriptor(0, u64::MAX, 2, 0, 0)),
             ("readable behind writable", |driver| {
                 driver.descriptor(0, 0x8000, 1, NEXT | WRITE, 1);
                 driver.descriptor(1, 0x8000, 1, 0, 0);
             }),
-            ("an indirect table of odd length", |driver| {
-                driver.descriptor(0, 0x9000, 17, INDIRECT, 0)
-            }),
+            ("an indirect table of odd length", |driver| driver.descriptor(0, 0x9000, 17, INDIRECT, 0)),
             ("an indirect table in an indirect table", |driver| {
                 driver.descriptor(0, 0x9000, 16, INDIRECT, 0);
                 let nested = RawDescriptor::from(Descriptor::new(0x9000, 16, INDIRECT, 0));
@@ -409,10 +352,7 @@ mod tests {
     #[test]
     fn an_available_index_beyond_the_queue_is_an_error() {
         let (driver, mut queue) = Driver::new();
-        driver
-            .memory
-            .write_obj(9u16, GuestAddress(LAYOUT.available + 2))
-            .unwrap();
+        driver.memory.write_obj(9u16, GuestAddress(LAYOUT.available + 2)).unwrap();
         assert!(matches!(queue.pop(&driver.memory), Err(QueueError::Ring(_))));
     }
 
@@ -423,36 +363,15 @@ mod tests {
             Layout { size: 0, ..LAYOUT },
             Layout { size: 3, ..LAYOUT },
             Layout { size: 16, ..LAYOUT },
-            Layout {
-                descriptors: 0x1001,
-                ..LAYOUT
-            },
-            Layout {
-                available: 0,
-                ..LAYOUT
-            },
-            Layout {
-                available: 0x2001,
-                ..LAYOUT
-            },
-            Layout {
-                used: 0x3002,
-                ..LAYOUT
-            },
-            Layout {
-                used: 0xf_fffc,
-                ..LAYOUT
-            },
-            Layout {
-                descriptors: u64::MAX - 15,
-                ..LAYOUT
-            },
+            Layout { descriptors: 0x1001, ..LAYOUT },
+            Layout { available: 0, ..LAYOUT },
+            Layout { available: 0x2001, ..LAYOUT },
+            Layout { used: 0x3002, ..LAYOUT },
+            Layout { used: 0xf_fffc, ..LAYOUT },
+            Layout { descriptors: u64::MAX - 15, ..LAYOUT },
         ];
         for layout in cases {
-            assert!(
-                Queue::new(layout, 8, true, &driver.memory).is_err(),
-                "{layout:x?}"
-            );
+            assert!(Queue::new(layout, 8, true, &driver.memory).is_err(), "{layout:x?}");
         }
     }
 
@@ -460,14 +379,10 @@ mod tests {
     fn buffers_are_cut_at_any_byte() {
         let mut bytes = [[0u8; 3], [3; 3], [6; 3]];
         bytes.iter_mut().enumerate().for_each(|(row, part)| {
-            part.iter_mut()
-                .enumerate()
-                .for_each(|(column, byte)| *byte = (3 * row + column) as u8);
+            part.iter_mut().enumerate().for_each(|(column, byte)| *byte = (3 * row + column) as u8);
         });
-        let parts: Vec<VolatileSlice> = bytes
-            .iter_mut()
-            .map(|part| VolatileSlice::from(&mut part[..]))
-            .collect();
+        let parts: Vec<VolatileSlice> =
+            bytes.iter_mut().map(|part| VolatileSlice::from(&mut part[..])).collect();
         for at in 0..=9 {
             let mut front = Buffers(parts.clone());
             let back = front.split_off(at).unwrap();
@@ -475,13 +390,7 @@ mod tests {
             let mut data = [0xff; 9];
             assert_eq!(back.copy_to(&mut data), 9 - at);
             assert_eq!(data[..9 - at], (at as u8..9).collect::<Vec<_>>());
-            assert!(
-                front
-                    .slices()
-                    .iter()
-                    .chain(back.slices())
-                    .all(|slice| !slice.is_empty())
-            );
+            assert!(front.slices().iter().chain(back.slices()).all(|slice| !slice.is_empty()));
         }
         assert!(Buffers(parts).split_off(10).is_none());
     }

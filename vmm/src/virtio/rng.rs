@@ -34,12 +34,7 @@ impl VirtioDevice for Rng {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let Activation {
-            memory,
-            queues,
-            notifier,
-            ..
-        } = activation;
+        let Activation { memory, queues, notifier, .. } = activation;
         if let Some(queue) = queues.into_iter().flatten().next() {
             self.worker = Some(Worker::spawn("rng", notifier, Requests { memory, queue })?);
         }

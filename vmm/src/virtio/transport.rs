@@ -102,16 +102,8 @@ struct QueueRegisters {
 
 impl QueueRegisters {
     fn new(max_size: u16) -> Self {
-        let layout = Layout {
-            size: max_size,
-            ..Default::default()
-        };
-        Self {
-            layout,
-            max_size,
-            vector: NO_VECTOR,
-            is_enabled: false,
-        }
+        let layout = Layout { size: max_size, ..Default::default() };
+        Self { layout, max_size, vector: NO_VECTOR, is_enabled: false }
     }
 }
 
@@ -123,18 +115,11 @@ impl VirtioPci {
         interrupts: &Arc<Interrupts>,
         memory: Arc<GuestMemory>,
     ) -> Result<Self, interrupt::Error> {
-        let queues: Vec<_> = device
-            .queue_sizes()
-            .iter()
-            .map(|size| QueueRegisters::new(*size))
-            .collect();
+        let queues: Vec<_> = device.queue_sizes().iter().map(|size| QueueRegisters::new(*size)).collect();
         debug_assert!(queues.len() <= MAX_QUEUES);
         let vectors = queues.len() as u16 + 1;
         let msix = Msix::new(interrupts, vectors)?;
-        let notifier = Arc::new(Notifier::new(
-            format!("{:?}", device.device_type()),
-            msix.vectors(),
-        ));
+        let notifier = Arc::new(Notifier::new(format!("{:?}", device.device_type()), msix.vectors()));
         let mut config = ConfigSpace::new(identity(device.device_type()));
         config.add_bar(BAR, BAR_SIZE, BarKind::Memory32);
         for (kind, region) in [
@@ -163,11 +148,7 @@ impl VirtioPci {
             registers: Registers::default(),
             queues,
             notifier,
-            doorbells: Doorbells {
-                vm,
-                events: Vec::new(),
-                base: None,
-            },
+            doorbells: Doorbells { vm, events: Vec::new(), base: None },
             memory,
         })
     }
@@ -195,10 +176,7 @@ impl VirtioPci {
         let offered = half(self.offered_features(), registers.device_feature_select);
         let accepted = half(registers.driver_features, registers.driver_feature_select);
         // A queue that does not exist has size 0 (section 4.1.4.3).
-        let none = QueueRegisters {
-            vector: NO_VECTOR,
-            ..QueueRegisters::new(0)
-        };
+        let none = QueueRegisters { vector: NO_VECTOR, ..QueueRegisters::new(0) };
         let queue = self.selected_queue().unwrap_or(&none);
         let config_vector = self.notifier.config_vector.load(Ordering::SeqCst);
         let queue_count = self.queues.len() as u16;
@@ -261,11 +239,7 @@ impl VirtioPci {
     }
 
     fn existing_vector(&self, vector: u16) -> u16 {
-        if self.notifier.vector(vector).is_some() {
-            vector
-        } else {
-            NO_VECTOR
-        }
+        if self.notifier.vector(vector).is_some() { vector } else { NO_VECTOR }
     }
 
     /// Writes a register of the selected queue, if queues can be configured at present.
@@ -276,11 +250,7 @@ impl VirtioPci {
             _ => NO_VECTOR,
         };
         let select = usize::from(self.registers.queue_select);
-        let Some(queue) = self
-            .queues
-            .get_mut(select)
-            .filter(|queue| is_open && !queue.is_enabled)
-        else {
+        let Some(queue) = self.queues.get_mut(select).filter(|queue| is_open && !queue.is_enabled) else {
             return;
         };
         match (offset, data) {
@@ -357,11 +327,7 @@ impl VirtioPci {
             // A driver may have made buffers available before it said that it is ready.
             doorbell.write(1)?;
             doorbells.push(Some(doorbell.try_clone()?));
-            queues.push(Some(ActiveQueue {
-                queue,
-                doorbell,
-                interrupt,
-            }));
+            queues.push(Some(ActiveQueue { queue, doorbell, interrupt }));
         }
         self.doorbells.events = doorbells;
         self.place_doorbells();
@@ -389,11 +355,8 @@ impl VirtioPci {
 
     /// Lets KVM listen where the BAR is now.
     fn place_doorbells(&mut self) {
-        let base = self
-            .config
-            .mapped_bars()
-            .first()
-            .map(|(_, address, _)| address + u64::from(region::NOTIFY.0));
+        let base =
+            self.config.mapped_bars().first().map(|(_, address, _)| address + u64::from(region::NOTIFY.0));
         self.doorbells.place(base);
     }
 
@@ -501,16 +464,11 @@ impl Doorbells {
         let address = |base: u64, index: usize| {
             IoEventAddress::Mmio(base + u64::from(NOTIFY_MULTIPLIER) * index as u64)
         };
-        for (index, event) in self
-            .events
-            .iter()
-            .enumerate()
-            .filter_map(|(index, event)| Some((index, event.as_ref()?)))
+        for (index, event) in
+            self.events.iter().enumerate().filter_map(|(index, event)| Some((index, event.as_ref()?)))
         {
             if let Some(old) = self.base
-                && let Err(error) = self
-                    .vm
-                    .unregister_ioevent(event, &address(old, index), NoDatamatch)
+                && let Err(error) = self.vm.unregister_ioevent(event, &address(old, index), NoDatamatch)
             {
                 tracing::debug!(index, %error, "KVM did not listen to this doorbell");
             }
@@ -572,19 +530,12 @@ fn add_bar_window(config: &mut ConfigSpace) -> usize {
 }
 
 fn find_region(offset: u64) -> Option<((u32, u32), usize)> {
-    [
-        region::COMMON,
-        region::ISR,
-        region::DEVICE,
-        region::NOTIFY,
-        region::MSIX_TABLE,
-        region::MSIX_PENDING,
-    ]
-    .into_iter()
-    .find_map(|region| {
-        let at = offset.checked_sub(u64::from(region.0))?;
-        (at < u64::from(region.1)).then_some((region, at as usize))
-    })
+    [region::COMMON, region::ISR, region::DEVICE, region::NOTIFY, region::MSIX_TABLE, region::MSIX_PENDING]
+        .into_iter()
+        .find_map(|region| {
+            let at = offset.checked_sub(u64::from(region.0))?;
+            (at < u64::from(region.1)).then_some((region, at as usize))
+        })
 }
 
 fn read_bytes(source: &[u8], offset: usize, data: &mut [u8]) {

@@ -40,18 +40,13 @@ impl Worker {
         for (fd, source) in handler.sources() {
             epoll.add(fd, edge(source))?;
         }
-        let thread = std::thread::Builder::new()
-            .name(name.into())
-            .stack_size(STACK_SIZE)
-            .spawn(move || {
+        let thread =
+            std::thread::Builder::new().name(name.into()).stack_size(STACK_SIZE).spawn(move || {
                 if let Err(error) = serve(&epoll, &mut handler) {
                     notifier.fail(&error);
                 }
             })?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 

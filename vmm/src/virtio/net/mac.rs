@@ -73,9 +73,6 @@ mod tests {
         ] {
             assert!(bad.parse::<MacAddress>().is_err(), "{bad}");
         }
-        assert_eq!(
-            MacAddress::from_number(0x05_0403_0201).to_string(),
-            "02:01:02:03:04:05"
-        );
+        assert_eq!(MacAddress::from_number(0x05_0403_0201).to_string(), "02:01:02:03:04:05");
     }
 }

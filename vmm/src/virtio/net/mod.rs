@@ -45,11 +45,7 @@ pub struct Net {
 impl Net {
     /// An interface with address `mac` over `tap`.
     pub fn new(tap: Arc<Tap>, mac: MacAddress) -> Self {
-        Self {
-            tap,
-            mac,
-            worker: None,
-        }
+        Self { tap, mac, worker: None }
     }
 }
 
@@ -86,12 +82,7 @@ impl VirtioDevice for Net {
         let guest_tso = activation.has(VIRTIO_NET_F_GUEST_TSO4) || activation.has(VIRTIO_NET_F_GUEST_TSO6);
         let is_mergeable = activation.has(VIRTIO_NET_F_MRG_RXBUF);
         self.tap.set_offloads(offloads(&activation))?;
-        let Activation {
-            memory,
-            queues,
-            notifier,
-            ..
-        } = activation;
+        let Activation { memory, queues, notifier, .. } = activation;
         let mut queues = queues.into_iter();
         let (Some(Some(receive)), Some(Some(transmit))) = (queues.next(), queues.next()) else {
             return Err(io::Error::new(
@@ -101,12 +92,7 @@ impl VirtioDevice for Net {
         };
         let largest = if guest_tso { MAX_FRAME } else { MAX_PLAIN_FRAME };
         let receiver = Receiver::new(receive, is_mergeable, largest);
-        let frames = Frames {
-            memory,
-            tap: Arc::clone(&self.tap),
-            receiver,
-            transmit,
-        };
+        let frames = Frames { memory, tap: Arc::clone(&self.tap), receiver, transmit };
         self.worker = Some(Worker::spawn("net", notifier, frames)?);
         Ok(())
     }
@@ -167,20 +153,13 @@ fn send(tap: &Tap, chain: &Chain<'_>) {
     let length = chain.readable.len();
     let slices = chain.readable.slices();
     if !(HEADER_SIZE..=MAX_FRAME).contains(&length) || slices.len() > MAX_SEGMENTS {
-        tracing::debug!(
-            length,
-            segments = slices.len(),
-            "dropped a frame of impossible size"
-        );
+        tracing::debug!(length, segments = slices.len(), "dropped a frame of impossible size");
         return;
     }
     let guards: Vec<_> = slices.iter().map(|slice| slice.ptr_guard()).collect();
     let segments: Vec<libc::iovec> = guards
         .iter()
-        .map(|guard| libc::iovec {
-            iov_base: guard.as_ptr().cast_mut().cast(),
-            iov_len: guard.len(),
-        })
+        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast_mut().cast(), iov_len: guard.len() })
         .collect();
     // SAFETY: the segments are guest memory that the guards keep mapped; the call only reads them.
     if let Err(error) = unsafe { tap.send(&segments) } {

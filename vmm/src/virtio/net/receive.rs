@@ -46,14 +46,7 @@ unsafe impl Send for Segment {}
 
 impl Receiver {
     pub fn new(queue: ActiveQueue, is_mergeable: bool, largest: usize) -> Self {
-        Self {
-            queue,
-            is_mergeable,
-            largest,
-            chains: VecDeque::new(),
-            segments: Vec::new(),
-            room: 0,
-        }
+        Self { queue, is_mergeable, largest, chains: VecDeque::new(), segments: Vec::new(), room: 0 }
     }
 
     pub fn doorbell(&self) -> &EventFd {
@@ -82,10 +75,7 @@ impl Receiver {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A frame that does not fit what the driver gave us is dropped by the host.
                 Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::EFAULT | libc::EINVAL | libc::EMSGSIZE)
-                    ) =>
+                    if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EINVAL | libc::EMSGSIZE)) =>
                 {
                     tracing::debug!(%error, "the host dropped a frame for the guest");
                 }
@@ -131,11 +121,7 @@ impl Receiver {
         }
         let slices = chain.writable.slices();
         self.segments.extend(slices.iter().map(segment));
-        self.chains.push_back(Waiting {
-            head: chain.head,
-            segments: slices.len(),
-            length,
-        });
+        self.chains.push_back(Waiting { head: chain.head, segments: slices.len(), length });
         self.room += length;
         Ok(())
     }
@@ -200,8 +186,5 @@ impl Receiver {
 
 fn segment(slice: &VolatileSlice<'_>) -> Segment {
     let guard = slice.ptr_guard_mut();
-    Segment(libc::iovec {
-        iov_base: guard.as_ptr().cast(),
-        iov_len: guard.len(),
-    })
+    Segment(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
 }

@@ -84,10 +84,7 @@ impl Tap {
         unsafe { ioctl::set_interface(file.as_raw_fd(), &request) }.map_err(|error| match error {
             nix::Error::EBUSY => Error::Busy,
             nix::Error::EINVAL => Error::NotATap(name.into()),
-            error => Error::Host {
-                action: "attaching to the interface",
-                source: error.into(),
-            },
+            error => Error::Host { action: "attaching to the interface", source: error.into() },
         })?;
         let size = HEADER_SIZE as libc::c_int;
         // SAFETY: the call reads one int.
@@ -109,13 +106,8 @@ impl Tap {
     /// Every segment must be valid for writes of its length.
     pub unsafe fn receive(&self, segments: &[libc::iovec]) -> io::Result<usize> {
         // SAFETY: the caller's promise, and the count is the slice's.
-        let count = unsafe {
-            libc::readv(
-                self.0.as_raw_fd(),
-                segments.as_ptr(),
-                segments.len() as libc::c_int,
-            )
-        };
+        let count =
+            unsafe { libc::readv(self.0.as_raw_fd(), segments.as_ptr(), segments.len() as libc::c_int) };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 
@@ -125,18 +117,9 @@ impl Tap {
     /// Every segment must be valid for reads of its length.
     pub unsafe fn send(&self, segments: &[libc::iovec]) -> io::Result<()> {
         // SAFETY: the caller's promise, and the count is the slice's.
-        let count = unsafe {
-            libc::writev(
-                self.0.as_raw_fd(),
-                segments.as_ptr(),
-                segments.len() as libc::c_int,
-            )
-        };
-        if count < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        let count =
+            unsafe { libc::writev(self.0.as_raw_fd(), segments.as_ptr(), segments.len() as libc::c_int) };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
