@@ -43,6 +43,7 @@ impl Files {
                 changes.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
             files.write(name, &edit(&kernel, &changes));
         }
+        files.write("elf-many", &edit(&kernel, &[(56, &u16::MAX.to_le_bytes())]));
         files.write("bz-old", &bzimage(&[(0x206, &[0x05, 0x02])]));
         files.write("bz-32", &bzimage(&[(0x236, &[0, 0])]));
         files.write("bz-low", &bzimage(&[(0x214, &0x1000u32.to_le_bytes())]));
@@ -119,8 +120,9 @@ const CASES: &[Case] = &[
     ("--kernel @elf-headers", "cannot load the kernel", ERROR),
     ("--kernel @elf-high", "cannot load the kernel", ERROR),
     ("--kernel @elf-low", "below 1 MiB", ERROR),
-    ("--kernel @elf-endless", "cannot load the kernel", ERROR),
+    ("--kernel @elf-endless", "too many bytes|cannot load the kernel", ERROR),
     ("--kernel @elf-huge-file", "cannot load the kernel", ERROR),
+    ("--kernel @elf-many", "too many segments", ERROR),
     ("--kernel @bz-old", "no 64-bit entry point", ERROR),
     ("--kernel @bz-32", "no 64-bit entry point", ERROR),
     ("--kernel @bz-low", "cannot load the kernel", ERROR),

@@ -3,14 +3,34 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What answers at a range of addresses. Offsets count from the start of the range, and an access lies in
-/// it whole.
-pub trait BusDevice: Send {
-    /// Fills `data`, of 1 to 8 bytes.
+/// What answers at a range of addresses, to several CPUs at once. Offsets count from the start of the range,
+/// and an access lies in it whole.
+pub trait BusDevice: Send + Sync {
+    /// Fills `data`.
+    fn read(&self, offset: u64, data: &mut [u8]);
+
+    /// Takes `data`.
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+/// A device that deals with one access at a time; in a [`Mutex`] it is a [`BusDevice`].
+pub trait Registers: Send {
+    /// As [`BusDevice::read`].
     fn read(&mut self, offset: u64, data: &mut [u8]);
 
-    /// Takes `data`, of 1 to 8 bytes.
+    /// As [`BusDevice::write`].
     fn write(&mut self, offset: u64, data: &[u8]);
+}
+
+impl<T: Registers> BusDevice for Mutex<T> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        // A device that panicked on another CPU thread leaves registers behind that are still registers.
+        self.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+    }
 }
 
 /// Devices by address. Fixed once the machine is built: what moves at run time (PCI BARs) moves behind one
@@ -23,7 +43,7 @@ pub struct Bus {
 struct Entry {
     start: u64,
     size: u64,
-    device: Arc<Mutex<dyn BusDevice>>,
+    device: Arc<dyn BusDevice>,
 }
 
 impl fmt::Debug for Bus {
@@ -36,7 +56,7 @@ impl fmt::Debug for Bus {
 
 impl Bus {
     /// Lets `device` answer at `size` addresses from `start`, which nobody else may have.
-    pub fn insert(&mut self, start: u64, size: u64, device: Arc<Mutex<dyn BusDevice>>) {
+    pub fn insert(&mut self, start: u64, size: u64, device: Arc<dyn BusDevice>) {
         debug_assert!(
             self.entries.iter().all(|entry| start + size <= entry.start || entry.start + entry.size <= start)
         );
@@ -46,7 +66,7 @@ impl Bus {
     /// Reads from the device at `address`; where there is none, all bits are set, as on a real bus.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {
-            Some((entry, offset)) => lock(entry).read(offset, data),
+            Some((entry, offset)) => entry.device.read(offset, data),
             None => data.fill(0xff),
         }
     }
@@ -54,7 +74,7 @@ impl Bus {
     /// Writes to the device at `address`, if there is one.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((entry, offset)) = self.find(address, data.len()) {
-            lock(entry).write(offset, data);
+            entry.device.write(offset, data);
         }
     }
 
@@ -67,18 +87,13 @@ impl Bus {
     }
 }
 
-fn lock(entry: &Entry) -> std::sync::MutexGuard<'_, dyn BusDevice + 'static> {
-    // A device that panicked on another CPU thread leaves registers behind that are still registers.
-    entry.device.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     struct Recorder(Vec<(u64, Vec<u8>)>);
 
-    impl BusDevice for Recorder {
+    impl Registers for Recorder {
         fn read(&mut self, offset: u64, data: &mut [u8]) {
             data.fill(offset as u8);
         }

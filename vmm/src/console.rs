@@ -7,9 +7,12 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Bytes of output that are kept.
 pub const HISTORY: usize = 64 << 10;
@@ -132,7 +135,7 @@ impl Copier {
                             "the console's reader is too slow; output was dropped"
                         );
                     }
-                    if let Err(error) = file.write_all(&output.bytes) {
+                    if let Err(error) = write_patiently(&mut file, &output.bytes) {
                         tracing::warn!(%error, "console output goes nowhere from here on");
                         return;
                     }
@@ -150,6 +153,22 @@ impl Copier {
             std::thread::sleep(STEP);
         }
     }
+}
+
+/// Writes all of `bytes`, also to a file that somebody else has made non-blocking, as shells do with terminals.
+fn write_patiently(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

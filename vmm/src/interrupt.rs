@@ -106,11 +106,18 @@ impl Interrupts {
         let Some(route) = routes.0.get_mut((gsi - IO_APIC_PINS) as usize) else {
             return Err(Error::NoRoute);
         };
-        if *route != Route::Allocated(Some(message)) {
-            *route = Route::Allocated(Some(message));
-            self.vm.set_gsi_routing(&routes.table()?)?;
+        let old = std::mem::replace(route, Route::Allocated(Some(message)));
+        if old == Route::Allocated(Some(message)) {
+            return Ok(());
         }
-        Ok(())
+        let result = routes.table().and_then(|table| Ok(self.vm.set_gsi_routing(&table)?));
+        if result.is_err()
+            && let Some(route) = routes.0.get_mut((gsi - IO_APIC_PINS) as usize)
+        {
+            // KVM still has the old one.
+            *route = old;
+        }
+        result
     }
 
     fn free(&self, gsi: u32) {

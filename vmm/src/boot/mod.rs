@@ -83,6 +83,8 @@ pub enum KernelError {
     DoesNotFit { end: u64, limit: u64 },
     #[error("its entry point {0:#x} lies outside what was loaded")]
     Entry(u64),
+    #[error("the file is damaged: it names too many {0}")]
+    Excessive(&'static str),
     #[error("a segment lies below 1 MiB, where boot data goes")]
     TooLow,
     #[error("it has no 64-bit entry point (boot protocol 2.12 or later with XLF_KERNEL_64 is needed)")]
@@ -198,28 +200,41 @@ fn load_elf(file: &File, memory: &GuestMemory) -> Result<Kernel, KernelError> {
     Ok(Kernel { entry, end: kernel_end, header: None })
 }
 
-/// Checks what the loader does not: that this is an x86-64 executable and that nothing of it goes where the
-/// boot data goes.
+/// Checks what the loader does not: that this is an x86-64 executable, that nothing of it goes where the boot
+/// data goes, and that loading it takes no longer than reading the file. (A sparse file of a few KiB can name
+/// 65,535 segments, each as long as the file, or notes that take weeks to walk.)
 fn check_elf(mut file: &File) -> Result<(), KernelError> {
-    use linux_loader::elf::{EM_X86_64, Elf64_Ehdr, Elf64_Phdr, PT_LOAD};
+    use linux_loader::elf::{EM_X86_64, Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
     use vm_memory::ByteValued;
     const ELFCLASS64: u8 = 2;
+    const MAX_SEGMENTS: u16 = 64;
+    const MAX_NOTES: u64 = 64 << 10;
 
+    let length = file.metadata()?.len();
+    let mut loaded: u64 = 0;
     let mut header = Elf64_Ehdr::default();
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(header.as_mut_slice())?;
     if header.e_ident[4] != ELFCLASS64 || header.e_machine != EM_X86_64 {
         return Err(KernelError::UnknownFormat);
     }
+    if header.e_phnum > MAX_SEGMENTS {
+        return Err(KernelError::Excessive("segments"));
+    }
     file.seek(SeekFrom::Start(header.e_phoff))?;
     for _ in 0..header.e_phnum {
         let mut segment = Elf64_Phdr::default();
         file.read_exact(segment.as_mut_slice())?;
-        if segment.p_type == PT_LOAD && segment.p_filesz > 0 && segment.p_paddr < EXTENDED_RAM_START {
-            return Err(KernelError::TooLow);
+        match segment.p_type {
+            PT_LOAD if segment.p_filesz > 0 && segment.p_paddr < EXTENDED_RAM_START => {
+                return Err(KernelError::TooLow);
+            }
+            PT_LOAD => loaded = loaded.saturating_add(segment.p_filesz),
+            PT_NOTE if segment.p_filesz > MAX_NOTES => return Err(KernelError::Excessive("notes")),
+            _ => {}
         }
     }
-    Ok(())
+    if loaded > length { Err(KernelError::Excessive("bytes to load")) } else { Ok(()) }
 }
 
 fn load_bzimage(file: &File, memory: &GuestMemory) -> Result<Kernel, KernelError> {

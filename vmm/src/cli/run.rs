@@ -128,7 +128,12 @@ impl Run {
         };
         let mac_base = identity.uuid.as_u64_pair().1;
         let disks = self.disks.iter().map(open_disk).collect::<anyhow::Result<_>>()?;
-        let interfaces = self.taps.iter().zip(mac_base..).map(open_tap).collect::<anyhow::Result<_>>()?;
+        let interfaces = self
+            .taps
+            .iter()
+            .zip(0..)
+            .map(|(tap, index)| open_tap(tap, mac_base.wrapping_add(index)))
+            .collect::<anyhow::Result<_>>()?;
         let boot = BootSource { kernel, initrd, command_line };
         Ok(Configuration { cpus: self.cpus, memory, boot, identity, disks, interfaces, console })
     }
@@ -149,7 +154,7 @@ fn open_disk(option: &DiskOption) -> anyhow::Result<Disk> {
     Ok(Disk { backend: Arc::new(backend), serial: option.serial.clone() })
 }
 
-fn open_tap((option, number): (&TapOption, u64)) -> anyhow::Result<Interface> {
+fn open_tap(option: &TapOption, number: u64) -> anyhow::Result<Interface> {
     let tap = Tap::open(&option.name).with_context(|| format!("cannot open tap {}", option.name))?;
     Ok(Interface { tap: Arc::new(tap), mac: option.mac.unwrap_or_else(|| MacAddress::from_number(number)) })
 }

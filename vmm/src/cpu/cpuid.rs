@@ -15,43 +15,50 @@ mod leaf {
     pub const AMD_SIZES: u32 = 0x8000_0008;
     pub const AMD_CACHES: u32 = 0x8000_001d;
     pub const AMD_TOPOLOGY: u32 = 0x8000_001e;
+    pub const AMD_NESTED_VIRTUALISATION: u32 = 0x8000_000a;
     pub const AMD_PERFORMANCE_MONITORING: u32 = 0x8000_0022;
     pub const AMD_FEATURES: u32 = 0x8000_0001;
     pub const KVM_FEATURES: u32 = 0x4000_0001;
 }
 
 /// Bits of leaf 1, ECX and EDX.
+const VMX: u32 = 1 << 5;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 const MULTIPLE_CPUS: u32 = 1 << 28;
 /// Bit of leaf 0x8000_0001, ECX: this package has several cores.
 const AMD_COMPATIBILITY_LEGACY: u32 = 1 << 1;
+/// Bit of leaf 0x8000_0001, ECX: virtualisation.
+const SVM: u32 = 1 << 2;
 /// Bits of leaf 0x8000_0001, ECX: the performance counter extensions.
 const AMD_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 /// Bit of the KVM features' EDX hints that we never promise: that a CPU is never preempted.
 const KVM_HINT_REALTIME: u32 = 1;
 
+/// Leaves that a guest does not get.
+const HIDDEN: [u32; 3] =
+    [leaf::PERFORMANCE_MONITORING, leaf::AMD_NESTED_VIRTUALISATION, leaf::AMD_PERFORMANCE_MONITORING];
+
 /// The features every CPU of the guest shares, from `supported` (`KVM_GET_SUPPORTED_CPUID`).
 ///
-/// Performance counters are left out: they tell one tenant about another. With `tsc_deadline` the local
+/// Performance counters are left out: they tell one tenant about another. So is nested virtualisation, which
+/// would show a guest the most intricate part of KVM. With `tsc_deadline` the local
 /// APIC's timer is programmed by time stamp, which spares the guest from calibrating it.
 pub fn template(supported: &CpuId, tsc_deadline: bool) -> Result<CpuId, fam::Error> {
     let entries: Vec<kvm_cpuid_entry2> = supported
         .as_slice()
         .iter()
-        .filter(|entry| {
-            !matches!(entry.function, leaf::PERFORMANCE_MONITORING | leaf::AMD_PERFORMANCE_MONITORING)
-        })
+        .filter(|entry| !HIDDEN.contains(&entry.function))
         .map(|entry| {
             let mut entry = *entry;
             match entry.function {
                 leaf::FEATURES => {
-                    entry.ecx |= HYPERVISOR;
+                    entry.ecx = entry.ecx & !VMX | HYPERVISOR;
                     if tsc_deadline {
                         entry.ecx |= TSC_DEADLINE;
                     }
                 }
-                leaf::AMD_FEATURES => entry.ecx &= !AMD_COUNTERS,
+                leaf::AMD_FEATURES => entry.ecx &= !(AMD_COUNTERS | SVM),
                 leaf::KVM_FEATURES => entry.edx &= !KVM_HINT_REALTIME,
                 _ => {}
             }
@@ -169,10 +176,11 @@ mod tests {
         let word = |at: usize| u32::from_le_bytes(vendor[at..at + 4].try_into().unwrap());
         CpuId::from_entries(&[
             entry(0, 0, 0x1f, word(0), word(8), word(4)),
-            entry(1, 0, 0, 0x1234_5678, 0, 0),
+            entry(1, 0, 0, 0x1234_5678, VMX, 0),
             entry(4, 0, 1 | 1 << 5, 0, 0, 0),
             entry(4, 1, 3 | 3 << 5, 0, 0, 0),
             entry(0xa, 0, 0xffff, 0, 0, 0),
+            entry(0x8000_000a, 0, 1, 0, 0, 0),
             entry(0xb, 0, 7, 7, 7, 7),
             entry(0x8000_0001, 0, 0, 0, u32::MAX, 0),
             entry(0x8000_0008, 0, 48, 0, 0, 0),
@@ -210,10 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn performance_counters_are_hidden() {
+    fn performance_counters_and_nested_virtualisation_are_hidden() {
         let template = template(&supported(true), false).unwrap();
-        assert!(template.as_slice().iter().all(|entry| entry.function != 0xa));
-        assert_eq!(find(&template, 0x8000_0001, 0).ecx & AMD_COUNTERS, 0);
+        assert!(template.as_slice().iter().all(|entry| !HIDDEN.contains(&entry.function)));
+        assert_eq!(find(&template, 0x8000_0001, 0).ecx & (AMD_COUNTERS | SVM), 0);
+        assert_eq!(find(&template, 1, 0).ecx & VMX, 0);
         assert_eq!(find(&template, 1, 0).ecx & TSC_DEADLINE, 0);
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::Cpu;
 use crate::bus::Bus;
-use crate::machine::exit::{Exit, ExitSignal, ResetCause};
+use crate::exit::{Exit, ExitSignal, ResetCause};
 
 /// Interrupts `KVM_RUN`. Nothing else uses it.
 const KICK: Signal = Signal::SIGUSR1;
@@ -77,7 +77,8 @@ impl CpuThread {
         let Some(thread) = &self.thread else { return };
         self.stop.store(true, Ordering::Release);
         // SAFETY: the byte is in a mapping that the descriptor owns, and the descriptor is in the thread or in
-        // its result, which only `drop` takes. The kernel and we are the only users, and a byte is atomic.
+        // its result, which only `drop` takes; a panic in between would have aborted the process (the release
+        // profile says so). The kernel and we are the only users, and a byte is atomic.
         unsafe { AtomicU8::from_ptr(self.immediate_exit.0) }.store(1, Ordering::Release);
         // SAFETY: the thread is not joined yet, so its id is valid; the signal has a handler.
         unsafe { libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, KICK as libc::c_int) };

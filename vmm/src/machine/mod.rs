@@ -5,14 +5,16 @@
 //! [`Configuration`]: no state of the old one can be forgotten, because none is left. What outlives a machine
 //! (opened disks, taps and files, the console) is in the configuration.
 
-pub mod exit;
 mod supervisor;
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use innkeeper_block::Backend;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,6 +23,7 @@ use crate::boot::{self, BootSource};
 use crate::bus::Bus;
 use crate::console::Console;
 use crate::cpu::{self, Cpu, CpuThread, Platform, cpuid};
+use crate::exit::ExitSignal;
 use crate::firmware::{self, smbios};
 use crate::interrupt::{self, Interrupts};
 use crate::memory::{self, GuestMemory};
@@ -35,7 +38,6 @@ use crate::virtio::net::tap::Tap;
 use crate::virtio::net::{MacAddress, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::VirtioPci;
-use exit::ExitSignal;
 
 pub use supervisor::{Ending, Supervisor};
 
@@ -170,8 +172,8 @@ impl Machine {
             shared(PowerRegisters::new(Arc::clone(&exit))),
         );
         let mut mmio = Bus::default();
-        mmio.insert(memory::PCI_WINDOW_START, memory::PCI_WINDOW_SIZE, shared(Window(Arc::clone(&root))));
-        mmio.insert(memory::ECAM_START, memory::ECAM_SIZE, shared(Ecam(root)));
+        mmio.insert(memory::PCI_WINDOW_START, memory::PCI_WINDOW_SIZE, Arc::new(Window(Arc::clone(&root))));
+        mmio.insert(memory::ECAM_START, memory::ECAM_SIZE, Arc::new(Ecam(root)));
 
         Ok(Self {
             cpus: Vec::new(),
@@ -235,6 +237,7 @@ fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, Error> {
         }
     }
     let vm = create_vm_patiently(kvm).map_err(kvm_error("create a virtual machine"))?;
+    disable_performance_counters(&vm);
     for (slot, region) in memory.iter().enumerate() {
         let region = kvm_userspace_memory_region {
             slot: slot as u32,
@@ -253,6 +256,18 @@ fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, Error> {
         .map_err(kvm_error("place KVM's task state segment"))?;
     vm.create_irq_chip().map_err(kvm_error("create the interrupt controllers"))?;
     Ok(vm)
+}
+
+/// On AMD, hiding the counters' CPUID bits leaves four of them working.
+fn disable_performance_counters(vm: &VmFd) {
+    let request = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        args: [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0],
+        ..Default::default()
+    };
+    if let Err(error) = vm.enable_cap(&request) {
+        tracing::debug!(%error, "this KVM cannot switch performance counters off");
+    }
 }
 
 /// KVM gives up on creating a VM when a signal comes in between; it works at the next try.

@@ -12,9 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::exit::{Exit, ResetCause};
 use super::{Configuration, Error, Machine, host_error};
 use crate::cpu;
+use crate::exit::{Exit, ResetCause};
 
 /// A guest that dies this often within [`FAULT_PERIOD`] will not live.
 const FAULT_LIMIT: usize = 5;
@@ -23,13 +23,16 @@ const FAULT_PERIOD: Duration = Duration::from_secs(10);
 const BUTTON_PERIOD: Duration = Duration::from_secs(10);
 /// The key after which `x` ends the machine when input comes from a terminal (Ctrl-A).
 const ESCAPE: u8 = 1;
+/// Bytes that may be typed before the guest reads them.
+const TYPED_AHEAD: usize = 4096;
 
 /// How it all ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The guest switched itself off.
     PowerOff,
-    /// It was switched off hard, because it did not react, or because somebody insisted.
+    /// It was switched off hard, because it did not react, or because somebody insisted. Its threads may still
+    /// be there: the process should end.
     Stopped,
     /// It could not go on; the text says why.
     Failed(String),
@@ -89,13 +92,21 @@ impl Supervisor {
             let mut machine = Machine::build(&self.kvm, &self.configuration)?;
             machine.start()?;
             let Some(exit) = self.watch(&machine)? else {
+                // A hard stop waits for nobody, not even for a device thread in the middle of a slow request:
+                // the process is about to end, and takes everything with it.
+                std::mem::forget(machine);
                 return Ok(Ending::Stopped);
             };
             match exit {
                 Exit::PowerOff => return Ok(Ending::PowerOff),
                 Exit::Failure(reason) => return Ok(Ending::Failed(reason)),
                 // Asked to stop, the guest chose to reboot. That is as good as off.
-                Exit::Reset(_) if self.stop.is_some() => return Ok(Ending::PowerOff),
+                Exit::Reset(ResetCause::Guest) if self.stop.is_some() => return Ok(Ending::PowerOff),
+                Exit::Reset(cause) if self.stop.is_some() => {
+                    return Ok(Ending::Failed(format!(
+                        "the guest ended in a {cause} when it was to switch itself off"
+                    )));
+                }
                 Exit::Reset(cause) => tracing::info!(%cause, "the guest starts anew"),
             }
             if exit == Exit::Reset(ResetCause::TripleFault) && self.is_hopeless(Instant::now()) {
@@ -118,15 +129,18 @@ impl Supervisor {
     fn watch(&mut self, machine: &Machine) -> Result<Option<Exit>, Error> {
         let failed = |action| host_error(action);
         let drained = lock(machine).drained().map_err(failed("watch the serial port"))?;
+        // What the machine before this one had no room for.
+        self.feed(machine, false);
         loop {
+            // Signals first: a guest that resets in a loop must not keep us from them.
+            if self.take_signals(machine).map_err(failed("read a signal"))? {
+                return Ok(None);
+            }
             if let Some(exit) = machine.exit().get() {
                 return Ok(Some(exit));
             }
-            let input = self
-                .input
-                .as_ref()
-                .filter(|input| input.backlog.is_empty())
-                .map(|input| input.source.as_fd());
+            let input =
+                self.input.as_ref().filter(|input| input.is_wanted()).map(|input| input.source.as_fd());
             let events = wait(
                 [
                     Some(borrow(machine.exit().event())),
@@ -137,10 +151,7 @@ impl Supervisor {
                 self.stop.map(|stop| stop.next_press.min(stop.deadline)),
             )
             .map_err(failed("wait for events"))?;
-            let [_, signal, drain, input] = events;
-            if signal && self.take_signals(machine).map_err(failed("read a signal"))? {
-                return Ok(None);
-            }
+            let [_, _, drain, input] = events;
             if drain {
                 // Consumes the event; that it was there is all there is to know.
                 let _ = drained.read();
@@ -251,6 +262,12 @@ enum Fetched {
 }
 
 impl Input {
+    /// Input of a program waits until the guest has read what there is. Somebody at a terminal must always be
+    /// able to type the escape; what else is typed then is kept up to a limit.
+    fn is_wanted(&self) -> bool {
+        self.escape.is_some() || self.backlog.is_empty()
+    }
+
     fn fetch(&mut self) -> io::Result<Fetched> {
         let mut bytes = [0; 256];
         let count = match self.source.read(&mut bytes) {
@@ -263,7 +280,10 @@ impl Input {
         match &mut self.escape {
             None => self.backlog.extend(bytes),
             Some(escape) => match escape.filter(bytes) {
-                Some(bytes) => self.backlog.extend(bytes),
+                Some(bytes) => {
+                    self.backlog.extend(bytes);
+                    self.backlog.truncate(TYPED_AHEAD);
+                }
                 None => return Ok(Fetched::Escaped),
             },
         }

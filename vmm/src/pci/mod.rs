@@ -215,11 +215,11 @@ impl ConfigAddress {
 pub struct Ecam(pub Arc<PciRoot>);
 
 impl BusDevice for Ecam {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
+    fn read(&self, offset: u64, data: &mut [u8]) {
         self.0.read_config(ConfigAddress::new(offset), data);
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    fn write(&self, offset: u64, data: &[u8]) {
         self.0.write_config(ConfigAddress::new(offset), data);
     }
 }
@@ -229,14 +229,14 @@ impl BusDevice for Ecam {
 pub struct Window(pub Arc<PciRoot>);
 
 impl BusDevice for Window {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
+    fn read(&self, offset: u64, data: &mut [u8]) {
         match self.0.resolve(PCI_WINDOW_START + offset, data.len()) {
             Some((device, bar, offset)) => lock(&device).read_bar(bar, offset, data),
             None => data.fill(0xff),
         }
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    fn write(&self, offset: u64, data: &[u8]) {
         if let Some((device, bar, offset)) = self.0.resolve(PCI_WINDOW_START + offset, data.len()) {
             lock(&device).write_bar(bar, offset, data);
         }
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn odd_accesses_do_no_harm() {
-        let mut guest = Guest::new();
+        let guest = Guest::new();
         for offset in [0xffeu64, 0xfff, 0x3f, 0xfe, 0x101, DEVICE + 0x11] {
             for length in [1, 2, 4, 8] {
                 guest.ecam.write(offset, &vec![0xff; length]);

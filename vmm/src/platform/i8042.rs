@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::bus::BusDevice;
-use crate::machine::exit::{Exit, ExitSignal, ResetCause};
+use crate::bus::Registers;
+use crate::exit::{Exit, ExitSignal, ResetCause};
 
 /// The first port.
 pub const BASE_PORT: u16 = 0x60;
@@ -26,7 +26,7 @@ impl KeyboardController {
     }
 }
 
-impl BusDevice for KeyboardController {
+impl Registers for KeyboardController {
     fn read(&mut self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
     }

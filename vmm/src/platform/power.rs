@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::bus::BusDevice;
-use crate::machine::exit::{Exit, ExitSignal, ResetCause};
+use crate::bus::Registers;
+use crate::exit::{Exit, ExitSignal, ResetCause};
 
 /// The first of the registers' ports.
 pub const BASE_PORT: u16 = 0x600;
@@ -37,7 +37,7 @@ impl PowerRegisters {
     }
 }
 
-impl BusDevice for PowerRegisters {
+impl Registers for PowerRegisters {
     fn read(&mut self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
     }

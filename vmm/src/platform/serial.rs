@@ -9,7 +9,7 @@ use vm_superio::serial::{self, SerialEvents};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::bus::BusDevice;
+use crate::bus::Registers;
 use crate::console::{Console, ConsoleWriter};
 
 /// COM1.
@@ -92,7 +92,7 @@ impl SerialPort {
     }
 }
 
-impl BusDevice for SerialPort {
+impl Registers for SerialPort {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         // Registers are a byte wide; a wider access reads one.
         data.fill(0xff);

@@ -24,9 +24,13 @@ const QUEUE_SIZES: [u16; 1] = [256];
 
 /// Data segments of a request: the queue's size, less one descriptor each for the header and the status.
 const SEGMENTS_MAX: u32 = QUEUE_SIZES[0] as u32 - 2;
-/// Ranges in one discard or write-zeroes request, and sectors in each (1 GiB).
-const RANGES_MAX: u32 = 32;
-const RANGE_SECTORS_MAX: u32 = 1 << 21;
+/// Ranges in one discard or write-zeroes request.
+const RANGES_MAX: u32 = 8;
+/// Sectors in a range to discard (1 GiB), and in one to zero (16 MiB): zeroes may have to be written.
+const DISCARD_SECTORS_MAX: u32 = 1 << 21;
+const ZERO_SECTORS_MAX: u32 = 1 << 15;
+/// Bytes in one read or write. Drivers ask for a few MiB at most; a chain could name 4 GiB.
+const TRANSFER_MAX: usize = 64 << 20;
 /// Discards are cheapest in whole pages of the host's file system.
 const DISCARD_ALIGNMENT_SECTORS: u32 = 8;
 
@@ -95,10 +99,10 @@ impl Block {
             capacity: (backend.capacity() / SECTOR_SIZE).to_le(),
             seg_max: SEGMENTS_MAX.to_le(),
             blk_size: (SECTOR_SIZE as u32).to_le(),
-            max_discard_sectors: RANGE_SECTORS_MAX.to_le(),
+            max_discard_sectors: DISCARD_SECTORS_MAX.to_le(),
             max_discard_seg: RANGES_MAX.to_le(),
             discard_sector_alignment: DISCARD_ALIGNMENT_SECTORS.to_le(),
-            max_write_zeroes_sectors: RANGE_SECTORS_MAX.to_le(),
+            max_write_zeroes_sectors: ZERO_SECTORS_MAX.to_le(),
             max_write_zeroes_seg: RANGES_MAX.to_le(),
             write_zeroes_may_unmap: 1,
             ..Default::default()
@@ -131,9 +135,14 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let can_flush = activation.has(VIRTIO_BLK_F_FLUSH);
         let Activation { memory, queues, notifier, .. } = activation;
         if let Some(queue) = queues.into_iter().flatten().next() {
-            let disk = Disk { backend: Arc::clone(&self.backend), serial: self.serial.clone() };
+            let disk = Disk {
+                backend: Arc::clone(&self.backend),
+                serial: self.serial.clone(),
+                is_write_through: !can_flush,
+            };
             self.worker = Some(Worker::spawn("block", notifier, Requests { memory, queue, disk })?);
         }
         Ok(())
@@ -163,6 +172,8 @@ impl Handler for Requests {
 struct Disk {
     backend: Arc<dyn Backend>,
     serial: Serial,
+    /// The driver cannot flush, so a write that is completed must be durable (section 5.2.6.2).
+    is_write_through: bool,
 }
 
 /// Why a request fails, in the terms of its status byte.
@@ -222,7 +233,7 @@ impl Disk {
             }
             VIRTIO_BLK_T_OUT => {
                 self.backend.write(offset(sector, data_out.len())?, data_out.slices())?;
-                Ok(0)
+                self.settle()
             }
             VIRTIO_BLK_T_FLUSH => {
                 self.backend.flush()?;
@@ -235,7 +246,7 @@ impl Disk {
                     if range.flags != 0 {
                         return Err(RequestError::Unsupported);
                     }
-                    let (offset, length) = self.check(&range)?;
+                    let (offset, length) = check(&range, DISCARD_SECTORS_MAX)?;
                     self.backend.discard(offset, length)?;
                 }
                 Ok(0)
@@ -245,25 +256,32 @@ impl Disk {
                     if range.flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 {
                         return Err(RequestError::Unsupported);
                     }
-                    let (offset, length) = self.check(&range)?;
+                    let (offset, length) = check(&range, ZERO_SECTORS_MAX)?;
                     self.backend.write_zeroes(offset, length, range.flags != 0)?;
                 }
-                Ok(0)
+                self.settle()
             }
             _ => Err(RequestError::Unsupported),
         }
     }
 
-    /// The bytes of a range, if it keeps to the limits that the device has named.
-    fn check(&self, range: &virtio_blk_discard_write_zeroes) -> io::Result<(u64, u64)> {
-        if range.num_sectors > RANGE_SECTORS_MAX {
-            return Err(invalid("the range is longer than the device allows"));
+    /// Completes a request that has changed the disk; it has nothing to say to the driver.
+    fn settle(&self) -> Result<u32, RequestError> {
+        if self.is_write_through {
+            self.backend.flush()?;
         }
-        let length = u64::from(range.num_sectors) * SECTOR_SIZE;
-        let offset =
-            range.sector.checked_mul(SECTOR_SIZE).ok_or_else(|| invalid("the sector does not exist"))?;
-        Ok((offset, length))
+        Ok(0)
     }
+}
+
+/// The bytes of a range, if it keeps to the limit that the device has named.
+fn check(range: &virtio_blk_discard_write_zeroes, sectors_max: u32) -> io::Result<(u64, u64)> {
+    if range.num_sectors > sectors_max {
+        return Err(invalid("the range is longer than the device allows"));
+    }
+    let length = u64::from(range.num_sectors) * SECTOR_SIZE;
+    let offset = range.sector.checked_mul(SECTOR_SIZE).ok_or_else(|| invalid("the sector does not exist"))?;
+    Ok((offset, length))
 }
 
 fn invalid(what: &'static str) -> io::Error {
@@ -272,8 +290,8 @@ fn invalid(what: &'static str) -> io::Error {
 
 /// The byte offset of a request for `length` bytes from `sector` on.
 fn offset(sector: u64, length: usize) -> io::Result<u64> {
-    if !(length as u64).is_multiple_of(SECTOR_SIZE) {
-        return Err(invalid("the request is not for whole sectors"));
+    if !(length as u64).is_multiple_of(SECTOR_SIZE) || length > TRANSFER_MAX {
+        return Err(invalid("the request is not for whole sectors, or for too many"));
     }
     sector.checked_mul(SECTOR_SIZE).ok_or_else(|| invalid("the sector does not exist"))
 }
@@ -362,7 +380,11 @@ mod tests {
         piece: usize,
     ) -> (Vec<String>, Vec<u8>, u32) {
         let recorder = Arc::new(Recorder::default());
-        let disk = Disk { backend: recorder.clone(), serial: "vol0123456789abcdef0".parse().unwrap() };
+        let disk = Disk {
+            backend: recorder.clone(),
+            serial: "vol0123456789abcdef0".parse().unwrap(),
+            is_write_through: false,
+        };
         let mut readable = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes(), out].concat();
         let mut writable = vec![0xee; in_size + 1];
         let mut chain =
@@ -400,6 +422,17 @@ mod tests {
     fn a_flush_reaches_the_backend() {
         let (calls, data, _) = request(VIRTIO_BLK_T_FLUSH, 0, &[], 0, 4096);
         assert_eq!((calls, data), (vec!["flush".to_string()], vec![0]));
+    }
+
+    #[test]
+    fn a_driver_that_cannot_flush_gets_durable_writes() {
+        let recorder = Arc::new(Recorder::default());
+        let disk = Disk { backend: recorder.clone(), serial: Serial::default(), is_write_through: true };
+        let mut readable = [&VIRTIO_BLK_T_OUT.to_le_bytes()[..], &[0; 12], &[0; 512]].concat();
+        let mut status = [0xff];
+        disk.serve(&mut Chain { head: 0, readable: cut(&mut readable, 99), writable: cut(&mut status, 1) })
+            .unwrap();
+        assert_eq!((recorder.calls.lock().unwrap().join(", "), status), ("write 0 512, flush".into(), [0]));
     }
 
     #[test]
@@ -452,7 +485,11 @@ mod tests {
 
     #[test]
     fn a_request_without_header_or_status_is_the_drivers_fault() {
-        let disk = Disk { backend: Arc::new(Recorder::default()), serial: Serial::default() };
+        let disk = Disk {
+            backend: Arc::new(Recorder::default()),
+            serial: Serial::default(),
+            is_write_through: false,
+        };
         for (readable, writable) in [(15, 1), (16, 0), (0, 0)] {
             let (mut readable, mut writable) = (vec![0; readable], vec![0; writable]);
             let mut chain =

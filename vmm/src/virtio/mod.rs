@@ -14,8 +14,8 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -108,27 +108,41 @@ pub struct ActiveQueue {
     pub interrupt: QueueInterrupt,
 }
 
+/// A worker serves this many chains, or receives this many frames, before it looks for something else to do: the
+/// other direction, or the request to stop. A driver may add chains as fast as they are served.
+const BATCH: usize = 64;
+
 impl ActiveQueue {
-    /// Serves every chain there is, and those that arrive meanwhile. `serve` returns how many bytes it has
-    /// written to the chain.
+    /// Serves the chains there are, and some of those that arrive meanwhile; then rings its own doorbell if
+    /// there are more. `serve` returns how many bytes it has written to the chain.
     pub fn drain(
         &mut self,
         memory: &GuestMemory,
         mut serve: impl FnMut(&mut Chain<'_>) -> Result<u32, QueueError>,
     ) -> Result<(), QueueError> {
-        loop {
-            self.queue.disable_doorbell(memory)?;
-            while let Some(mut chain) = self.queue.pop(memory)? {
-                let written = serve(&mut chain)?;
-                self.queue.push(memory, chain.head, written)?;
-            }
+        self.queue.disable_doorbell(memory)?;
+        for _ in 0..BATCH {
+            let Some(mut chain) = self.queue.pop(memory)? else {
+                if self.queue.enable_doorbell(memory)? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let written = serve(&mut chain)?;
+            self.queue.push(memory, chain.head, written)?;
+            // At once: the next chain may take its time.
             if self.queue.needs_interrupt(memory)? {
                 self.interrupt.trigger();
             }
-            if !self.queue.enable_doorbell(memory)? {
-                return Ok(());
-            }
         }
+        self.wake_again();
+        Ok(())
+    }
+
+    /// Has the worker come back to this queue after the others.
+    fn wake_again(&self) {
+        // Can only fail if the counter is full, and then the bell is ringing already.
+        let _ = self.doorbell.write(1);
     }
 }
 
@@ -153,18 +167,11 @@ pub struct Notifier {
     status: AtomicU8,
     config_vector: AtomicU16,
     vectors: Vec<Arc<MsiVector>>,
-    warnings: WarningBudget,
 }
 
 impl Notifier {
     fn new(name: String, vectors: Vec<Arc<MsiVector>>) -> Self {
-        Self {
-            name,
-            status: AtomicU8::new(0),
-            config_vector: AtomicU16::new(NO_VECTOR),
-            vectors,
-            warnings: WarningBudget::default(),
-        }
+        Self { name, status: AtomicU8::new(0), config_vector: AtomicU16::new(NO_VECTOR), vectors }
     }
 
     fn vector(&self, index: u16) -> Option<&Arc<MsiVector>> {
@@ -173,7 +180,7 @@ impl Notifier {
 
     /// Gives up on the driver: the device does nothing more before it is reset (section 2.1.2).
     pub fn fail(&self, error: &dyn std::error::Error) {
-        if self.warnings.take() {
+        if WARNINGS.take() {
             tracing::warn!(device = self.name, %error, "the device needs a reset");
         }
         self.status.fetch_or(status::NEEDS_RESET, Ordering::SeqCst);
@@ -183,26 +190,25 @@ impl Notifier {
     }
 }
 
-/// A guest may cause a warning as often as it likes; the log gets a few a minute.
-#[derive(Debug)]
-struct WarningBudget(std::sync::Mutex<(Instant, u32)>);
+/// A guest may cause a warning as often as it likes, over all its resets; the log gets a few a minute.
+static WARNINGS: WarningBudget = WarningBudget(Mutex::new(None));
 
-impl Default for WarningBudget {
-    fn default() -> Self {
-        Self(std::sync::Mutex::new((Instant::now(), 0)))
-    }
-}
+/// The period that is running, and how many warnings there were in it.
+#[derive(Debug)]
+struct WarningBudget(Mutex<Option<(Instant, u32)>>);
 
 impl WarningBudget {
     const PERIOD: Duration = Duration::from_secs(60);
     const WARNINGS: u32 = 5;
 
+    /// Whether there may be another warning.
     fn take(&self) -> bool {
-        let mut budget = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if budget.0.elapsed() > Self::PERIOD {
-            *budget = (Instant::now(), 0);
+        let mut period = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (start, count) = period.get_or_insert_with(|| (Instant::now(), 0));
+        if start.elapsed() > Self::PERIOD {
+            (*start, *count) = (Instant::now(), 0);
         }
-        budget.1 += 1;
-        budget.1 <= Self::WARNINGS
+        *count += 1;
+        *count <= Self::WARNINGS
     }
 }

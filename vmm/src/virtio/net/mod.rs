@@ -27,8 +27,8 @@ use crate::memory::GuestMemory;
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 
-/// The largest frame: an Ethernet header and 64 KiB of IP packet, behind the virtio-net header.
-const MAX_FRAME: usize = HEADER_SIZE + 14 + (64 << 10);
+/// The largest frame: an Ethernet header with a VLAN tag and 64 KiB of IP packet, behind the virtio-net header.
+const MAX_FRAME: usize = HEADER_SIZE + 18 + (64 << 10);
 /// The largest frame without segmentation offload: with a VLAN tag, for an MTU of 1500.
 const MAX_PLAIN_FRAME: usize = HEADER_SIZE + 18 + 1500;
 /// More segments than this cannot be handed to the host in one call (`IOV_MAX`).
@@ -81,6 +81,8 @@ impl VirtioDevice for Net {
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let guest_tso = activation.has(VIRTIO_NET_F_GUEST_TSO4) || activation.has(VIRTIO_NET_F_GUEST_TSO6);
         let is_mergeable = activation.has(VIRTIO_NET_F_MRG_RXBUF);
+        // What came while nobody listened may use offloads that this driver does not know.
+        self.tap.discard_pending();
         self.tap.set_offloads(offloads(&activation))?;
         let Activation { memory, queues, notifier, .. } = activation;
         let mut queues = queues.into_iter();
@@ -99,6 +101,9 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         self.worker = None;
+        if let Err(error) = self.tap.set_offloads(0) {
+            tracing::debug!(%error, "the tap keeps its offloads");
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::tap::{HEADER_SIZE, Tap};
 use super::{ActiveQueue, MAX_SEGMENTS};
 use crate::memory::GuestMemory;
+use crate::virtio::BATCH;
 use crate::virtio::queue::{Chain, QueueError};
 
 /// Where `num_buffers` is in the header.
@@ -28,6 +29,9 @@ pub(super) struct Receiver {
     segments: Vec<Segment>,
     /// Bytes in all of `chains`.
     room: usize,
+    /// What is handed to the host: buffers, and a byte of our own behind them.
+    offered: Vec<Segment>,
+    spill: Box<u8>,
 }
 
 struct Waiting {
@@ -37,16 +41,26 @@ struct Waiting {
 }
 
 /// A buffer of the guest, in the form that `readv(2)` takes.
+#[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Segment(libc::iovec);
 
 // SAFETY: the pointer is into guest memory, which all threads of the VMM share and which stays mapped for as
-// long as the handler that owns the receiver holds it.
+// long as the handler that owns the receiver holds it, or to the byte that the receiver owns.
 unsafe impl Send for Segment {}
 
 impl Receiver {
     pub fn new(queue: ActiveQueue, is_mergeable: bool, largest: usize) -> Self {
-        Self { queue, is_mergeable, largest, chains: VecDeque::new(), segments: Vec::new(), room: 0 }
+        Self {
+            queue,
+            is_mergeable,
+            largest,
+            chains: VecDeque::new(),
+            segments: Vec::new(),
+            room: 0,
+            offered: Vec::new(),
+            spill: Box::default(),
+        }
     }
 
     pub fn doorbell(&self) -> &EventFd {
@@ -57,28 +71,31 @@ impl Receiver {
     ///
     /// `memory` must be the same memory for all of a receiver's life.
     pub fn receive(&mut self, memory: &GuestMemory, tap: &Tap) -> Result<(), QueueError> {
-        let mut has_received = false;
-        while self.collect(memory)? {
-            let count = self.offered_segments();
-            // SAFETY: the segments are guest memory, which is mapped (see `Segment`), and `iovec` is what
-            // `Segment` is.
-            let received = unsafe {
-                let offered = std::slice::from_raw_parts(self.segments.as_ptr().cast::<libc::iovec>(), count);
+        let (mut turns, mut has_received) = (0, false);
+        while turns < BATCH && self.collect(memory)? {
+            turns += 1;
+            let room = self.offer();
+            // SAFETY: the segments are guest memory, which is mapped (see `Segment`), and our own byte; `iovec`
+            // is what `Segment` is.
+            let result = unsafe {
+                let offered = std::slice::from_raw_parts(
+                    self.offered.as_ptr().cast::<libc::iovec>(),
+                    self.offered.len(),
+                );
                 tap.receive(offered)
             };
-            match received {
+            match result {
+                // The host cuts off what does not fit, and does not say so; but then our byte is filled.
+                Ok(length) if length > room => {
+                    tracing::debug!(room, "dropped a frame that is too large for the guest")
+                }
                 Ok(length) => {
                     self.complete(memory, length)?;
                     has_received = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A frame that does not fit what the driver gave us is dropped by the host.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EINVAL | libc::EMSGSIZE)) =>
-                {
-                    tracing::debug!(%error, "the host dropped a frame for the guest");
-                }
+
                 Err(error) => {
                     // The interface went down or away. It announces itself when it is back.
                     tracing::debug!(%error, "no frames from the tap");
@@ -88,6 +105,9 @@ impl Receiver {
         }
         if has_received && self.queue.queue.needs_interrupt(memory)? {
             self.queue.interrupt.trigger();
+        }
+        if turns == BATCH {
+            self.queue.wake_again();
         }
         Ok(())
     }
@@ -107,7 +127,7 @@ impl Receiver {
 
     fn has_room(&self) -> bool {
         if self.is_mergeable {
-            self.room >= self.largest || self.segments.len() >= MAX_SEGMENTS
+            self.room >= self.largest || self.segments.len() >= MAX_SEGMENTS - 1
         } else {
             !self.chains.is_empty()
         }
@@ -126,14 +146,19 @@ impl Receiver {
         Ok(())
     }
 
-    /// How many segments a frame may fill: without mergeable buffers, those of one chain.
-    fn offered_segments(&self) -> usize {
+    /// Prepares the segments that a frame may fill, which without mergeable buffers are those of one chain;
+    /// returns how many bytes they have.
+    fn offer(&mut self) -> usize {
         let all = if self.is_mergeable {
             self.segments.len()
         } else {
             self.chains.front().map_or(0, |chain| chain.segments)
         };
-        all.min(MAX_SEGMENTS)
+        self.offered.clear();
+        self.offered.extend(self.segments.iter().take(all.min(MAX_SEGMENTS - 1)).copied());
+        let room = self.offered.iter().map(|Segment(segment)| segment.iov_len).sum();
+        self.offered.push(Segment(libc::iovec { iov_base: (&raw mut *self.spill).cast(), iov_len: 1 }));
+        room
     }
 
     /// Gives back the chains that a frame of `length` bytes has filled.

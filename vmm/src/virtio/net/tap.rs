@@ -1,7 +1,7 @@
 //! A tap interface: Ethernet frames to and from the host, each with a virtio-net header in front.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -98,6 +98,18 @@ impl Tap {
         // SAFETY: the argument is a plain number.
         unsafe { ioctl::set_offload(self.0.as_raw_fd(), offloads as libc::c_int) }?;
         Ok(())
+    }
+
+    /// Throws away the frames that are waiting, up to more than the host keeps by default.
+    pub fn discard_pending(&self) {
+        const LIMIT: usize = 2048;
+        let mut header = [0; HEADER_SIZE];
+        for _ in 0..LIMIT {
+            // What does not fit is cut off.
+            if (&self.0).read(&mut header).is_err() {
+                return;
+            }
+        }
     }
 
     /// Receives one frame into `segments`; returns its length with the header.
