@@ -2,11 +2,13 @@
  * protocol. Both end up in main() in 64-bit mode with 4 GiB mapped one to one. Whatever runs this may be a
  * KVM that emulates kernel-mode code and knows only the common instructions, so only those are used. */
 
+#ifndef WITHOUT_PVH
     .pushsection .note.pvh, "a", @note
     .long 4, 4, 18              /* name size, descriptor size, XEN_ELFNOTE_PHYS32_ENTRY */
     .asciz "Xen"
     .long start_pvh
     .popsection
+#endif
 
     .text
     .code32

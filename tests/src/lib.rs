@@ -45,12 +45,6 @@ pub fn image(name: &str, file: &str) -> PathBuf {
     path
 }
 
-/// Whether this is a host where unmodified kernels run (the lab is one).
-pub fn is_ready() -> bool {
-    let check = Command::new(program("innkeeper-vmm")).arg("check").stdout(Stdio::null()).status();
-    check.is_ok_and(|status| status.success())
-}
-
 /// Everything a console has printed, shared with the thread that reads it.
 #[derive(Default)]
 struct Output {

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use innkeeper_tests::{Vmm, disk, path, payload};
+use innkeeper_tests::{Vmm, disk, path, payload, program};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,6 +28,52 @@ fn a_guest_speaks_and_switches_itself_off() -> Result<()> {
     let mut vmm = run("hello", &[])?;
     vmm.expect("hello from a bare guest\n", PATIENCE)?;
     vmm.wait_for_code(0, PATIENCE)
+}
+
+/// Without a PVH note, an ELF kernel is entered in 64-bit mode.
+#[test]
+fn an_elf_file_without_a_pvh_note_runs_too() -> Result<()> {
+    let mut vmm = run("linux64/hello", &[])?;
+    vmm.wait_for_code(0, PATIENCE)?;
+    vmm.expect("hello from a bare guest\n", PATIENCE)?;
+    Ok(())
+}
+
+#[test]
+fn the_largest_machines_start() -> Result<()> {
+    for memory in ["3G", "64G", "256G"] {
+        let kernel = payload("hello");
+        let mut vmm = Vmm::run(["--kernel", path(&kernel), "--memory", memory, "--cpus", "32"])?;
+        vmm.wait_for_code(0, PATIENCE)?;
+    }
+    Ok(())
+}
+
+/// What `check` says, and the exit status that goes with it, on this host and where there is no KVM.
+#[test]
+fn the_check_has_three_answers() -> Result<()> {
+    let check = |prepare: &str| -> Result<(Option<i32>, String)> {
+        let line = format!("{prepare} exec {} check", path(&program("innkeeper-vmm")));
+        let output = Command::new("unshare").args(["--mount", "sh", "-c", &line]).output()?;
+        Ok((output.status.code(), String::from_utf8(output.stdout)?))
+    };
+    let (code, text) = check("")?;
+    match code {
+        Some(0) => assert!(text.starts_with("ready: "), "{text}"),
+        Some(10) => {
+            assert!(text.starts_with("KVM without hardware support: the processor instruction "), "{text}")
+        }
+        code => panic!("{code:?}: {text}"),
+    }
+    let (code, text) = check("mount -t tmpfs none /dev &&")?;
+    assert_eq!(code, Some(11));
+    assert!(
+        text.starts_with("no KVM: cannot open /dev/kvm: No such file") && text.contains("modprobe"),
+        "{text}"
+    );
+    let (code, text) = check("mount --bind /dev/null /dev/kvm &&")?;
+    assert_eq!(code, Some(11), "{text}");
+    Ok(())
 }
 
 #[test]
@@ -140,7 +187,7 @@ fn the_console_goes_to_a_file_or_nowhere() -> Result<()> {
     Ok(())
 }
 
-/// Rounds for one seed, and how many seeds: more of both with `INNKEEPER_HOSTILE_SEEDS`.
+/// What one guest does before it stops. How many guests there are: `scripts/test --seeds N`.
 const HOSTILE_ROUNDS: u16 = 150;
 
 fn attack(vmm: &mut Vmm, seed: u16, rounds: u16) -> Result<()> {

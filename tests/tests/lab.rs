@@ -1,0 +1,69 @@
+//! The lab: it hands through what a command needs, and leaves nothing behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+fn lab() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lab"))
+}
+
+/// The command lines of processes that name something in `directory`.
+fn processes_of(directory: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let line = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(directory.to_str().context("a UTF-8 path")?) {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn output_and_exit_status_come_back() -> Result<()> {
+    let output = lab()
+        .args(["--cpus", "1", "--memory", "1G", "--timeout", "120", "--env", "GREETING=hello there"])
+        .args(["--", "sh", "-c", "echo $GREETING; pwd; nproc; ls /dev/kvm; echo oops >&2; exit 42"])
+        .stdin(Stdio::null())
+        .output()?;
+    let directory = std::env::current_dir()?;
+    assert_eq!(output.status.code(), Some(42), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        String::from_utf8(output.stdout)?,
+        format!("hello there\n{}\n1\n/dev/kvm\n", directory.display())
+    );
+    assert_eq!(String::from_utf8(output.stderr)?, "oops\n");
+    Ok(())
+}
+
+/// Stopped by its timeout or by a signal, with a command inside that would go on for ever.
+#[test]
+fn nothing_is_left_running() -> Result<()> {
+    for (timeout, signal, code) in [("8", None, 124), ("120", Some(nix::sys::signal::Signal::SIGTERM), 143)] {
+        let temporary = tempfile::tempdir()?;
+        let mut child = lab()
+            .args(["--memory", "1G", "--timeout", timeout, "--", "sleep", "1000"])
+            .env("TMPDIR", temporary.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let started = Instant::now();
+        while processes_of(temporary.path())?.len() < 2 {
+            assert!(started.elapsed() < Duration::from_secs(20), "the lab did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(signal) = signal {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal)?;
+        }
+        assert_eq!(child.wait()?.code(), Some(code));
+        assert_eq!(processes_of(temporary.path())?, Vec::<String>::new());
+        let left: Vec<PathBuf> =
+            std::fs::read_dir(temporary.path())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        assert_eq!(left, Vec::<PathBuf>::new());
+    }
+    Ok(())
+}
