@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// The path of a program of this workspace, beside the running test.
+/// The path of a program of this workspace: beside the running test, or as a variable says, `INNKEEPER_VMM` for
+/// `innkeeper-vmm`.
 pub fn program(name: &str) -> PathBuf {
-    if let Some(path) = std::env::var_os(format!("INNKEEPER_{}", name.to_uppercase().replace('-', "_"))) {
+    let variable = name.trim_start_matches("innkeeper-").replace('-', "_").to_uppercase();
+    if let Some(path) = std::env::var_os(format!("INNKEEPER_{variable}")) {
         return path.into();
     }
     let mut directory = std::env::current_exe().expect("a test knows its own path");

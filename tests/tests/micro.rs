@@ -267,6 +267,19 @@ fn the_machine_is_as_configured() -> Result<()> {
     Ok(())
 }
 
+/// As many CPUs as there can be, on a host that has a fraction of them.
+#[test]
+fn thirty_two_cpus_come_up() -> Result<()> {
+    let mut guest = Shell::micro(&["--cpus", "32", "--memory", "64G"])?;
+    assert_eq!(guest.run("nproc")?, "32");
+    let ids = guest.run("awk '/^apicid/ {print $3}' /proc/cpuinfo | sort -nu | wc -l")?;
+    assert_eq!(ids, "32");
+    let kib: u64 = guest.run("awk '/MemTotal/ {print $2}' /proc/meminfo")?.parse()?;
+    assert!((62 << 20..64 << 20).contains(&kib), "{kib} KiB");
+    guest.vmm.send("poweroff -f\n")?;
+    guest.vmm.wait_for_code(0, PATIENCE)
+}
+
 /// A bzImage, which unpacks itself, and more CPUs than the host has.
 #[test]
 fn a_bzimage_boots_too() -> Result<()> {

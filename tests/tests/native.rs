@@ -26,7 +26,7 @@ fn disk_image(sectors: usize, text: &str) -> tempfile::NamedTempFile {
 #[test]
 fn a_guest_speaks_and_switches_itself_off() -> Result<()> {
     let mut vmm = run("hello", &[])?;
-    vmm.expect("hello from a bare guest\n", PATIENCE)?;
+    vmm.expect("hello from a bare guest\ngoodbye\n", PATIENCE)?;
     vmm.wait_for_code(0, PATIENCE)
 }
 
@@ -180,7 +180,7 @@ fn the_console_goes_to_a_file_or_nowhere() -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     let mut vmm = run("hello", &["--serial", &format!("file={}", path(file.path()))])?;
     vmm.wait_for_code(0, PATIENCE)?;
-    assert_eq!(std::fs::read_to_string(file.path())?, "hello from a bare guest\n");
+    assert_eq!(std::fs::read_to_string(file.path())?, "hello from a bare guest\ngoodbye\n");
     let mut vmm = run("hello", &["--serial", "none"])?;
     vmm.wait_for_code(0, PATIENCE)?;
     assert!(vmm.expect("hello", PATIENCE).is_err());

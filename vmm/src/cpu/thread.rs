@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
+use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -96,12 +97,34 @@ impl Drop for CpuThread {
     }
 }
 
+/// The page that KVM describes exits in, for what `VcpuExit` leaves out.
+struct RunPage(*const kvm_run);
+
+impl RunPage {
+    /// The size in bytes of each access of a port exit, 1, 2 or 4.
+    fn port_access_size(&self) -> usize {
+        // SAFETY: the page is mapped for as long as the CPU's descriptor, which `run` borrows for longer than it
+        // has this; only the kernel writes this field, and not now. After a port exit, `io` is the member of the
+        // union that is filled in; any bits are a value of it.
+        let size = unsafe { (*self.0).__bindgen_anon_1.io.size };
+        usize::from(size).max(1)
+    }
+}
+
 /// Runs until told to stop (then there is nothing to report) or until this CPU ends the machine.
 fn run(cpu: &mut VcpuFd, platform: &Platform, stop: &AtomicBool) -> Option<Exit> {
+    let page = RunPage(&raw const *cpu.get_kvm_run());
     while !stop.load(Ordering::Acquire) {
         match cpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => platform.ports.write(u64::from(port), data),
-            Ok(VcpuExit::IoIn(port, data)) => platform.ports.read(u64::from(port), data),
+            // A string instruction comes as many accesses to one port at once.
+            Ok(VcpuExit::IoOut(port, data)) => {
+                data.chunks(page.port_access_size())
+                    .for_each(|data| platform.ports.write(u64::from(port), data));
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                data.chunks_mut(page.port_access_size())
+                    .for_each(|data| platform.ports.read(u64::from(port), data));
+            }
             Ok(VcpuExit::MmioWrite(address, data)) => platform.mmio.write(address, data),
             Ok(VcpuExit::MmioRead(address, data)) => platform.mmio.read(address, data),
             Ok(VcpuExit::Intr) => {}
