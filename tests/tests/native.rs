@@ -91,13 +91,15 @@ fn the_pci_bus_is_enumerated() -> Result<()> {
 
 #[test]
 fn a_virtqueue_makes_a_round_trip() -> Result<()> {
-    let file = disk_image(16, "sector zero");
-    let mut vmm = run("roundtrip", &["--disk", &disk(file.path(), "")])?;
-    vmm.wait_for_code(0, PATIENCE)?;
-    vmm.expect("read 00: sector zero\nwrite 00\nflush 00\nbeyond the end 01\n", PATIENCE)?;
-    let mut sector = [0; 13];
-    file.as_file().read_exact_at(&mut sector, 512)?;
-    assert_eq!(&sector, b"tfdups!{fsp\x01\x01");
+    for engine in ["auto", "sync"] {
+        let file = disk_image(16, "sector zero");
+        let mut vmm = run("roundtrip", &["--disk", &disk(file.path(), &format!(",engine={engine}"))])?;
+        vmm.wait_for_code(0, PATIENCE)?;
+        vmm.expect("read 00: sector zero\nwrite 00\nflush 00\nbeyond the end 01\n", PATIENCE)?;
+        let mut sector = [0; 13];
+        file.as_file().read_exact_at(&mut sector, 512)?;
+        assert_eq!(&sector, b"tfdups!{fsp\x01\x01");
+    }
     Ok(())
 }
 

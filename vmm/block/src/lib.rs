@@ -1,8 +1,8 @@
 //! Disk backends: what a virtual disk reads from and writes to.
 //!
-//! A [`Backend`] knows bytes, offsets and durability; it knows nothing of virtio, queues or guests. The
-//! device in front of it has already checked a request's bounds, and a backend checks them again, because
-//! a disk that is written past its end is lost data.
+//! A [`Backend`] knows bytes, offsets and durability; it knows nothing of virtio, queues or guests. Each queue
+//! of a device gets an [`Engine`] of its own from it, hands [`Operation`]s over, and asks for what has become of
+//! them. An operation owns what it needs, so that it may outlive whoever submitted it.
 //!
 //! [`RawFile`] is a plain file or block device. Formats are named by whoever opens the disk and never
 //! guessed from its content: a guest could otherwise write a header that turns its disk into another
@@ -12,20 +12,20 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod raw;
+mod segments;
+mod uring;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
-pub use raw::{OpenError, RawFile};
-pub use vm_memory::VolatileSlice;
+pub use raw::{EngineKind, OpenError, RawFile};
+pub use segments::Segments;
 
 /// The unit of a disk's size and of every request: 512 bytes, whatever the medium's own block size is
 /// (virtio 1.2, section 5.2.4).
 pub const SECTOR_SIZE: u64 = 512;
 
 /// What a disk reads from and writes to.
-///
-/// All offsets and lengths are in bytes. A call either does all it was asked to, or fails; after a failure
-/// the content of the affected range is unspecified. Several threads may call at once.
 pub trait Backend: Send + Sync {
     /// The disk's size in bytes, a multiple of [`SECTOR_SIZE`].
     fn capacity(&self) -> u64;
@@ -33,20 +33,71 @@ pub trait Backend: Send + Sync {
     /// Whether writing, discarding and zeroing are refused.
     fn is_read_only(&self) -> bool;
 
-    /// Fills `buffers`, in order, from `offset` on.
-    fn read(&self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()>;
+    /// A way to the disk for one queue, with up to `depth` operations at a time.
+    fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>>;
+}
 
-    /// Writes `buffers`, in order, from `offset` on. Not durable before the next [`Backend::flush`].
-    fn write(&self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()>;
+/// Something to do with a disk. All offsets and lengths are in bytes.
+#[derive(Debug)]
+pub enum Operation {
+    /// Fill the segments, in order, from `offset` on.
+    Read {
+        /// Where to begin.
+        offset: u64,
+        /// What to fill.
+        segments: Segments,
+    },
+    /// Write the segments, in order, from `offset` on. Not durable before the next flush.
+    Write {
+        /// Where to begin.
+        offset: u64,
+        /// What to write.
+        segments: Segments,
+    },
+    /// Make every write that was completed before this was submitted survive a crash of the host.
+    Flush,
+    /// The content of the range is no longer needed; it may read as anything afterwards.
+    Discard {
+        /// Where to begin.
+        offset: u64,
+        /// How far.
+        length: u64,
+    },
+    /// Make the range read as zeroes.
+    WriteZeroes {
+        /// Where to begin.
+        offset: u64,
+        /// How far.
+        length: u64,
+        /// Whether its space may be given back as well.
+        may_free: bool,
+    },
+}
 
-    /// Makes every write that was completed before this call survive a crash of the host.
-    fn flush(&self) -> io::Result<()>;
+/// What has become of an operation: all of it was done, or it failed, and then the content of its range is
+/// unspecified.
+#[derive(Debug)]
+pub struct Completion {
+    /// The slot that it was submitted with.
+    pub slot: u16,
+    /// How it went.
+    pub result: io::Result<()>,
+}
 
-    /// Says that the content of the range is no longer needed; it may read as anything afterwards.
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
+/// A queue's way to a disk. Operations complete in any order. Dropping an engine waits for those in flight.
+pub trait Engine: Send {
+    /// Takes an operation over. `slot` is below the engine's depth, and no other operation in flight has it.
+    fn submit(&mut self, slot: u16, operation: Operation);
 
-    /// Makes the range read as zeroes. With `may_free`, its space may be given back as well.
-    fn write_zeroes(&self, offset: u64, length: u64, may_free: bool) -> io::Result<()>;
+    /// Sets everything that was submitted going.
+    fn start(&mut self) -> io::Result<()>;
+
+    /// The next operation that is completed, if there is one.
+    fn complete(&mut self) -> Option<Completion>;
+
+    /// Becomes readable, edge by edge, when an operation has completed. None for an engine whose operations are
+    /// completed when [`Engine::start`] returns.
+    fn event(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// The error for a range that does not lie inside the disk.

@@ -1,16 +1,19 @@
 //! A disk that is a plain file or a block device: byte N of the disk is byte N of the file.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 
-use crate::{Backend, SECTOR_SIZE, VolatileSlice, out_of_range};
+use crate::uring::UringEngine;
+use crate::{Backend, Completion, Engine, Operation, SECTOR_SIZE, Segments, out_of_range};
 
-/// The longest run of segments that one `preadv(2)` or `pwritev(2)` takes (`IOV_MAX`).
+/// The longest run of pieces that the kernel takes at once (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
 
 /// Zeroes are written in pieces of this many bytes where the file system cannot zero a range itself.
@@ -35,9 +38,28 @@ pub enum OpenError {
     Locked,
 }
 
+/// How a disk's requests are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// With `io_uring` where the kernel has it, else synchronously.
+    #[default]
+    Auto,
+    /// With `io_uring`, or not at all.
+    IoUring,
+    /// One by one, in the thread that serves the queue.
+    Synchronous,
+}
+
 /// A disk over a plain file or a block device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RawFile {
+    disk: Arc<Disk>,
+    engine: EngineKind,
+}
+
+/// The file, as engines share it.
+#[derive(Debug)]
+pub(crate) struct Disk {
     file: File,
     capacity: u64,
     read_only: bool,
@@ -70,21 +92,138 @@ impl RawFile {
             return Err(OpenError::Empty);
         }
         lock(&file, read_only)?;
-        Ok(Self { file, capacity, read_only })
+        Ok(Self { disk: Arc::new(Disk { file, capacity, read_only }), engine: EngineKind::default() })
     }
 
-    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
+    #[cfg(test)]
+    pub(crate) fn into_disk(self) -> Arc<Disk> {
+        self.disk
+    }
+
+    /// The same disk, served by engines of this kind.
+    pub fn with_engine(self, engine: EngineKind) -> Self {
+        Self { engine, ..self }
+    }
+}
+
+impl Backend for RawFile {
+    fn capacity(&self) -> u64 {
+        self.disk.capacity
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.disk.read_only
+    }
+
+    fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>> {
+        let disk = Arc::clone(&self.disk);
+        let synchronous =
+            |disk| Ok(Box::new(SynchronousEngine { disk, done: VecDeque::new() }) as Box<dyn Engine>);
+        if self.engine == EngineKind::Synchronous {
+            return synchronous(disk);
+        }
+        match UringEngine::new(Arc::clone(&disk), depth) {
+            Ok(engine) => Ok(Box::new(engine)),
+            Err(error) if self.engine == EngineKind::Auto => {
+                tracing::debug!(%error, "no io_uring; disk requests are served one by one");
+                synchronous(disk)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The fallback where there is no `io_uring`.
+struct SynchronousEngine {
+    disk: Arc<Disk>,
+    done: VecDeque<Completion>,
+}
+
+impl Engine for SynchronousEngine {
+    fn submit(&mut self, slot: u16, mut operation: Operation) {
+        let result = self.disk.check(&operation).and_then(|()| self.disk.run(&mut operation));
+        self.done.push_back(Completion { slot, result });
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Option<Completion> {
+        self.done.pop_front()
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+pub(crate) const DISCARD: FallocateFlags =
+    FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
+
+pub(crate) fn zero_flags(may_free: bool) -> FallocateFlags {
+    if may_free {
+        DISCARD
+    } else {
+        FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE
+    }
+}
+
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EINVAL))
+}
+
+/// The error for a transfer that met the end of the file.
+pub(crate) fn too_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter than the disk")
+}
+
+/// As many pieces as the kernel takes at once: where they are and how many.
+pub(crate) fn first_pieces(segments: &Segments) -> (*const libc::iovec, u32) {
+    let pieces = segments.as_iovecs();
+    (pieces.as_ptr(), pieces.len().min(IOV_MAX) as u32)
+}
+
+impl Disk {
+    /// Checks that an operation lies inside the disk and is allowed.
+    pub fn check(&self, operation: &Operation) -> io::Result<()> {
+        let (offset, length, changes) = match operation {
+            Operation::Read { offset, segments } => (*offset, segments.len() as u64, false),
+            Operation::Write { offset, segments } => (*offset, segments.len() as u64, true),
+            Operation::Flush => return Ok(()),
+            Operation::Discard { offset, length } | Operation::WriteZeroes { offset, length, .. } => {
+                (*offset, *length, true)
+            }
+        };
+        if changes && self.read_only {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
+        }
         match offset.checked_add(length) {
             Some(end) if end <= self.capacity => Ok(()),
             _ => Err(out_of_range(offset, length, self.capacity)),
         }
     }
 
-    fn check_writable(&self, offset: u64, length: u64) -> io::Result<()> {
-        if self.read_only {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
+    /// Carries out an operation that was checked, and returns when it is done.
+    pub fn run(&self, operation: &mut Operation) -> io::Result<()> {
+        match operation {
+            Operation::Read { offset, segments } => self.transfer(*offset, segments, libc::preadv),
+            Operation::Write { offset, segments } => self.transfer(*offset, segments, libc::pwritev),
+            Operation::Flush => self.file.sync_data(),
+            // The kernel does not take an empty range.
+            Operation::Discard { length: 0, .. } | Operation::WriteZeroes { length: 0, .. } => Ok(()),
+            Operation::Discard { offset, length } => match self.fallocate(DISCARD, *offset, *length) {
+                // Discarding is a hint: where the medium cannot free space, keeping the data is correct.
+                Err(error) if is_unsupported(&error) => Ok(()),
+                result => result,
+            },
+            Operation::WriteZeroes { offset, length, may_free } => {
+                match self.fallocate(zero_flags(*may_free), *offset, *length) {
+                    Err(error) if is_unsupported(&error) => self.write_zeroes_by_hand(*offset, *length),
+                    result => result,
+                }
+            }
         }
-        self.check(offset, length)
     }
 
     fn fallocate(&self, flags: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
@@ -104,76 +243,39 @@ impl RawFile {
         }
         Ok(())
     }
-}
 
-impl Backend for RawFile {
-    fn capacity(&self) -> u64 {
-        self.capacity
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    fn read(&self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
-        self.check(offset, total_length(buffers)?)?;
-        // SAFETY: `transfer` passes segments that are valid for reads and writes of their length for the
-        // whole call, and a count that fits in an int.
-        transfer(
-            offset,
-            buffers,
-            |fd, iov, count, at| unsafe { libc::preadv(fd, iov, count, at) },
-            &self.file,
-        )
-    }
-
-    fn write(&self, offset: u64, buffers: &[VolatileSlice<'_>]) -> io::Result<()> {
-        self.check_writable(offset, total_length(buffers)?)?;
-        // SAFETY: as in `read`.
-        transfer(
-            offset,
-            buffers,
-            |fd, iov, count, at| unsafe { libc::pwritev(fd, iov, count, at) },
-            &self.file,
-        )
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.check_writable(offset, length)?;
-        if length == 0 {
-            return Ok(());
+    /// Runs a vectored call until all of `segments` has gone through.
+    fn transfer(
+        &self,
+        mut offset: u64,
+        segments: &mut Segments,
+        call: unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> isize,
+    ) -> io::Result<()> {
+        while !segments.is_empty() {
+            let (pieces, count) = first_pieces(segments);
+            let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            // SAFETY: the call is one that reads or writes the pieces it is given, and they are valid for both.
+            let done = unsafe { call(self.file.as_raw_fd(), pieces, count as libc::c_int, at) };
+            match usize::try_from(done) {
+                Ok(0) => return Err(too_short()),
+                Ok(done) => {
+                    segments.advance(done);
+                    offset += done as u64;
+                }
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
         }
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match self.fallocate(flags, offset, length) {
-            // Discarding is a hint: where the medium cannot free space, keeping the data is correct.
-            Err(error) if is_unsupported(&error) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64, may_free: bool) -> io::Result<()> {
-        self.check_writable(offset, length)?;
-        if length == 0 {
-            return Ok(());
-        }
-        let flags = if may_free {
-            FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE
-        } else {
-            FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE
-        };
-        match self.fallocate(flags, offset, length) {
-            Err(error) if is_unsupported(&error) => self.write_zeroes_by_hand(offset, length),
-            result => result,
-        }
+        Ok(())
     }
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EINVAL))
+impl AsRawFd for Disk {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
 }
 
 /// An open-file-description lock: it belongs to the opened file, not to the process, so it also holds when
@@ -196,68 +298,10 @@ fn lock(file: &File, read_only: bool) -> Result<(), OpenError> {
     }
 }
 
-fn total_length(buffers: &[VolatileSlice<'_>]) -> io::Result<u64> {
-    buffers
-        .iter()
-        .try_fold(0u64, |sum, buffer| sum.checked_add(buffer.len() as u64))
-        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
-/// Runs a vectored call until all of `buffers` has gone through, continuing after short transfers.
-fn transfer(
-    mut offset: u64,
-    buffers: &[VolatileSlice<'_>],
-    call: impl Fn(RawFd, *const libc::iovec, libc::c_int, libc::off_t) -> isize,
-    file: &File,
-) -> io::Result<()> {
-    // The guards keep the memory mapped (and, for guest memory, tracked) while the kernel uses it.
-    let guards: Vec<_> = buffers.iter().map(|buffer| buffer.ptr_guard_mut()).collect();
-    let mut segments: Vec<libc::iovec> = guards
-        .iter()
-        .filter(|guard| guard.len() > 0)
-        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-        .collect();
-    let mut rest = segments.as_mut_slice();
-    while !rest.is_empty() {
-        let count = rest.len().min(IOV_MAX);
-        let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let done = call(file.as_raw_fd(), rest.as_ptr(), count as libc::c_int, at);
-        let done = match usize::try_from(done) {
-            Ok(0) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the file has become shorter than the disk",
-                ));
-            }
-            Ok(done) => done,
-            Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => continue,
-                error => return Err(error),
-            },
-        };
-        offset += done as u64;
-        rest = advance(rest, done);
-    }
-    Ok(())
-}
-
-/// Drops the first `done` bytes from a list of segments.
-fn advance(mut segments: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
-    while let Some(first) = segments.first_mut() {
-        if done < first.iov_len {
-            first.iov_base = first.iov_base.wrapping_byte_add(done);
-            first.iov_len -= done;
-            break;
-        }
-        done -= first.iov_len;
-        segments = &mut segments[1..];
-    }
-    segments
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segments::tests::Memory;
     use std::io::{Read, Write};
     use std::os::unix::fs::MetadataExt;
 
@@ -268,67 +312,171 @@ mod tests {
         (file, raw)
     }
 
-    fn slices(buffers: &mut [Vec<u8>]) -> Vec<VolatileSlice<'_>> {
-        buffers.iter_mut().map(|buffer| VolatileSlice::from(buffer.as_mut_slice())).collect()
+    /// Both engines; a kernel without `io_uring` leaves one.
+    fn engines(raw: &RawFile) -> Vec<Box<dyn Engine>> {
+        let kinds = [EngineKind::Synchronous, EngineKind::IoUring];
+        kinds.into_iter().filter_map(|kind| raw.clone().with_engine(kind).engine(8).ok()).collect()
+    }
+
+    /// Waits for the next completion.
+    fn wait(engine: &mut dyn Engine) -> Completion {
+        engine.start().unwrap();
+        for _ in 0..10_000 {
+            if let Some(completion) = engine.complete() {
+                return completion;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        }
+        panic!("nothing completes");
+    }
+
+    fn run(engine: &mut dyn Engine, operation: Operation) -> io::Result<()> {
+        engine.submit(3, operation);
+        let completion = wait(engine);
+        assert_eq!(completion.slot, 3);
+        assert!(engine.complete().is_none());
+        completion.result
+    }
+
+    fn read(engine: &mut dyn Engine, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let memory = Memory::new(vec![vec![0; length]]);
+        run(engine, Operation::Read { offset, segments: memory.segments() })?;
+        Ok(memory.bytes())
+    }
+
+    fn write(engine: &mut dyn Engine, offset: u64, pieces: Vec<Vec<u8>>) -> io::Result<()> {
+        run(engine, Operation::Write { offset, segments: Memory::new(pieces).segments() })
     }
 
     #[test]
     fn reads_what_was_written_across_segments() {
         let (_file, raw) = disk(&[0; 8192]);
-        let mut out = vec![vec![1u8; 100], vec![], vec![2u8; 412], vec![3u8; 512]];
-        raw.write(1024, &slices(&mut out)).unwrap();
-        let mut back = vec![vec![0u8; 512], vec![0u8; 512]];
-        raw.read(1024, &slices(&mut back)).unwrap();
-        assert_eq!(back.concat(), out.concat());
-        raw.flush().unwrap();
+        for mut engine in engines(&raw) {
+            let pieces = vec![vec![1u8; 100], vec![], vec![2u8; 412], vec![3u8; 512]];
+            write(&mut *engine, 1024, pieces.clone()).unwrap();
+            assert_eq!(read(&mut *engine, 1024, 1024).unwrap(), pieces.concat());
+            run(&mut *engine, Operation::Flush).unwrap();
+        }
     }
 
     #[test]
     fn more_segments_than_one_call_takes() {
         let (_file, raw) = disk(&vec![0; 2 << 20]);
-        let mut out: Vec<Vec<u8>> = (0..2500).map(|i| vec![i as u8; 512]).collect();
-        raw.write(0, &slices(&mut out)).unwrap();
-        let mut back = vec![vec![0u8; 2500 * 512]];
-        raw.read(0, &slices(&mut back)).unwrap();
-        assert_eq!(back[0], out.concat());
+        for mut engine in engines(&raw) {
+            let pieces: Vec<Vec<u8>> = (0..2500).map(|i| vec![i as u8; 512]).collect();
+            write(&mut *engine, 0, pieces.clone()).unwrap();
+            assert_eq!(read(&mut *engine, 0, 2500 * 512).unwrap(), pieces.concat());
+        }
+    }
+
+    #[test]
+    fn many_operations_are_in_flight_at_once() {
+        let content: Vec<u8> = (0..8 * 4096).map(|at| (at / 4096) as u8).collect();
+        let (_file, raw) = disk(&content);
+        for mut engine in engines(&raw) {
+            for round in 0..50 {
+                let memories: Vec<Memory> = (0..8).map(|_| Memory::new(vec![vec![0xff; 4096]])).collect();
+                for (slot, memory) in memories.iter().enumerate() {
+                    let offset = (slot as u64 + round) % 8 * 4096;
+                    engine.submit(slot as u16, Operation::Read { offset, segments: memory.segments() });
+                }
+                let mut slots: Vec<u16> = (0..8).map(|_| wait(&mut *engine)).map(|done| done.slot).collect();
+                slots.sort_unstable();
+                assert_eq!(slots, [0, 1, 2, 3, 4, 5, 6, 7]);
+                for (slot, memory) in memories.iter().enumerate() {
+                    assert_eq!(memory.bytes(), vec![((slot as u64 + round) % 8) as u8; 4096]);
+                }
+            }
+        }
+    }
+
+    /// Whoever drops an engine may unmap the memory afterwards.
+    #[test]
+    fn an_engine_waits_for_what_is_in_flight() {
+        let (file, raw) = disk(&[0; 8 * 4096]);
+        for mut engine in engines(&raw) {
+            for slot in 0..8u16 {
+                let segments = Memory::new(vec![vec![slot as u8 + 1; 4096]]).segments();
+                engine.submit(slot, Operation::Write { offset: u64::from(slot) * 4096, segments });
+            }
+            engine.start().unwrap();
+            drop(engine);
+            let content = std::fs::read(file.path()).unwrap();
+            assert!((0..8).all(|slot| content[slot * 4096..][..4096] == vec![slot as u8 + 1; 4096]));
+        }
+    }
+
+    #[test]
+    fn a_slot_cannot_be_used_twice_or_beyond_the_depth() {
+        let (_file, raw) = disk(&[0; 4096]);
+        let Ok(mut engine) = raw.with_engine(EngineKind::IoUring).engine(2) else { return };
+        for slot in [0, 0, 2, u16::MAX] {
+            engine.submit(slot, Operation::Flush);
+        }
+        let results: Vec<bool> = (0..4).map(|_| wait(&mut *engine)).map(|done| done.result.is_ok()).collect();
+        assert_eq!(results.iter().filter(|is_ok| **is_ok).count(), 1);
     }
 
     #[test]
     fn a_partial_last_sector_is_not_part_of_the_disk() {
         let (_file, raw) = disk(&[0; 1000]);
         assert_eq!(raw.capacity(), 512);
-        let mut buffer = vec![vec![0u8; 512]];
-        assert!(raw.read(512, &slices(&mut buffer)).is_err());
+        for mut engine in engines(&raw) {
+            assert!(read(&mut *engine, 512, 512).is_err());
+        }
     }
 
     #[test]
     fn refuses_ranges_outside_the_disk() {
         let (file, raw) = disk(&[7; 4096]);
-        for (offset, length) in [(4096, 512), (3584, 1024), (u64::MAX - 100, 512), (u64::MAX, 1)] {
-            let mut buffer = vec![vec![0u8; length as usize]];
-            assert!(raw.read(offset, &slices(&mut buffer)).is_err(), "read {offset}+{length}");
-            assert!(raw.write(offset, &slices(&mut buffer)).is_err(), "write {offset}+{length}");
-            assert!(raw.discard(offset, length).is_err(), "discard {offset}+{length}");
-            assert!(raw.write_zeroes(offset, length, true).is_err(), "zero {offset}+{length}");
+        for mut engine in engines(&raw) {
+            for (offset, length) in [(4096, 512), (3584, 1024), (u64::MAX - 100, 512), (u64::MAX, 1)] {
+                assert!(read(&mut *engine, offset, length as usize).is_err(), "read {offset}+{length}");
+                assert!(
+                    write(&mut *engine, offset, vec![vec![0; length as usize]]).is_err(),
+                    "write {offset}+{length}"
+                );
+                assert!(
+                    run(&mut *engine, Operation::Discard { offset, length }).is_err(),
+                    "discard {offset}+{length}"
+                );
+                let zero = Operation::WriteZeroes { offset, length, may_free: true };
+                assert!(run(&mut *engine, zero).is_err(), "zero {offset}+{length}");
+            }
         }
         assert_eq!(file.path().metadata().unwrap().len(), 4096, "the file did not grow");
     }
 
     #[test]
+    fn a_file_that_shrinks_is_an_error() {
+        let (file, raw) = disk(&[7; 4096]);
+        file.as_file().set_len(1024).unwrap();
+        for mut engine in engines(&raw) {
+            assert_eq!(read(&mut *engine, 512, 1024).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
     fn discard_frees_space_and_write_zeroes_reads_as_zero() {
         let (file, raw) = disk(&vec![0xff; 1 << 20]);
-        raw.flush().unwrap();
-        let before = file.path().metadata().unwrap().blocks();
-        raw.discard(0, 512 << 10).unwrap();
-        let after = file.path().metadata().unwrap().blocks();
-        assert!(after < before, "{after} blocks of {before} left");
-        for may_free in [false, true] {
-            raw.write_zeroes((600 << 10) + 512, 1024, may_free).unwrap();
-            let mut back = vec![vec![0u8; 2048]];
-            raw.read(600 << 10, &slices(&mut back)).unwrap();
-            assert_eq!(back[0][..512], [0xff; 512]);
-            assert_eq!(back[0][512..1536], [0; 1024]);
-            assert_eq!(back[0][1536..], [0xff; 512]);
+        for mut engine in engines(&raw) {
+            write(&mut *engine, 0, vec![vec![0xff; 1 << 20]]).unwrap();
+            run(&mut *engine, Operation::Flush).unwrap();
+            let before = file.path().metadata().unwrap().blocks();
+            run(&mut *engine, Operation::Discard { offset: 0, length: 512 << 10 }).unwrap();
+            let after = file.path().metadata().unwrap().blocks();
+            assert!(after < before, "{after} blocks of {before} left");
+            for may_free in [false, true] {
+                run(
+                    &mut *engine,
+                    Operation::WriteZeroes { offset: (600 << 10) + 512, length: 1024, may_free },
+                )
+                .unwrap();
+                let back = read(&mut *engine, 600 << 10, 2048).unwrap();
+                assert_eq!(back[..512], [0xff; 512]);
+                assert_eq!(back[512..1536], [0; 1024]);
+                assert_eq!(back[1536..], [0xff; 512]);
+            }
         }
     }
 
@@ -337,10 +485,14 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[5; 1024]).unwrap();
         let raw = RawFile::open(file.path(), true).unwrap();
-        let mut buffer = vec![vec![0u8; 512]];
-        assert!(raw.write(0, &slices(&mut buffer)).is_err());
-        assert!(raw.discard(0, 512).is_err());
-        assert!(raw.write_zeroes(0, 512, false).is_err());
+        for mut engine in engines(&raw) {
+            assert!(write(&mut *engine, 0, vec![vec![0; 512]]).is_err());
+            assert!(run(&mut *engine, Operation::Discard { offset: 0, length: 512 }).is_err());
+            assert!(
+                run(&mut *engine, Operation::WriteZeroes { offset: 0, length: 512, may_free: false })
+                    .is_err()
+            );
+        }
         let mut content = Vec::new();
         file.reopen().unwrap().read_to_end(&mut content).unwrap();
         assert_eq!(content, [5; 1024]);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use innkeeper_block::EngineKind;
 use uuid::Uuid;
 
 use crate::firmware::smbios::Identity;
@@ -72,12 +73,13 @@ impl Keys {
     }
 }
 
-/// `path=F,format=raw[,readonly=on][,serial=S]`
+/// `path=F,format=raw[,readonly=on][,serial=S][,engine=E]`
 #[derive(Clone, Debug)]
 pub struct DiskOption {
     pub path: PathBuf,
     pub is_read_only: bool,
     pub serial: Serial,
+    pub engine: EngineKind,
 }
 
 impl FromStr for DiskOption {
@@ -98,8 +100,14 @@ impl FromStr for DiskOption {
             Some(other) => return Err(format!("readonly={other}: it is on or off")),
         };
         let serial = keys.take_parsed("serial")?.unwrap_or_default();
+        let engine = match keys.take("engine").as_deref() {
+            None | Some("auto") => EngineKind::Auto,
+            Some("io_uring") => EngineKind::IoUring,
+            Some("sync") => EngineKind::Synchronous,
+            Some(other) => return Err(format!("engine={other}: it is auto, io_uring or sync")),
+        };
         keys.finish()?;
-        Ok(Self { path, is_read_only, serial })
+        Ok(Self { path, is_read_only, serial, engine })
     }
 }
 
@@ -191,6 +199,7 @@ mod tests {
             "path=/a,format=raw,readonly=yes",
             "path=/a,format=raw,path=/b",
             "path=/a,format=raw,color=red",
+            "path=/a,format=raw,engine=aio",
             "path=/a,format=raw,serial=123456789012345678901",
         ] {
             assert!(bad.parse::<DiskOption>().is_err(), "{bad}");

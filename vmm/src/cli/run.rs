@@ -53,7 +53,7 @@ pub struct Run {
     /// Memory, 4M to 256G
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: Size,
-    /// A disk: path=FILE,format=raw[,readonly=on][,serial=TEXT]. May be repeated
+    /// A disk: path=FILE,format=raw[,readonly=on][,serial=TEXT][,engine=auto|io_uring|sync]. May be repeated
     #[arg(long = "disk", value_name = "DISK")]
     disks: Vec<DiskOption>,
     /// A network interface: NAME[,mac=ADDRESS] of an existing tap. May be repeated
@@ -151,7 +151,7 @@ fn open_file(what: &str, path: &Path) -> anyhow::Result<File> {
 fn open_disk(option: &DiskOption) -> anyhow::Result<Disk> {
     let backend = RawFile::open(&option.path, option.is_read_only)
         .with_context(|| format!("cannot open disk {}", option.path.display()))?;
-    Ok(Disk { backend: Arc::new(backend), serial: option.serial.clone() })
+    Ok(Disk { backend: Arc::new(backend.with_engine(option.engine)), serial: option.serial.clone() })
 }
 
 fn open_tap(option: &TapOption, number: u64) -> anyhow::Result<Interface> {

@@ -114,11 +114,12 @@ const BATCH: usize = 64;
 
 impl ActiveQueue {
     /// Serves the chains there are, and some of those that arrive meanwhile; then rings its own doorbell if
-    /// there are more. `serve` returns how many bytes it has written to the chain.
+    /// there are more. `serve` returns how many bytes it has written to the chain, or none if it keeps the chain
+    /// and gives it back with [`ActiveQueue::give_back`].
     pub fn drain(
         &mut self,
         memory: &GuestMemory,
-        mut serve: impl FnMut(&mut Chain<'_>) -> Result<u32, QueueError>,
+        mut serve: impl FnMut(&mut Chain<'_>) -> Result<Option<u32>, QueueError>,
     ) -> Result<(), QueueError> {
         self.queue.disable_doorbell(memory)?;
         for _ in 0..BATCH {
@@ -128,14 +129,21 @@ impl ActiveQueue {
                 }
                 return Ok(());
             };
-            let written = serve(&mut chain)?;
-            self.queue.push(memory, chain.head, written)?;
-            // At once: the next chain may take its time.
-            if self.queue.needs_interrupt(memory)? {
-                self.interrupt.trigger();
+            // At once, with its interrupt: the next chain may take its time.
+            if let Some(written) = serve(&mut chain)? {
+                self.give_back(memory, chain.head, written)?;
             }
         }
         self.wake_again();
+        Ok(())
+    }
+
+    /// Gives the chain at `head` back, with `written` bytes written to it.
+    pub fn give_back(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueError> {
+        self.queue.push(memory, head, written)?;
+        if self.queue.needs_interrupt(memory)? {
+            self.interrupt.trigger();
+        }
         Ok(())
     }
 

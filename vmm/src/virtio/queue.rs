@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::num::Wrapping;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use innkeeper_block::Segments;
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -20,6 +23,8 @@ use crate::memory::GuestMemory;
 pub enum QueueError {
     #[error("the queue's size or its addresses are not valid")]
     Layout,
+    #[error("the disk's engine failed: {0}")]
+    Engine(std::io::Error),
     #[error("the ring is not valid: {0}")]
     Ring(#[from] virtio_queue::Error),
     #[error("descriptor {0} was submitted again while it was in flight")]
@@ -197,6 +202,26 @@ impl<'m> Buffers<'m> {
             start = end;
         }
         (at == start).then(Self::default)
+    }
+
+    /// The same pieces for somebody who keeps them beyond the chain's life. None if they are not in `memory`, which is
+    /// where they must be from.
+    pub fn to_segments(&self, memory: &Arc<GuestMemory>) -> Option<Segments> {
+        let pieces: Vec<libc::iovec> = self
+            .0
+            .iter()
+            .map(|slice| slice.ptr_guard_mut())
+            .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
+            .collect();
+        let is_inside = |piece: &libc::iovec| {
+            memory.iter().any(|region| {
+                let start = region.as_ptr().addr();
+                let (from, to) = (piece.iov_base.addr(), piece.iov_base.addr() + piece.iov_len);
+                from >= start && to <= start + region.size()
+            })
+        };
+        // SAFETY: the pieces are inside mappings that `memory` owns.
+        pieces.iter().all(is_inside).then(|| unsafe { Segments::new(pieces, Arc::clone(memory) as _) })
     }
 
     /// Copies the first bytes into a value. None if there are too few.

@@ -61,7 +61,7 @@ impl Handler for Requests {
         self.queue.drain(&self.memory, |chain| {
             let length = chain.writable.len().min(MAX_REQUEST);
             let filled = fill(&mut bytes[..length]);
-            Ok(chain.writable.copy_from(&bytes[..filled]) as u32)
+            Ok(Some(chain.writable.copy_from(&bytes[..filled]) as u32))
         })
     }
 }

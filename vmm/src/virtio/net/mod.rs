@@ -145,7 +145,7 @@ impl Handler for Frames {
         match source {
             SOURCE_TRANSMIT => self.transmit.drain(&self.memory, |chain| {
                 send(&self.tap, chain);
-                Ok(0)
+                Ok(Some(0))
             }),
             _ => self.receiver.receive(&self.memory, &self.tap),
         }

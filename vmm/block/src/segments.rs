@@ -1,0 +1,127 @@
+//! Memory that an operation reads from or writes to, in pieces.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// Pieces of memory, and a share in whatever keeps them mapped. Others, such as a guest, may change their content
+/// at any time.
+pub struct Segments {
+    pieces: Vec<libc::iovec>,
+    _memory: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the pieces are memory that is shared anyway, and stays mapped for as long as this has its share in it.
+unsafe impl Send for Segments {}
+
+impl fmt::Debug for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes in {} segments", self.len(), self.pieces.len())
+    }
+}
+
+impl Segments {
+    /// Takes `pieces` of `memory`, in their order.
+    ///
+    /// # Safety
+    /// Every piece must be valid for reads and writes of its length for as long as `memory` exists.
+    pub unsafe fn new(mut pieces: Vec<libc::iovec>, memory: Arc<dyn Any + Send + Sync>) -> Self {
+        pieces.retain(|piece| piece.iov_len > 0);
+        Self { pieces, _memory: memory }
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.iov_len).sum()
+    }
+
+    /// Whether there is not a single byte.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The pieces that are left, none of them empty.
+    pub fn as_iovecs(&self) -> &[libc::iovec] {
+        &self.pieces
+    }
+
+    /// Copies as much of `data` as there is room for; returns how much that was.
+    pub fn copy_from(&mut self, data: &[u8]) -> usize {
+        let mut done = 0;
+        for piece in &self.pieces {
+            let part = &data[done..data.len().min(done + piece.iov_len)];
+            for (offset, byte) in part.iter().enumerate() {
+                // SAFETY: inside the piece, which is valid for writes. Somebody may read it meanwhile, so that it
+                // has to be volatile.
+                unsafe { piece.iov_base.cast::<u8>().add(offset).write_volatile(*byte) };
+            }
+            done += part.len();
+        }
+        done
+    }
+
+    /// Drops the first `done` bytes, which must be there.
+    pub(crate) fn advance(&mut self, mut done: usize) {
+        let whole = self.pieces.iter().take_while(|piece| {
+            let is_whole = piece.iov_len <= done;
+            done -= if is_whole { piece.iov_len } else { 0 };
+            is_whole
+        });
+        let whole = whole.count();
+        self.pieces.drain(..whole);
+        if let Some(first) = self.pieces.first_mut() {
+            first.iov_base = first.iov_base.wrapping_byte_add(done);
+            first.iov_len -= done;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Memory that a test can look at.
+    #[derive(Clone)]
+    pub struct Memory(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl Memory {
+        pub fn new(pieces: Vec<Vec<u8>>) -> Self {
+            Self(Arc::new(Mutex::new(pieces)))
+        }
+
+        pub fn segments(&self) -> Segments {
+            let iovec = |piece: &mut Vec<u8>| libc::iovec {
+                iov_base: piece.as_mut_ptr().cast(),
+                iov_len: piece.len(),
+            };
+            let pieces = self.0.lock().unwrap().iter_mut().map(iovec).collect();
+            // SAFETY: the vectors are not resized, and live as long as the mutex that holds them.
+            unsafe { Segments::new(pieces, self.0.clone()) }
+        }
+
+        pub fn bytes(&self) -> Vec<u8> {
+            self.0.lock().unwrap().concat()
+        }
+    }
+
+    #[test]
+    fn bytes_are_dropped_from_the_front() {
+        let memory = Memory::new(vec![vec![0; 3], vec![], vec![0; 5], vec![0; 2]]);
+        for done in 0..=10 {
+            let mut segments = memory.segments();
+            segments.advance(done);
+            assert_eq!(segments.len(), 10 - done);
+            assert!(segments.as_iovecs().iter().all(|piece| piece.iov_len > 0));
+        }
+    }
+
+    #[test]
+    fn data_is_copied_as_far_as_it_fits() {
+        let memory = Memory::new(vec![vec![0; 3], vec![0; 2]]);
+        assert_eq!(memory.segments().copy_from(b"abcdefgh"), 5);
+        assert_eq!(memory.bytes(), b"abcde");
+        assert_eq!(memory.segments().copy_from(b"xyz!"), 4);
+        assert_eq!(memory.bytes(), b"xyz!e");
+    }
+}
