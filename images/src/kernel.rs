@@ -38,7 +38,7 @@ pub enum Error {
         limit: usize,
     },
     /// The decompressor refused.
-    #[error("the {format} payload does not decompress: {source}")]
+    #[error("the {format} payload does not decompress")]
     Decompress {
         /// The compression's name.
         format: &'static str,

@@ -22,12 +22,17 @@ pub fn program(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(format!("INNKEEPER_{variable}")) {
         return path.into();
     }
+    build_directory().join(name)
+}
+
+/// Where cargo has put the programs: on disk, also in the lab.
+pub fn build_directory() -> PathBuf {
     let mut directory = std::env::current_exe().expect("a test knows its own path");
     directory.pop();
     if directory.ends_with("deps") {
         directory.pop();
     }
-    directory.join(name)
+    directory
 }
 
 /// The path of a bare-metal payload (`tests/payloads`).
@@ -74,7 +79,7 @@ impl Vmm {
     /// Runs any command as a VMM: what it prints on standard output is the console, and standard input too.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let directory = log_directory();
+        let directory = build_directory().join("logs");
         std::fs::create_dir_all(&directory)?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = directory.join(format!("{}-{}-{number}.log", test_name(), std::process::id()));
@@ -188,15 +193,13 @@ impl Vmm {
 
 impl Drop for Vmm {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("console log: {}", self.log.display());
+        }
         // A test that failed leaves nobody behind.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn log_directory() -> PathBuf {
-    // Beside the test's own binary, which is on disk even in the lab.
-    program("logs")
 }
 
 fn test_name() -> String {
@@ -249,7 +252,10 @@ impl Shell {
         let output = output.replace('\r', "").trim().to_owned();
         match status.as_str() {
             "0" => Ok(output),
-            status => Err(anyhow!("{command:?} ended with status {status} in the guest:\n{output}")),
+            status => Err(anyhow!(
+                "{command:?} ended with status {status} in the guest:\n{output}\n(console log: {})",
+                self.vmm.log.display()
+            )),
         }
     }
 }

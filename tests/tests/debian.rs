@@ -27,8 +27,7 @@ struct Debian {
 impl Debian {
     fn boot() -> Result<Self> {
         // Not on the lab's memory file system: the disk is large.
-        let directory =
-            tempfile::tempdir_in(innkeeper_tests::program(".").parent().unwrap_or(Path::new(".")))?;
+        let directory = tempfile::tempdir_in(innkeeper_tests::build_directory())?;
         let root = copy(&image("debian-12", "disk.raw"), directory.path())?;
         let (kernel, initrd) = (image("debian-12", "vmlinux"), image("debian-12", "initrd.img"));
         let vmm = Vmm::run([

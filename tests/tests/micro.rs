@@ -106,6 +106,7 @@ fn a_flush_reaches_the_host_disk() -> Result<()> {
     guest.run("dd if=/dev/urandom of=/dev/vda bs=4k count=8 oflag=direct 2>/dev/null")?;
     assert_ne!(count("pwritev")?, 0);
     let before = count("fdatasync")?;
+    assert_eq!(before, 0, "a sync that nobody asked for");
     guest.run("dd if=/dev/urandom of=/dev/vda bs=4k count=8 conv=fsync 2>/dev/null")?;
     assert!(count("fdatasync")? > before, "no fdatasync: {}", String::from_utf8(read(trace.path())?)?);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(strace.id() as i32), Signal::SIGTERM)?;
@@ -204,7 +205,10 @@ fn sigterm_presses_the_power_button() -> Result<()> {
 fn reboots_stay_in_the_process() -> Result<()> {
     let scratch = disk_image(&vec![0; MIB])?;
     let mut guest = Shell::micro(&["--disk", &disk(scratch.path(), "")])?;
-    for (round, way) in ["reboot", "reboot -f", "echo b >/proc/sysrq-trigger"].iter().enumerate() {
+    for (round, way) in ["reboot", "reboot -f", "echo b >/proc/sysrq-trigger", "echo c >/proc/sysrq-trigger"]
+        .iter()
+        .enumerate()
+    {
         guest.run(&format!("echo round {round} >/dev/vda; sync"))?;
         guest.vmm.send(format!("{way}\n"))?;
         guest.wait_for_boot()?;

@@ -113,6 +113,15 @@ impl Write for ConsoleWriter {
     }
 }
 
+/// What becomes of what a file holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It goes, once there is output: a guest that does not start leaves the file as it was.
+    Anew,
+    /// It stays, and output goes where the file stands.
+    Here,
+}
+
 /// Copies a console's output to a file, in a thread of its own: only that thread waits if the file does.
 #[derive(Debug)]
 pub struct Copier {
@@ -122,11 +131,12 @@ pub struct Copier {
 
 impl Copier {
     /// Starts copying from the first byte on.
-    pub fn spawn(console: Arc<Console>, mut file: File) -> io::Result<Self> {
+    pub fn spawn(console: Arc<Console>, mut file: File, start: Start) -> io::Result<Self> {
         let source = Arc::clone(&console);
         let thread =
             std::thread::Builder::new().name("console".into()).stack_size(64 << 10).spawn(move || {
                 let mut position = 0;
+                let mut start = start;
                 while let Some(output) = source.wait(position) {
                     position = output.next;
                     if output.lost > 0 {
@@ -134,6 +144,11 @@ impl Copier {
                             bytes = output.lost,
                             "the console's reader is too slow; output was dropped"
                         );
+                    }
+                    if std::mem::replace(&mut start, Start::Here) == Start::Anew
+                        && let Err(error) = empty(&file)
+                    {
+                        tracing::warn!(%error, "the console's file keeps its old content");
                     }
                     if let Err(error) = write_patiently(&mut file, &output.bytes) {
                         tracing::warn!(%error, "console output goes nowhere from here on");
@@ -153,6 +168,10 @@ impl Copier {
             std::thread::sleep(STEP);
         }
     }
+}
+
+fn empty(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
 /// Writes all of `bytes`, also to a file that somebody else has made non-blocking, as shells do with terminals.
@@ -207,7 +226,7 @@ mod tests {
     fn a_reader_that_never_reads_blocks_nobody() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let console = Arc::new(Console::default());
-        let copier = Copier::spawn(Arc::clone(&console), File::from(writer)).unwrap();
+        let copier = Copier::spawn(Arc::clone(&console), File::from(writer), Start::Here).unwrap();
         let started = Instant::now();
         for _ in 0..1000 {
             console.append(&[b'x'; 1024]);
@@ -221,7 +240,7 @@ mod tests {
     fn everything_is_copied_before_the_end() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let console = Arc::new(Console::default());
-        let copier = Copier::spawn(Arc::clone(&console), File::from(writer)).unwrap();
+        let copier = Copier::spawn(Arc::clone(&console), File::from(writer), Start::Here).unwrap();
         console.append(b"the last words");
         copier.finish(Duration::from_secs(10));
         let mut text = String::new();

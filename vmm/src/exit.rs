@@ -35,7 +35,7 @@ impl fmt::Display for ResetCause {
     }
 }
 
-/// Carries the first [`Exit`] from the CPU threads to the control thread.
+/// Carries the first [`Exit`] from the CPU threads to the supervisor.
 #[derive(Debug)]
 pub struct ExitSignal {
     exit: Mutex<Option<Exit>>,

@@ -4,12 +4,14 @@
 //! Firecracker and Cloud Hypervisor if $FIRECRACKER and $CLOUD_HYPERVISOR name their programs.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use innkeeper_tests::{image, path, program};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// What to boot, and what shows that it has.
 struct Guest {
@@ -119,26 +121,24 @@ fn median(samples: &[Sample]) -> Sample {
 /// Starts a VMM, waits for the mark, and ends it.
 fn measure(command: &[String], guest: &Guest) -> Result<Sample> {
     let (program, arguments) = command.split_first().context("a command")?;
+    let errors = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.reopen()?);
     let started = Instant::now();
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut running = Running(child);
+    let mut running = Running(command.spawn()?);
     let mut stdout = running.0.stdout.take().context("a pipe")?;
     let mut seen = Vec::new();
     let mut buffer = [0; 4096];
     while !seen.windows(guest.mark.len()).any(|window| window == guest.mark.as_bytes()) {
-        let count = stdout.read(&mut buffer)?;
-        seen.extend(&buffer[..count]);
-        if count == 0 || started.elapsed() > PATIENCE {
-            let mut errors = String::new();
-            let _ = running.0.kill();
-            running.0.stderr.take().context("a pipe")?.read_to_string(&mut errors)?;
+        let rest = PATIENCE.saturating_sub(started.elapsed());
+        let mut output = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        let is_readable = poll(&mut output, PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX))? > 0;
+        let count = if is_readable { stdout.read(&mut buffer)? } else { 0 };
+        if count == 0 {
+            let errors = std::fs::read_to_string(errors.path())?;
             bail!("its console: {}\nits errors: {errors}", String::from_utf8_lossy(&seen));
         }
+        seen.extend(&buffer[..count]);
     }
     let milliseconds = started.elapsed().as_secs_f64() * 1e3;
     Ok(Sample { milliseconds, memory: own_memory(running.0.id(), guest.mib)? })

@@ -24,7 +24,10 @@ const ZERO_CHUNK: usize = 64 << 10;
 pub enum OpenError {
     /// The file cannot be opened, or its size cannot be read.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// It belongs to somebody else.
+    #[error("permission denied (run as root, or give the file to your user or group)")]
+    Permission,
     /// A directory, pipe, socket or character device.
     #[error("it is neither a regular file nor a block device")]
     NotADisk,
@@ -63,6 +66,15 @@ pub(crate) struct Disk {
     file: File,
     capacity: u64,
     read_only: bool,
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Permission,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 impl RawFile {

@@ -8,7 +8,7 @@ use innkeeper_block::EngineKind;
 use uuid::Uuid;
 
 use crate::firmware::smbios::Identity;
-use crate::virtio::block::Serial;
+use crate::virtio::block::SerialNumber;
 use crate::virtio::net::MacAddress;
 
 /// A number of bytes: `256M`, `5G`, `1048576`.
@@ -78,7 +78,7 @@ impl Keys {
 pub struct DiskOption {
     pub path: PathBuf,
     pub is_read_only: bool,
-    pub serial: Serial,
+    pub serial: SerialNumber,
     pub engine: EngineKind,
 }
 

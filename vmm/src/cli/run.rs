@@ -18,9 +18,9 @@ use super::options::{DiskOption, SerialOption, Size, SmbiosOption, TapOption};
 use super::terminal::RawTerminal;
 use super::{complain, exit_status};
 use crate::boot::{self, BootSource};
-use crate::console::{Console, Copier};
+use crate::console::{Console, Copier, Start};
 use crate::firmware::smbios::Identity;
-use crate::machine::{Configuration, Disk, Ending, Interface, Supervisor};
+use crate::machine::{self, Configuration, Disk, Ending, Interface, Supervisor};
 use crate::memory;
 use crate::virtio::net::MacAddress;
 use crate::virtio::net::tap::Tap;
@@ -81,8 +81,15 @@ impl Run {
         let copier = match &self.serial {
             SerialOption::None => None,
             SerialOption::File(path) => {
-                let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-                Some(Copier::spawn(console, file).context("cannot start the console")?)
+                // A pipe that nobody reads is an error, not a wait.
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(path)
+                    .with_context(|| format!("cannot create {}", path.display()))?;
+                Some(Copier::spawn(console, file, Start::Anew).context("cannot start the console")?)
             }
             SerialOption::Stdio => {
                 terminal = RawTerminal::enter().context("cannot switch the terminal to raw mode")?;
@@ -93,7 +100,7 @@ impl Run {
                     .and_then(|input| Ok((input, duplicate(std::io::stdout().as_fd())?)))
                     .context("cannot use standard input and output")?;
                 supervisor.set_input(input, terminal.is_some());
-                Some(Copier::spawn(console, output).context("cannot start the console")?)
+                Some(Copier::spawn(console, output, Start::Here).context("cannot start the console")?)
             }
         };
         let ending = supervisor.run();
@@ -101,7 +108,12 @@ impl Run {
             copier.finish(CONSOLE_PATIENCE);
         }
         drop(terminal);
-        Ok(match ending? {
+        let ending = ending.map_err(|error| match &error {
+            machine::Error::Boot(boot::Error::Initrd(_)) => self.cannot_boot(error, self.initrd.as_deref()),
+            machine::Error::Boot(boot::Error::Kernel(_)) => self.cannot_boot(error, Some(&self.kernel)),
+            _ => error.into(),
+        })?;
+        Ok(match ending {
             Ending::PowerOff => ExitCode::SUCCESS,
             Ending::Stopped => ExitCode::from(exit_status::STOPPED),
             Ending::Failed(reason) => {
@@ -111,7 +123,12 @@ impl Run {
         })
     }
 
-    /// Opens what the guest is made of. Whatever is wrong is found here, before anything is started.
+    /// Names the file that is wrong.
+    fn cannot_boot(&self, error: machine::Error, file: Option<&Path>) -> anyhow::Error {
+        anyhow::Error::from(error).context(format!("cannot boot {}", file.unwrap_or(&self.kernel).display()))
+    }
+
+    /// Opens what the guest is made of.
     fn open(&self, console: Arc<Console>) -> anyhow::Result<Configuration> {
         let Size(memory) = self.memory;
         memory::check_size(memory)?;

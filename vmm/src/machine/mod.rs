@@ -33,7 +33,7 @@ use crate::platform::power::{self, PowerRegisters};
 use crate::platform::serial::{self, SerialPort};
 use crate::platform::{GSI_EVENTS, GSI_SERIAL};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, Serial};
+use crate::virtio::block::{Block, SerialNumber};
 use crate::virtio::net::tap::Tap;
 use crate::virtio::net::{MacAddress, Net};
 use crate::virtio::rng::Rng;
@@ -66,7 +66,7 @@ pub struct Disk {
     /// What it reads from and writes to.
     pub backend: Arc<dyn Backend>,
     /// What the guest sees as its serial number.
-    pub serial: Serial,
+    pub serial: SerialNumber,
 }
 
 impl std::fmt::Debug for Disk {
@@ -154,8 +154,10 @@ impl Machine {
         let power_button = interrupts.pin(GSI_EVENTS)?;
 
         let root = Arc::new(PciRoot::default());
-        for device in virtio_devices(configuration) {
-            let function = VirtioPci::new(device, Arc::clone(&vm), &interrupts, Arc::clone(&memory))?;
+        // The host bridge is in slot 0, and slots are given out in order.
+        for (slot, device) in (1..).zip(virtio_devices(configuration)) {
+            let name = format!("{:?} in slot {slot}", device.device_type());
+            let function = VirtioPci::new(name, device, Arc::clone(&vm), &interrupts, Arc::clone(&memory))?;
             root.insert(Arc::new(Mutex::new(function)))?;
         }
 

@@ -1,4 +1,4 @@
-//! The control thread: it watches a machine, and starts the next one when the guest resets.
+//! The supervisor: it watches a machine, and starts the next one when the guest resets.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -27,13 +27,6 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
-/// What kind of address space a BAR claims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BarKind {
-    /// Memory below 4 GiB, not prefetchable.
-    Memory32,
-}
-
 /// The capabilities that our devices have (PCI Code and ID Assignment 1.15, section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -81,10 +74,10 @@ impl ConfigSpace {
         space
     }
 
-    /// Adds BAR `index` of `size` bytes, a power of two of at least 16.
-    pub fn add_bar(&mut self, index: usize, size: u32, kind: BarKind) {
+    /// Adds BAR `index`, memory below 4 GiB that is not prefetchable, of `size` bytes, a power of two of at least 16.
+    pub fn add_bar(&mut self, index: usize, size: u32) {
         debug_assert!(index < BAR_COUNT && size.is_power_of_two() && size >= 16);
-        let BarKind::Memory32 = kind;
+
         self.bar_sizes[index] = size;
         self.writable[BAR0 + 4 * index..][..4].copy_from_slice(&(!(size - 1)).to_le_bytes());
     }
@@ -180,7 +173,7 @@ mod tests {
     #[test]
     fn a_guest_changes_only_what_it_may() {
         let mut config = space();
-        config.add_bar(0, 0x1000, BarKind::Memory32);
+        config.add_bar(0, 0x1000);
         let before = config.clone();
         for offset in 0..ConfigSpace::SIZE {
             config.write(offset, &[0xff]);

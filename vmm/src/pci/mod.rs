@@ -12,7 +12,7 @@ pub mod msix;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-pub use config_space::{BarKind, CapabilityId, ConfigSpace, Identity};
+pub use config_space::{CapabilityId, ConfigSpace, Identity};
 
 use crate::bus::BusDevice;
 use crate::memory::{ECAM_START, PCI_WINDOW_SIZE, PCI_WINDOW_START};
@@ -298,7 +298,7 @@ mod tests {
                 subsystem_vendor: 0x1af4,
                 subsystem: 2,
             });
-            config.add_bar(0, BAR_SIZE as u32, BarKind::Memory32);
+            config.add_bar(0, BAR_SIZE as u32);
             Self { config, memory: [0; 16] }
         }
     }

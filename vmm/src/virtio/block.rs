@@ -40,14 +40,14 @@ pub const SERIAL_SIZE: usize = 20;
 
 /// A disk's serial number: up to 20 printable ASCII characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Serial([u8; SERIAL_SIZE]);
+pub struct SerialNumber([u8; SERIAL_SIZE]);
 
 /// Why a text is not a serial number.
 #[derive(Debug, thiserror::Error)]
 #[error("a disk's serial number is at most {SERIAL_SIZE} printable ASCII characters")]
 pub struct InvalidSerial;
 
-impl std::str::FromStr for Serial {
+impl std::str::FromStr for SerialNumber {
     type Err = InvalidSerial;
 
     fn from_str(text: &str) -> Result<Self, InvalidSerial> {
@@ -82,7 +82,7 @@ unsafe impl ByteValued for Range {}
 /// The device.
 pub struct Block {
     backend: Arc<dyn Backend>,
-    serial: Serial,
+    serial: SerialNumber,
     config: Config,
     worker: Option<Worker>,
 }
@@ -95,7 +95,7 @@ impl fmt::Debug for Block {
 
 impl Block {
     /// A disk over `backend`.
-    pub fn new(backend: Arc<dyn Backend>, serial: Serial) -> Self {
+    pub fn new(backend: Arc<dyn Backend>, serial: SerialNumber) -> Self {
         let config = virtio_blk_config {
             capacity: (backend.capacity() / SECTOR_SIZE).to_le(),
             seg_max: SEGMENTS_MAX.to_le(),
@@ -279,7 +279,7 @@ impl Requests {
 /// Turns chains into requests.
 struct Parser {
     memory: Arc<GuestMemory>,
-    serial: Serial,
+    serial: SerialNumber,
     /// The driver cannot flush, so a write that is completed must be durable (section 5.2.6.2).
     is_write_through: bool,
 }
@@ -650,7 +650,7 @@ mod tests {
 
     #[test]
     fn a_read_only_disk_says_so() {
-        let disk = Block::new(Arc::new(Blank { read_only: true }), Serial::default());
+        let disk = Block::new(Arc::new(Blank { read_only: true }), SerialNumber::default());
         assert_ne!(disk.features() & 1 << VIRTIO_BLK_F_RO, 0);
         assert_eq!(disk.features() & 1 << VIRTIO_BLK_F_DISCARD, 0);
         assert_eq!(disk.config()[..8], 64u64.to_le_bytes());
@@ -658,9 +658,9 @@ mod tests {
 
     #[test]
     fn serials_fit_or_are_refused() {
-        assert!("12345678901234567890".parse::<Serial>().is_ok());
+        assert!("12345678901234567890".parse::<SerialNumber>().is_ok());
         for bad in ["123456789012345678901", "a b", "a\n", "ä"] {
-            assert!(bad.parse::<Serial>().is_err(), "{bad}");
+            assert!(bad.parse::<SerialNumber>().is_err(), "{bad}");
         }
     }
 }

@@ -170,7 +170,7 @@ impl QueueInterrupt {
 /// A device's side channel to its driver: the status field and the configuration interrupt.
 #[derive(Debug)]
 pub struct Notifier {
-    /// For logs: the type and slot.
+    /// For logs.
     name: String,
     status: AtomicU8,
     config_vector: AtomicU16,

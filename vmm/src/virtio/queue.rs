@@ -5,7 +5,6 @@
 //! is in flight cannot be submitted a second time; and whatever a driver does wrong is one [`QueueError`].
 
 use std::collections::BTreeSet;
-use std::num::Wrapping;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -137,11 +136,6 @@ impl Queue {
     /// at before going to sleep.
     pub fn enable_doorbell(&mut self, memory: &GuestMemory) -> Result<bool, QueueError> {
         Ok(self.ring.enable_notification(memory)?)
-    }
-
-    /// Whether a chain is waiting.
-    pub fn has_available(&self, memory: &GuestMemory) -> Result<bool, QueueError> {
-        Ok(self.ring.avail_idx(memory, Ordering::Acquire)? != Wrapping(self.ring.next_avail()))
     }
 }
 

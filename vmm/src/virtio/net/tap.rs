@@ -48,9 +48,15 @@ pub enum Error {
     Missing(String),
     #[error("it is busy: another process uses it")]
     Busy,
-    #[error("it is not a tap, or has other flags than ours: ip tuntap add {0} mode tap vnet_hdr")]
-    NotATap(String),
-    #[error("{action} failed: {source}")]
+    #[error(
+        "it is not a tap, or has other flags than ours; make one by another name: ip tuntap add NAME mode tap vnet_hdr"
+    )]
+    NotATap,
+    #[error(
+        "permission denied (run as root, or make the tap yours: ip tuntap add {0} mode tap vnet_hdr user USER)"
+    )]
+    Permission(String),
+    #[error("{action} failed")]
     Host { action: &'static str, source: io::Error },
 }
 
@@ -83,7 +89,8 @@ impl Tap {
         // SAFETY: the request is a whole `ifreq`, which the call reads.
         unsafe { ioctl::set_interface(file.as_raw_fd(), &request) }.map_err(|error| match error {
             nix::Error::EBUSY => Error::Busy,
-            nix::Error::EINVAL => Error::NotATap(name.into()),
+            nix::Error::EINVAL => Error::NotATap,
+            nix::Error::EPERM => Error::Permission(name.into()),
             error => Error::Host { action: "attaching to the interface", source: error.into() },
         })?;
         let size = HEADER_SIZE as libc::c_int;
