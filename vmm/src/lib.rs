@@ -21,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod console;
 pub mod cpu;
+pub mod event;
 pub mod exit;
 pub mod firmware;
 pub mod interrupt;

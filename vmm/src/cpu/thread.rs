@@ -27,9 +27,9 @@ pub fn install_kick_handler() -> io::Result<()> {
     Ok(())
 }
 
-/// What a CPU thread needs of the rest of the machine.
+/// Where the exits of a CPU lead.
 #[derive(Clone, Debug)]
-pub struct Platform {
+pub struct Exits {
     /// Port I/O.
     pub ports: Arc<Bus>,
     /// Memory-mapped I/O.
@@ -56,14 +56,14 @@ unsafe impl Send for ImmediateExit {}
 
 impl CpuThread {
     /// Starts running `cpu`.
-    pub fn spawn(cpu: Cpu, platform: Platform) -> io::Result<Self> {
+    pub fn spawn(cpu: Cpu, exits: Exits) -> io::Result<Self> {
         let Cpu { index, mut fd } = cpu;
         let stop = Arc::new(AtomicBool::new(false));
         let immediate_exit = ImmediateExit(&raw mut fd.get_kvm_run().immediate_exit);
         let should_stop = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(format!("cpu{index}")).spawn(move || {
-            if let Some(exit) = run(&mut fd, &platform, &should_stop) {
-                platform.exit.set(exit);
+            if let Some(exit) = run(&mut fd, &exits, &should_stop) {
+                exits.exit.set(exit);
             }
             fd
         })?;
@@ -112,21 +112,21 @@ impl RunPage {
 }
 
 /// Runs until told to stop (then there is nothing to report) or until this CPU ends the machine.
-fn run(cpu: &mut VcpuFd, platform: &Platform, stop: &AtomicBool) -> Option<Exit> {
+fn run(cpu: &mut VcpuFd, exits: &Exits, stop: &AtomicBool) -> Option<Exit> {
     let page = RunPage(&raw const *cpu.get_kvm_run());
     while !stop.load(Ordering::Acquire) {
         match cpu.run() {
             // A string instruction comes as many accesses to one port at once.
             Ok(VcpuExit::IoOut(port, data)) => {
                 data.chunks(page.port_access_size())
-                    .for_each(|data| platform.ports.write(u64::from(port), data));
+                    .for_each(|data| exits.ports.write(u64::from(port), data));
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 data.chunks_mut(page.port_access_size())
-                    .for_each(|data| platform.ports.read(u64::from(port), data));
+                    .for_each(|data| exits.ports.read(u64::from(port), data));
             }
-            Ok(VcpuExit::MmioWrite(address, data)) => platform.mmio.write(address, data),
-            Ok(VcpuExit::MmioRead(address, data)) => platform.mmio.read(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => exits.mmio.write(address, data),
+            Ok(VcpuExit::MmioRead(address, data)) => exits.mmio.read(address, data),
             Ok(VcpuExit::Intr) => {}
             Ok(VcpuExit::Shutdown) => return Some(Exit::Reset(ResetCause::TripleFault)),
             Ok(VcpuExit::FailEntry(reason, _)) => {

@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::{self, BootSource};
 use crate::bus::Bus;
 use crate::console::Console;
-use crate::cpu::{self, Cpu, CpuThread, Platform, cpuid};
+use crate::cpu::{self, Cpu, CpuThread, Exits, cpuid};
 use crate::exit::ExitSignal;
 use crate::firmware::{self, smbios};
 use crate::interrupt::{self, Interrupts};
@@ -123,7 +123,7 @@ fn host_error(action: &'static str) -> impl Fn(io::Error) -> Error {
 pub struct Machine {
     cpus: Vec<CpuThread>,
     waiting_cpus: Vec<Cpu>,
-    platform: Platform,
+    exits: Exits,
     serial: Arc<Mutex<SerialPort>>,
     power_button: EventFd,
     /// Behind everything that uses it, so that it is unmapped last.
@@ -180,7 +180,7 @@ impl Machine {
         Ok(Self {
             cpus: Vec::new(),
             waiting_cpus: cpus,
-            platform: Platform { ports: Arc::new(ports), mmio: Arc::new(mmio), exit },
+            exits: Exits { ports: Arc::new(ports), mmio: Arc::new(mmio), exit },
             serial,
             power_button,
             _memory: memory,
@@ -192,7 +192,7 @@ impl Machine {
         tracing::debug!(cpus = self.waiting_cpus.len(), "starting");
         for cpu in std::mem::take(&mut self.waiting_cpus) {
             let thread =
-                CpuThread::spawn(cpu, self.platform.clone()).map_err(host_error("start a CPU thread"))?;
+                CpuThread::spawn(cpu, self.exits.clone()).map_err(host_error("start a CPU thread"))?;
             self.cpus.push(thread);
         }
         Ok(())
@@ -200,7 +200,7 @@ impl Machine {
 
     /// Where the machine says that it has ended.
     pub fn exit(&self) -> &ExitSignal {
-        &self.platform.exit
+        &self.exits.exit
     }
 
     /// The serial port, to feed it input.

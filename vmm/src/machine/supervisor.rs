@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::{Configuration, Error, Machine, host_error};
 use crate::cpu;
+use crate::event::as_fd;
 use crate::exit::{Exit, ResetCause};
 
 /// A guest that dies this often within [`FAULT_PERIOD`] will not live.
@@ -143,9 +144,9 @@ impl Supervisor {
                 self.input.as_ref().filter(|input| input.is_wanted()).map(|input| input.source.as_fd());
             let events = wait(
                 [
-                    Some(borrow(machine.exit().event())),
+                    Some(as_fd(machine.exit().event())),
                     Some(self.signals.as_fd()),
-                    Some(borrow(&drained)),
+                    Some(as_fd(&drained)),
                     input,
                 ],
                 self.stop.map(|stop| stop.next_press.min(stop.deadline)),
@@ -213,11 +214,6 @@ impl Supervisor {
 
 fn lock(machine: &Machine) -> std::sync::MutexGuard<'_, crate::platform::serial::SerialPort> {
     machine.serial().lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn borrow(event: &vmm_sys_util::eventfd::EventFd) -> BorrowedFd<'_> {
-    // SAFETY: `event` owns an open descriptor and is borrowed for as long as the result.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// Waits until one of `sources` is readable, or until `deadline`; says which are.

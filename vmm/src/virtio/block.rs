@@ -17,8 +17,9 @@ use virtio_bindings::virtio_blk::{
 use vm_memory::ByteValued;
 
 use super::queue::{Buffers, Chain, QueueError};
-use super::worker::{Handler, Worker, as_fd};
+use super::worker::{Handler, Worker};
 use super::{Activation, ActiveQueue, DeviceType, VirtioDevice};
+use crate::event::as_fd;
 use crate::memory::GuestMemory;
 
 const QUEUE_SIZES: [u16; 1] = [256];

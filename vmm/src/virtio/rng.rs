@@ -5,8 +5,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::queue::QueueError;
-use super::worker::{Handler, Worker, as_fd};
+use super::worker::{Handler, Worker};
 use super::{Activation, ActiveQueue, DeviceType, VirtioDevice};
+use crate::event::as_fd;
 use crate::memory::GuestMemory;
 
 const QUEUE_SIZES: [u16; 1] = [64];

@@ -1,7 +1,7 @@
 //! The thread of a device: it sleeps until something happens, and wakes for nothing else.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Notifier;
 use super::queue::QueueError;
+use crate::event::as_fd;
 
 /// A worker needs little: its requests' buffers are in guest memory.
 const STACK_SIZE: usize = 256 << 10;
@@ -60,12 +61,6 @@ impl Drop for Worker {
             tracing::error!("a device thread panicked");
         }
     }
-}
-
-/// The descriptor of an eventfd, which has no such method of its own.
-pub(super) fn as_fd(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: `event` owns an open descriptor and is borrowed for as long as the result.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 fn edge(source: u64) -> EpollEvent {

@@ -21,8 +21,9 @@ use receive::Receiver;
 use tap::{HEADER_SIZE, Tap, offload};
 
 use super::queue::{Chain, QueueError};
-use super::worker::{Handler, Worker, as_fd};
+use super::worker::{Handler, Worker};
 use super::{Activation, ActiveQueue, DeviceType, VirtioDevice};
+use crate::event::as_fd;
 use crate::memory::GuestMemory;
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
