@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::event;
 
 /// Why a machine stopped running.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub struct ExitSignal {
 impl ExitSignal {
     /// A signal that nobody has set yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { exit: Mutex::new(None), event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? })
+        Ok(Self { exit: Mutex::new(None), event: event::new()? })
     }
 
     /// Ends the machine. Only the first call counts.

@@ -12,7 +12,9 @@ use kvm_bindings::{
     kvm_irq_routing_irqchip, kvm_irq_routing_msi,
 };
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::event;
 
 /// Pins of the I/O APIC, which are the first global system interrupts.
 const IO_APIC_PINS: u32 = 24;
@@ -67,14 +69,14 @@ impl Interrupts {
 
     /// An edge on pin `gsi` of the I/O APIC for every write to the returned eventfd.
     pub fn pin(&self, gsi: u32) -> Result<EventFd, Error> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let event = event::new()?;
         self.vm.register_irqfd(&event, gsi)?;
         Ok(event)
     }
 
     /// A message-signalled interrupt, masked at first.
     pub fn msi(self: &Arc<Self>) -> Result<Arc<MsiVector>, Error> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let event = event::new()?;
         let mut routes = self.lock();
         let free = routes.0.iter().position(|route| *route == Route::Free);
         let index = match free {

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 
 use vm_superio::serial::{self, SerialEvents};
 use vm_superio::{Serial, Trigger};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Registers;
 use crate::console::{Console, ConsoleWriter};
+use crate::event;
 
 /// COM1.
 pub const BASE_PORT: u16 = 0x3f8;
@@ -65,7 +66,7 @@ impl SerialEvents for Drain {
 impl SerialPort {
     /// A port whose output goes to `console` and whose interrupt is `interrupt`.
     pub fn new(console: Arc<Console>, interrupt: EventFd) -> io::Result<Self> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let event = event::new()?;
         let drain = Arc::new(Drain { is_awaited: AtomicBool::new(false), event });
         let device =
             Serial::with_events(InterruptLine(interrupt), Arc::clone(&drain), ConsoleWriter(console));

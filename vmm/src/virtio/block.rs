@@ -183,10 +183,7 @@ impl Handler for Disk {
             has_finished = true;
         }
         // One interrupt for all that came in together.
-        if has_finished && queue.queue.needs_interrupt(memory)? {
-            queue.interrupt.trigger();
-        }
-        Ok(())
+        if has_finished { queue.announce(memory) } else { Ok(()) }
     }
 }
 

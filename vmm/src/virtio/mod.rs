@@ -115,7 +115,7 @@ const BATCH: usize = 64;
 impl ActiveQueue {
     /// Serves the chains there are, and some of those that arrive meanwhile; then rings its own doorbell if
     /// there are more. `serve` returns how many bytes it has written to the chain, or none if it keeps the chain
-    /// and gives it back with [`ActiveQueue::give_back`].
+    /// and pushes it later.
     pub fn drain(
         &mut self,
         memory: &GuestMemory,
@@ -139,8 +139,13 @@ impl ActiveQueue {
     }
 
     /// Gives the chain at `head` back, with `written` bytes written to it.
-    pub fn give_back(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueError> {
+    fn give_back(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueError> {
         self.queue.push(memory, head, written)?;
+        self.announce(memory)
+    }
+
+    /// Interrupts the driver, if it wants to hear of what was pushed since the last time.
+    pub fn announce(&mut self, memory: &GuestMemory) -> Result<(), QueueError> {
         if self.queue.needs_interrupt(memory)? {
             self.interrupt.trigger();
         }

@@ -10,13 +10,14 @@ use std::sync::atomic::Ordering;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Layout, Queue};
 use super::{
     Activation, ActiveQueue, COMMON_FEATURES, DeviceType, NO_VECTOR, Notifier, QueueInterrupt, VirtioDevice,
     status,
 };
+use crate::event;
 use crate::interrupt::{self, Interrupts};
 use crate::memory::GuestMemory;
 use crate::pci::msix::{self, Msix};
@@ -323,7 +324,7 @@ impl VirtioPci {
                 continue;
             }
             let queue = Queue::new(registers.layout, registers.max_size, event_idx, &self.memory)?;
-            let doorbell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+            let doorbell = event::new()?;
             let interrupt = QueueInterrupt(self.notifier.vector(registers.vector).cloned());
             // A driver may have made buffers available before it said that it is ready.
             doorbell.write(1)?;

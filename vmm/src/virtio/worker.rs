@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Notifier;
 use super::queue::QueueError;
-use crate::event::as_fd;
+use crate::event::{self, as_fd};
 
 /// A worker needs little: its requests' buffers are in guest memory.
 const STACK_SIZE: usize = 256 << 10;
@@ -35,7 +35,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub fn spawn(name: &str, notifier: Arc<Notifier>, mut handler: impl Handler) -> io::Result<Self> {
-        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let stop = event::new()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(as_fd(&stop), edge(STOP))?;
         for (fd, source) in handler.sources() {

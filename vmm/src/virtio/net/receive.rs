@@ -95,7 +95,6 @@ impl Receiver {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-
                 Err(error) => {
                     // The interface went down or away. It announces itself when it is back.
                     tracing::debug!(%error, "no frames from the tap");
@@ -103,8 +102,8 @@ impl Receiver {
                 }
             }
         }
-        if has_received && self.queue.queue.needs_interrupt(memory)? {
-            self.queue.interrupt.trigger();
+        if has_received {
+            self.queue.announce(memory)?;
         }
         if turns == BATCH {
             self.queue.wake_again();
