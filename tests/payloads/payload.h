@@ -12,6 +12,9 @@ typedef unsigned long u64;
 static inline void outb(u16 port, u8 value) { asm volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
 static inline u8 inb(u16 port) { u8 value; asm volatile("inb %1, %0" : "=a"(value) : "Nd"(port)); return value; }
 
+static inline void outl(u16 port, u32 value) { asm volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
+static inline u32 inl(u16 port) { u32 value; asm volatile("inl %1, %0" : "=a"(value) : "Nd"(port)); return value; }
+
 static inline void write8(u64 at, u8 value) { asm volatile("movb %0, (%1)" : : "q"(value), "r"(at) : "memory"); }
 static inline void write16(u64 at, u16 value) { asm volatile("movw %0, (%1)" : : "r"(value), "r"(at) : "memory"); }
 static inline void write32(u64 at, u32 value) { asm volatile("movl %0, (%1)" : : "r"(value), "r"(at) : "memory"); }

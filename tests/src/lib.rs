@@ -3,17 +3,20 @@
 //! [`Vmm`] is a running VMM process whose console the test reads and writes; [`Shell`] adds the prompt of a
 //! guest's shell. Everything has a deadline, and whatever fails says where the console's log is.
 
+pub mod controller;
+pub mod exchange;
 pub mod network;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// The path of a program of this workspace: beside the running test, or as a variable says, `INNKEEPER_VMM` for
 /// `innkeeper-vmm`.
@@ -62,6 +65,8 @@ struct Output {
 /// A VMM process.
 pub struct Vmm {
     child: Child,
+    /// Where console input goes.
+    input: Option<File>,
     output: Arc<Output>,
     /// How much of the output earlier calls have used up.
     seen: usize,
@@ -78,11 +83,7 @@ impl Vmm {
 
     /// Runs any command as a VMM: what it prints on standard output is the console, and standard input too.
     pub fn spawn(command: &mut Command) -> Result<Self> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let directory = build_directory().join("logs");
-        std::fs::create_dir_all(&directory)?;
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let log = directory.join(format!("{}-{}-{number}.log", test_name(), std::process::id()));
+        let log = new_log()?;
         let errors = File::create(log.with_extension("stderr"))?;
         let mut child = command
             .stdin(Stdio::piped())
@@ -90,12 +91,18 @@ impl Vmm {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot run {:?}", command.get_program()))?;
-        let output = Arc::new(Output::default());
-        let mut stdout = child.stdout.take().context("no standard output")?;
-        let (sink, mut file) = (Arc::clone(&output), File::create(&log)?);
+        let input = child.stdin.take().map(OwnedFd::from);
+        let output = child.stdout.take().context("no standard output")?;
+        Self::watch(child, input.map(File::from), OwnedFd::from(output).into(), log)
+    }
+
+    /// Takes over a process whose console is at the other ends of `input` and `output`.
+    fn watch(child: Child, input: Option<File>, mut output: File, log: PathBuf) -> Result<Self> {
+        let printed = Arc::new(Output::default());
+        let (sink, mut file) = (Arc::clone(&printed), File::create(&log)?);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
                 let _ = file.write_all(&buffer[..count]);
                 sink.text.lock().unwrap().0.extend(&buffer[..count]);
                 sink.grown.notify_all();
@@ -103,7 +110,7 @@ impl Vmm {
             sink.text.lock().unwrap().1 = true;
             sink.grown.notify_all();
         });
-        Ok(Self { child, output, seen: 0, log })
+        Ok(Self { child, input, output: printed, seen: 0, log })
     }
 
     /// The process id.
@@ -138,8 +145,10 @@ impl Vmm {
                 let why = if state.1 { "the console closed" } else { "time ran out" };
                 let tail = String::from_utf8_lossy(&new[new.len().saturating_sub(400)..]).into_owned();
                 bail!(
-                    "{why} waiting for {texts:?}; the last output was:\n{tail}\n(console log: {})",
-                    self.log.display()
+                    "{why} waiting for {texts:?}; the last output was:\n{tail}\n(console log: {})\nthe VMM's threads, \
+                     what they wait for, and their time in user and kernel mode: {}",
+                    self.log.display(),
+                    threads(self.child.id())
                 );
             }
             state = self.output.grown.wait_timeout(state, rest).unwrap().0;
@@ -148,9 +157,8 @@ impl Vmm {
 
     /// Types on the console.
     pub fn send(&mut self, text: impl AsRef<[u8]>) -> Result<()> {
-        let stdin = self.child.stdin.as_mut().context("the console's input is closed")?;
-        stdin.write_all(text.as_ref())?;
-        Ok(stdin.flush()?)
+        let input = self.input.as_mut().context("the console's input is closed")?;
+        Ok(input.write_all(text.as_ref())?)
     }
 
     /// Sends a signal to the VMM.
@@ -202,6 +210,28 @@ impl Drop for Vmm {
     }
 }
 
+/// What the threads of a process are doing, as far as the kernel tells.
+fn threads(pid: u32) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |file| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split(' ').collect();
+        let times = [12, 13].map(|field| *fields.get(field).unwrap_or(&"?"));
+        text += &format!("\n  {} {} {times:?}", read("comm").trim(), read("wchan").trim());
+    }
+    text
+}
+
+/// Where the console of another guest is logged.
+fn new_log() -> Result<PathBuf> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let directory = build_directory().join("logs");
+    std::fs::create_dir_all(&directory)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    Ok(directory.join(format!("{}-{}-{number}.log", test_name(), std::process::id())))
+}
+
 fn test_name() -> String {
     std::thread::current().name().unwrap_or("guest").replace("::", "-")
 }
@@ -229,6 +259,25 @@ impl Shell {
         self.vmm.expect("micro: ready", BOOT_PATIENCE)?;
         self.vmm.expect(self.prompt, BOOT_PATIENCE)?;
         Ok(())
+    }
+
+    /// A guest of the `micro` image, up and at its shell, with its controller and where others can connect.
+    /// `prepare` may attach devices before the start.
+    pub fn driven(
+        machine: &controller::Machine,
+        socket: &Path,
+        prepare: impl FnOnce(&mut controller::Controller) -> Result<()>,
+    ) -> Result<(Self, controller::Controller)> {
+        use innkeeper_protocol::{Command, ConsoleKind};
+        let (vmm, mut controller, streams) = controller::serve()?;
+        controller.configure(machine, Some(&controller::listener(socket)?))?;
+        prepare(&mut controller)?;
+        controller.say(Command::Start)?;
+        controller.attach_console(ConsoleKind::Serial, &streams, 0)?;
+        controller.subscribe()?;
+        let mut shell = Self { vmm, prompt: "micro# " };
+        shell.wait_for_boot()?;
+        Ok((shell, controller))
     }
 
     /// A shell at a prompt that `vmm` shows, or will show.
@@ -267,6 +316,17 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 /// A path as text; ours are.
 pub fn path(path: &Path) -> &str {
     path.to_str().expect("test paths are UTF-8")
+}
+
+/// A tar file to be used as a disk, with our program for networks in it: `tar xf /dev/vda`, then `./netprobe`.
+pub fn toolbox() -> Result<tempfile::NamedTempFile> {
+    let file = tempfile::NamedTempFile::new()?;
+    let netprobe = program("netprobe");
+    let directory = netprobe.parent().context("a directory")?;
+    let tar =
+        Command::new("tar").arg("-cf").arg(file.path()).arg("-C").arg(directory).arg("netprobe").status()?;
+    ensure!(tar.success(), "tar failed");
+    Ok(file)
 }
 
 /// The option for a raw disk at `file`.

@@ -161,6 +161,13 @@ const CASES: &[Case] = &[
     ("--kernel @good --serial file=@pipe", "cannot create", ERROR),
     ("--kernel @good --serial tty", "stdio, file=FILE or none", USAGE),
     ("--kernel @good --smbios uuid=1", "uuid=1", USAGE),
+    ("--kernel @good --disk path=@disk,format=raw,queues=17", "1 to 16 queues", ERROR),
+    ("--kernel @good --tap lo,queues=9", "1 to 8 pairs", USAGE),
+    ("--kernel @good --virtio-console stdio", "only one console", ERROR),
+    ("--kernel @good --vsock cid=2", "context id", ERROR),
+    ("--kernel @good --vsock path=@new", "cid=… is missing", USAGE),
+    ("--kernel @good --control @disk", "is there one already?", ERROR),
+    ("--kernel @good --control /nonexistent/x", "cannot make the socket", ERROR),
     ("--kernel @good --cmdline @long", "longer than the 2047 bytes", ERROR),
     ("--initrd @good", "--kernel", USAGE),
 ];

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use innkeeper_tests::network::Namespace;
-use innkeeper_tests::{Shell, Vmm, disk, image, path, program};
+use innkeeper_tests::{Shell, Vmm, disk, image, path, program, toolbox};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,17 +124,6 @@ fn wait_until_attached(strace: &mut Child) -> Result<()> {
         line.push(byte[0].into());
     }
     Ok(())
-}
-
-/// A tar file as a disk, with our test program in it.
-fn toolbox() -> Result<tempfile::NamedTempFile> {
-    let file = tempfile::NamedTempFile::new()?;
-    let netprobe = program("netprobe");
-    let directory = netprobe.parent().context("a directory")?;
-    let tar =
-        Command::new("tar").arg("-cf").arg(file.path()).arg("-C").arg(directory).arg("netprobe").status()?;
-    ensure!(tar.success(), "tar failed");
-    Ok(file)
 }
 
 /// Ping and bulk TCP in both directions, with the offloads negotiated.

@@ -81,7 +81,7 @@ fn the_pci_bus_is_enumerated() -> Result<()> {
     let file = disk_image(8, "");
     let mut vmm = run("enumerate", &["--disk", &disk(file.path(), "")])?;
     vmm.wait_for_code(0, PATIENCE)?;
-    let bus = vmm.expect("slot 02", PATIENCE)?;
+    let bus = vmm.expect("slot 1f", PATIENCE)?;
     assert!(bus.contains("slot 00 8086:0d57"), "{bus}");
     assert!(bus.contains("slot 01 1af4:1042 bar c1000000 size 00008000 caps 09 09 09 09 09 11"), "{bus}");
     let entropy = vmm.expect("\n", PATIENCE)?;

@@ -1,9 +1,9 @@
 //! How a machine ends, and the one place where CPUs and devices say so.
 
-use std::fmt;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use innkeeper_protocol::ResetCause;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event;
@@ -17,24 +17,6 @@ pub enum Exit {
     Reset(ResetCause),
     /// The machine cannot go on; the text says why.
     Failure(String),
-}
-
-/// Why a guest starts anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetCause {
-    /// It asked to, through ACPI or the keyboard controller.
-    Guest,
-    /// A CPU could not deliver a double fault.
-    TripleFault,
-}
-
-impl fmt::Display for ResetCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Guest => "guest reset",
-            Self::TripleFault => "triple fault",
-        })
-    }
 }
 
 /// Carries the first [`Exit`] from the CPU threads to the supervisor.

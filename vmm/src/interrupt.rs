@@ -3,6 +3,10 @@
 //! A write to the eventfd is the interrupt, so any thread (and a kernel back-end) can raise one without
 //! entering the VMM's locks. KVM's routing table is only written when a guest unmasks a vector with a new
 //! message: each change makes the kernel wait for all CPUs of the guest.
+//!
+//! A vector that is masked must not interrupt. Our own threads look before they raise one; the kernel does
+//! not, so from a vector that it raises ([`MsiVector::raised_by_kernel`]) KVM is parted while it is masked.
+//! That takes longer, so that the other vectors stay connected.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +16,7 @@ use kvm_bindings::{
     kvm_irq_routing_irqchip, kvm_irq_routing_msi,
 };
 use kvm_ioctls::VmFd;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event;
@@ -92,7 +97,7 @@ impl Interrupts {
             interrupts: Arc::clone(self),
             gsi: index as u32 + IO_APIC_PINS,
             event,
-            is_connected: AtomicBool::new(false),
+            connection: Mutex::default(),
             is_masked: AtomicBool::new(true),
             is_pending: AtomicBool::new(false),
         }))
@@ -163,10 +168,18 @@ pub struct MsiVector {
     interrupts: Arc<Interrupts>,
     gsi: u32,
     event: EventFd,
-    /// Whether KVM listens to `event`: from the first unmasking on.
-    is_connected: AtomicBool,
+    connection: Mutex<Connection>,
     is_masked: AtomicBool,
+    /// Whether one of our threads has raised it while it was masked.
     is_pending: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    /// Whether KVM listens to the eventfd: from the first unmasking on, and not while a vector is masked that
+    /// the kernel raises.
+    is_connected: bool,
+    is_raised_by_kernel: bool,
 }
 
 impl MsiVector {
@@ -183,17 +196,37 @@ impl MsiVector {
         }
     }
 
+    /// An eventfd for a part of the kernel, every write to which interrupts the guest, now or when it unmasks
+    /// the vector. From now on masking takes as long as the kernel needs to let go of it.
+    pub fn raised_by_kernel(&self) -> Result<EventFd, Error> {
+        let event = self.event.try_clone()?;
+        let mut connection = self.connection();
+        connection.is_raised_by_kernel = true;
+        if self.is_masked.load(Ordering::SeqCst) {
+            self.disconnect(&mut connection)?;
+        }
+        Ok(event)
+    }
+
     /// Holds interrupts back.
     pub fn mask(&self) {
+        let mut connection = self.connection();
         self.is_masked.store(true, Ordering::SeqCst);
+        if connection.is_raised_by_kernel
+            && let Err(error) = self.disconnect(&mut connection)
+        {
+            tracing::warn!(%error, "an interrupt vector may interrupt although it is masked");
+        }
     }
 
     /// Delivers interrupts as `message`, beginning with one that was held back.
     pub fn unmask(&self, message: MsiMessage) -> Result<(), Error> {
         self.interrupts.route(self.gsi, message)?;
-        if !self.is_connected.load(Ordering::Acquire) {
+        let mut connection = self.connection();
+        if !connection.is_connected {
+            // What the eventfd has collected is an interrupt right away.
             self.interrupts.vm.register_irqfd(&self.event, self.gsi)?;
-            self.is_connected.store(true, Ordering::Release);
+            connection.is_connected = true;
         }
         self.is_masked.store(false, Ordering::SeqCst);
         if self.is_pending.swap(false, Ordering::SeqCst) {
@@ -204,7 +237,22 @@ impl MsiVector {
 
     /// Whether an interrupt is held back.
     pub fn is_pending(&self) -> bool {
-        self.is_pending.load(Ordering::SeqCst)
+        // While KVM listens, nothing is held back, even if it leaves the count where it is.
+        let has_collected = || !self.connection().is_connected && is_readable(&self.event);
+        self.is_pending.load(Ordering::SeqCst) || has_collected()
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parts KVM from the eventfd. It takes with it what was raised until then.
+    fn disconnect(&self, connection: &mut Connection) -> Result<(), Error> {
+        if connection.is_connected {
+            self.interrupts.vm.unregister_irqfd(&self.event, self.gsi)?;
+            connection.is_connected = false;
+        }
+        Ok(())
     }
 
     fn signal(&self) {
@@ -215,10 +263,113 @@ impl MsiVector {
 
 impl Drop for MsiVector {
     fn drop(&mut self) {
-        if self.is_connected.load(Ordering::Acquire) {
-            // Fails only if the VM is gone, and its routes with it.
-            let _ = self.interrupts.vm.unregister_irqfd(&self.event, self.gsi);
-        }
+        // Fails only if the VM is gone, and its routes with it.
+        let _ = self.disconnect(&mut self.connection());
         self.interrupts.free(self.gsi);
+    }
+}
+
+fn is_readable(event: &EventFd) -> bool {
+    let mut fds = [PollFd::new(event::as_fd(event), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_ioctls::{Kvm, VcpuFd};
+    use std::time::{Duration, Instant};
+
+    const VECTOR: u8 = 0x41;
+    const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_0000, data: VECTOR as u32 };
+
+    /// A machine with a CPU that never runs: what arrives stays in its local APIC.
+    fn machine() -> (Arc<Interrupts>, VcpuFd) {
+        const SPURIOUS: usize = 0xf0;
+        const APIC_ENABLED: i8 = 1;
+        let vm = Arc::new(Kvm::new().unwrap().create_vm().unwrap());
+        vm.create_irq_chip().unwrap();
+        let cpu = vm.create_vcpu(0).unwrap();
+        let mut apic = cpu.get_lapic().unwrap();
+        apic.regs[SPURIOUS + 1] |= APIC_ENABLED;
+        cpu.set_lapic(&apic).unwrap();
+        (Interrupts::new(vm), cpu)
+    }
+
+    /// Whether [`VECTOR`] is in the local APIC.
+    fn is_there(cpu: &VcpuFd) -> bool {
+        const REQUESTS: usize = 0x200;
+        let byte = REQUESTS + usize::from(VECTOR / 32) * 16 + usize::from(VECTOR % 32 / 8);
+        cpu.get_lapic().unwrap().regs[byte] as u8 >> (VECTOR % 8) & 1 == 1
+    }
+
+    /// The kernel delivers when it finds the time.
+    fn arrives(cpu: &VcpuFd) -> bool {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !is_there(cpu) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        is_there(cpu)
+    }
+
+    fn stays_away(cpu: &VcpuFd) -> bool {
+        std::thread::sleep(Duration::from_millis(20));
+        !is_there(cpu)
+    }
+
+    fn forget(cpu: &VcpuFd) {
+        let mut apic = cpu.get_lapic().unwrap();
+        apic.regs[0x200..0x280].fill(0);
+        cpu.set_lapic(&apic).unwrap();
+    }
+
+    #[test]
+    fn a_masked_vector_is_pending() {
+        let (interrupts, cpu) = machine();
+        let vector = interrupts.msi().unwrap();
+        vector.trigger();
+        assert!(vector.is_pending() && stays_away(&cpu));
+        vector.unmask(MESSAGE).unwrap();
+        assert!(!vector.is_pending() && arrives(&cpu));
+        forget(&cpu);
+        vector.mask();
+        vector.trigger();
+        assert!(vector.is_pending() && stays_away(&cpu));
+    }
+
+    #[test]
+    fn the_kernel_is_held_back_by_a_mask() {
+        let (interrupts, cpu) = machine();
+        for is_masked_at_first in [true, false] {
+            let vector = interrupts.msi().unwrap();
+            vector.unmask(MESSAGE).unwrap();
+            if is_masked_at_first {
+                vector.mask();
+            }
+            let event = vector.raised_by_kernel().unwrap();
+            vector.mask();
+            event.write(1).unwrap();
+            assert!(vector.is_pending() && stays_away(&cpu));
+            vector.unmask(MESSAGE).unwrap();
+            assert!(!vector.is_pending() && arrives(&cpu));
+            forget(&cpu);
+
+            // What was delivered is not delivered again.
+            vector.mask();
+            assert!(!vector.is_pending());
+            vector.unmask(MESSAGE).unwrap();
+            assert!(stays_away(&cpu));
+
+            // Nor does our own thread go past the mask.
+            vector.mask();
+            vector.trigger();
+            assert!(vector.is_pending() && stays_away(&cpu));
+            vector.unmask(MESSAGE).unwrap();
+            assert!(arrives(&cpu));
+            forget(&cpu);
+            event.write(1).unwrap();
+            assert!(arrives(&cpu));
+            forget(&cpu);
+        }
     }
 }

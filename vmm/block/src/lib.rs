@@ -18,7 +18,7 @@ mod uring;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use raw::{EngineKind, OpenError, RawFile};
+pub use raw::{EngineKind, OpenError, RawFile, open};
 pub use segments::Segments;
 
 /// The unit of a disk's size and of every request: 512 bytes, whatever the medium's own block size is
@@ -32,6 +32,12 @@ pub trait Backend: Send + Sync {
 
     /// Whether writing, discarding and zeroing are refused.
     fn is_read_only(&self) -> bool;
+
+    /// Makes the disk `size` bytes large. What is in flight is not disturbed, and engines know the new size at once.
+    ///
+    /// Fails, and changes nothing, if `size` is not a multiple of [`SECTOR_SIZE`], is less than the capacity, or is
+    /// more than what the disk is on has or can be given.
+    fn resize(&self, size: u64) -> io::Result<()>;
 
     /// A way to the disk for one queue, with up to `depth` operations at a time.
     fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>>;
@@ -85,6 +91,9 @@ pub struct Completion {
 }
 
 /// A queue's way to a disk. Operations complete in any order. Dropping an engine waits for those in flight.
+///
+/// An engine may be made in one thread and used in another, but from the first operation to the drop that is one
+/// thread.
 pub trait Engine: Send {
     /// Takes an operation over. `slot` is below the engine's depth, and no other operation in flight has it.
     fn submit(&mut self, slot: u16, operation: Operation);
@@ -92,7 +101,8 @@ pub trait Engine: Send {
     /// Sets everything that was submitted going.
     fn start(&mut self) -> io::Result<()>;
 
-    /// The next operation that is completed, if there is one.
+    /// The next operation that is completed, if there is one. If not, [`Engine::event`] tells when to ask again; it
+    /// may be silent for as long as nobody has been told that there is none.
     fn complete(&mut self) -> Option<Completion>;
 
     /// Becomes readable, edge by edge, when an operation has completed. None for an engine whose operations are

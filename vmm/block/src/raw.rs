@@ -6,9 +6,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 
 use crate::uring::UringEngine;
 use crate::{Backend, Completion, Engine, Operation, SECTOR_SIZE, Segments, out_of_range};
@@ -64,8 +65,13 @@ pub struct RawFile {
 #[derive(Debug)]
 pub(crate) struct Disk {
     file: File,
-    capacity: u64,
+    /// In bytes. Only grows, so that what was inside the disk once always is.
+    capacity: AtomicU64,
+    /// Held while the capacity changes.
+    resizing: Mutex<()>,
     read_only: bool,
+    /// Writes go to the page cache, and to the medium later.
+    is_cached: bool,
 }
 
 impl From<io::Error> for OpenError {
@@ -77,16 +83,20 @@ impl From<io::Error> for OpenError {
     }
 }
 
+/// Opens `path` to be used as a raw disk, here or elsewhere.
+pub fn open(path: &Path, read_only: bool) -> Result<File, OpenError> {
+    // O_NONBLOCK: opening a pipe that nobody writes to must be an error, not a hang.
+    Ok(OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?)
+}
+
 impl RawFile {
     /// Opens `path` and locks it: shared when `read_only`, else exclusively.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, OpenError> {
-        // O_NONBLOCK: opening a pipe that nobody writes to must be an error, not a hang.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)?;
-        Self::from_file(file, read_only)
+        Self::from_file(open(path, read_only)?, read_only)
     }
 
     /// Takes an opened file as a disk and locks it: shared when `read_only`, else exclusively.
@@ -104,12 +114,13 @@ impl RawFile {
             return Err(OpenError::Empty);
         }
         lock(&file, read_only)?;
-        Ok(Self { disk: Arc::new(Disk { file, capacity, read_only }), engine: EngineKind::default() })
-    }
-
-    #[cfg(test)]
-    pub(crate) fn into_disk(self) -> Arc<Disk> {
-        self.disk
+        // Otherwise io_uring fails instead of waiting, on file systems that only know how to wait.
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
+        let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
+        let capacity = AtomicU64::new(capacity);
+        let disk = Disk { file, capacity, resizing: Mutex::default(), read_only, is_cached };
+        Ok(Self { disk: Arc::new(disk), engine: EngineKind::default() })
     }
 
     /// The same disk, served by engines of this kind.
@@ -120,11 +131,15 @@ impl RawFile {
 
 impl Backend for RawFile {
     fn capacity(&self) -> u64 {
-        self.disk.capacity
+        self.disk.capacity()
     }
 
     fn is_read_only(&self) -> bool {
         self.disk.read_only
+    }
+
+    fn resize(&self, size: u64) -> io::Result<()> {
+        self.disk.resize(size)
     }
 
     fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>> {
@@ -196,7 +211,55 @@ pub(crate) fn first_pieces(segments: &Segments) -> (*const libc::iovec, u32) {
     (pieces.as_ptr(), pieces.len().min(IOV_MAX) as u32)
 }
 
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
 impl Disk {
+    fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// Whether a write only goes to the page cache.
+    pub fn is_cached(&self) -> bool {
+        self.is_cached
+    }
+
+    /// Makes the disk larger: see [`Backend::resize`].
+    fn resize(&self, size: u64) -> io::Result<()> {
+        let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let capacity = self.capacity();
+        if !size.is_multiple_of(SECTOR_SIZE) {
+            return Err(invalid(format!(
+                "a disk's size is a multiple of {SECTOR_SIZE} bytes, and {size} is not"
+            )));
+        }
+        if size < capacity {
+            return Err(invalid(format!(
+                "a disk cannot become smaller: it has {capacity} bytes, not {size}"
+            )));
+        }
+        // Seeking does not disturb anybody: all others say where they read and write.
+        let available = (&self.file).seek(SeekFrom::End(0))?;
+        if size > available {
+            let is_file = self.file.metadata()?.is_file();
+            if !is_file {
+                return Err(invalid(format!(
+                    "the block device has {available} bytes, not {size}; make it larger first"
+                )));
+            }
+            if self.read_only {
+                return Err(invalid(format!(
+                    "the file has {available} bytes, not {size}, and the disk is read-only; make the file larger first"
+                )));
+            }
+            self.file.set_len(size)?;
+        }
+        // Whoever sees the new size also sees the file that has it.
+        self.capacity.store(size, Ordering::Release);
+        Ok(())
+    }
+
     /// Checks that an operation lies inside the disk and is allowed.
     pub fn check(&self, operation: &Operation) -> io::Result<()> {
         let (offset, length, changes) = match operation {
@@ -211,8 +274,8 @@ impl Disk {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
         }
         match offset.checked_add(length) {
-            Some(end) if end <= self.capacity => Ok(()),
-            _ => Err(out_of_range(offset, length, self.capacity)),
+            Some(end) if end <= self.capacity() => Ok(()),
+            _ => Err(out_of_range(offset, length, self.capacity())),
         }
     }
 
@@ -294,6 +357,16 @@ impl AsRawFd for Disk {
 /// the descriptor is passed on, and goes when the last copy is closed.
 fn lock(file: &File, read_only: bool) -> Result<(), OpenError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    match set_lock(file, kind) {
+        Ok(()) => Ok(()),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(OpenError::Locked),
+        // A file system without locks: nothing to be held against anybody.
+        Err(nix::Error::ENOLCK | nix::Error::EOPNOTSUPP | nix::Error::EINVAL) => Ok(()),
+        Err(error) => Err(OpenError::Io(error.into())),
+    }
+}
+
+fn set_lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
     let lock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -301,12 +374,15 @@ fn lock(file: &File, read_only: bool) -> Result<(), OpenError> {
         l_len: 0,
         l_pid: 0,
     };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
-        Ok(_) => Ok(()),
-        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(OpenError::Locked),
-        // A file system without locks: nothing to be held against anybody.
-        Err(nix::Error::ENOLCK | nix::Error::EOPNOTSUPP | nix::Error::EINVAL) => Ok(()),
-        Err(error) => Err(OpenError::Io(error.into())),
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(|_| ())
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Whoever has passed the file to us may keep a copy, which would keep the lock.
+        if let Err(error) = set_lock(&self.file, libc::F_UNLCK) {
+            tracing::debug!(%error, "the disk had no lock to be given back");
+        }
     }
 }
 
@@ -324,10 +400,12 @@ mod tests {
         (file, raw)
     }
 
-    /// Both engines; a kernel without `io_uring` leaves one.
+    /// Both engines, and one that has the kernel do all writes; a kernel without `io_uring` leaves the first.
     fn engines(raw: &RawFile) -> Vec<Box<dyn Engine>> {
         let kinds = [EngineKind::Synchronous, EngineKind::IoUring];
-        kinds.into_iter().filter_map(|kind| raw.clone().with_engine(kind).engine(8).ok()).collect()
+        let engines = kinds.into_iter().filter_map(|kind| raw.clone().with_engine(kind).engine(8).ok());
+        let patient = UringEngine::new(Arc::clone(&raw.disk), 8).map(UringEngine::with_patience);
+        engines.chain(patient.ok().map(|engine| Box::new(engine) as Box<dyn Engine>)).collect()
     }
 
     /// Waits for the next completion.
@@ -402,7 +480,37 @@ mod tests {
         }
     }
 
-    /// Whoever drops an engine may unmap the memory afterwards.
+    /// Who has found nothing completed is told of the next one, and can sleep until then.
+    #[test]
+    fn an_engine_rings_for_what_completes_later() {
+        use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+        let (_file, raw) = disk(&[0; 64 << 10]);
+        let Ok(engine) = UringEngine::new(raw.disk, 8) else { return };
+        let mut engine = engine.with_patience();
+        let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+        let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        epoll.add(engine.event().unwrap(), edge).unwrap();
+        for round in 0..500u64 {
+            let segments = Memory::new(vec![vec![round as u8; 512]]).segments();
+            let offset = round % 128 * 512;
+            let operation = match round % 3 {
+                0 => Operation::Flush,
+                1 => Operation::Read { offset, segments },
+                _ => Operation::Write { offset, segments },
+            };
+            engine.submit(1, operation);
+            engine.start().unwrap();
+            while engine.complete().map(|completion| completion.result.unwrap()).is_none() {
+                match epoll.wait(&mut [EpollEvent::empty()], 5000u16) {
+                    Ok(count) => assert_eq!(count, 1, "slept for ever in round {round}"),
+                    Err(error) => assert_eq!(error, nix::Error::EINTR),
+                }
+            }
+        }
+    }
+
+    /// The kernel owns the buffers until it is done: whoever drops an engine may unmap the memory afterwards. A mistake of
+    /// Cloud Hypervisor (issue 7020) was to end with requests in flight.
     #[test]
     fn an_engine_waits_for_what_is_in_flight() {
         let (file, raw) = disk(&[0; 8 * 4096]);
@@ -418,6 +526,22 @@ mod tests {
         }
     }
 
+    /// The kernel must not keep the file, and with it the lock, for longer.
+    #[test]
+    fn a_disk_is_free_once_its_engines_are_gone() {
+        let (file, mut raw) = disk(&[0; 4096]);
+        for _ in 0..20 {
+            for mut engine in engines(&raw) {
+                write(&mut *engine, 0, vec![vec![1; 4096]]).unwrap();
+                run(&mut *engine, Operation::Flush).unwrap();
+            }
+            drop(raw);
+            raw = RawFile::open(file.path(), false).unwrap();
+        }
+    }
+
+    /// A mistake of Cloud Hypervisor (CVE-2026-45782): two operations had one place, and the first to end freed what the
+    /// other was still working on.
     #[test]
     fn a_slot_cannot_be_used_twice_or_beyond_the_depth() {
         let (_file, raw) = disk(&[0; 4096]);
@@ -436,6 +560,79 @@ mod tests {
         for mut engine in engines(&raw) {
             assert!(read(&mut *engine, 512, 512).is_err());
         }
+    }
+
+    /// A mistake of many (QEMU's `-drive` without a format, Nova's CVE-2026-24708, Cloud Hypervisor's
+    /// GHSA-jmr4-g2hv-mjj6): a guest writes the header of another format, which names a file of the host, and finds that
+    /// file on its disk the next time.
+    #[test]
+    fn a_disk_that_looks_like_another_format_stays_raw() {
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        secret.as_file().write_all(&[b's'; 4096]).unwrap();
+        let name = secret.path().as_os_str().as_encoded_bytes();
+        let mut qcow2 = vec![0; 4096];
+        let number =
+            |image: &mut [u8], at: usize, value: u32| image[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        qcow2[..4].copy_from_slice(b"QFI\xfb");
+        number(&mut qcow2, 4, 2); // version
+        number(&mut qcow2, 12, 512); // backing file: offset and length
+        number(&mut qcow2, 16, name.len() as u32);
+        number(&mut qcow2, 20, 16); // clusters of 64 KiB
+        number(&mut qcow2, 28, 1 << 30); // the disk's size
+        qcow2[512..512 + name.len()].copy_from_slice(name);
+        let mut vmdk =
+            format!("# Disk DescriptorFile\nversion=1\nRW 8 FLAT \"{}\" 0\n", secret.path().display());
+        vmdk.push_str(&" ".repeat(4096 - vmdk.len()));
+        let mut vhdx = vec![0; 4096];
+        vhdx[..8].copy_from_slice(b"vhdxfile");
+        for header in [qcow2, vmdk.into_bytes(), vhdx] {
+            let (file, raw) = disk(&[0; 8192]);
+            for mut engine in engines(&raw) {
+                write(&mut *engine, 0, vec![header.clone()]).unwrap();
+                run(&mut *engine, Operation::Flush).unwrap();
+            }
+            drop(raw);
+            // The machine is off, and on again.
+            for read_only in [false, true] {
+                let raw = RawFile::open(file.path(), read_only).unwrap();
+                assert_eq!(raw.capacity(), 8192);
+                for mut engine in engines(&raw) {
+                    assert_eq!(read(&mut *engine, 0, 8192).unwrap(), [&header[..], &[0; 4096]].concat());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_grows_with_its_file() {
+        let (file, raw) = disk(&[7; 1000]);
+        let mut engines = engines(&raw);
+        raw.resize(4096).unwrap();
+        assert_eq!((raw.capacity(), file.path().metadata().unwrap().len()), (4096, 4096));
+        for engine in &mut engines {
+            assert_eq!(read(&mut **engine, 512, 1024).unwrap(), [vec![7; 488], vec![0; 536]].concat());
+            write(&mut **engine, 3584, vec![vec![1; 512]]).unwrap();
+        }
+        // A file that is larger already stays as it is.
+        file.as_file().set_len(16384).unwrap();
+        raw.resize(8192).unwrap();
+        assert_eq!((raw.capacity(), file.path().metadata().unwrap().len()), (8192, 16384));
+        raw.resize(8192).unwrap();
+        for bad in [4096, 8193, 0, u64::MAX - 511, u64::MAX] {
+            assert!(raw.resize(bad).is_err(), "{bad}");
+        }
+        assert_eq!((raw.capacity(), file.path().metadata().unwrap().len()), (8192, 16384));
+    }
+
+    #[test]
+    fn a_read_only_disk_grows_when_its_file_has() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1024).unwrap();
+        let raw = RawFile::open(file.path(), true).unwrap();
+        assert!(raw.resize(2048).unwrap_err().to_string().contains("read-only"));
+        file.as_file().set_len(2048).unwrap();
+        raw.resize(2048).unwrap();
+        assert_eq!(raw.capacity(), 2048);
     }
 
     #[test]
@@ -492,18 +689,21 @@ mod tests {
         }
     }
 
+    /// A mistake of Kata Containers (CVE-2026-24834): a read-only disk was so by agreement. Here the driver is not asked,
+    /// and neither is the descriptor, which may be one that can write.
     #[test]
     fn a_read_only_disk_refuses_changes() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[5; 1024]).unwrap();
-        let raw = RawFile::open(file.path(), true).unwrap();
-        for mut engine in engines(&raw) {
-            assert!(write(&mut *engine, 0, vec![vec![0; 512]]).is_err());
-            assert!(run(&mut *engine, Operation::Discard { offset: 0, length: 512 }).is_err());
-            assert!(
-                run(&mut *engine, Operation::WriteZeroes { offset: 0, length: 512, may_free: false })
-                    .is_err()
-            );
+        for can_write in [false, true] {
+            let opened = open(file.path(), !can_write).unwrap();
+            let raw = RawFile::from_file(opened, true).unwrap();
+            for mut engine in engines(&raw) {
+                assert!(write(&mut *engine, 0, vec![vec![0; 512]]).is_err());
+                assert!(run(&mut *engine, Operation::Discard { offset: 0, length: 512 }).is_err());
+                let zeroes = Operation::WriteZeroes { offset: 0, length: 512, may_free: false };
+                assert!(run(&mut *engine, zeroes).is_err());
+            }
         }
         let mut content = Vec::new();
         file.reopen().unwrap().read_to_end(&mut content).unwrap();

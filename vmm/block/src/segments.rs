@@ -7,8 +7,14 @@ use std::sync::Arc;
 /// Pieces of memory, and a share in whatever keeps them mapped. Others, such as a guest, may change their content
 /// at any time.
 pub struct Segments {
-    pieces: Vec<libc::iovec>,
+    pieces: Pieces,
     _memory: Arc<dyn Any + Send + Sync>,
+}
+
+/// Most operations are about one piece, which is not worth an allocation.
+enum Pieces {
+    One([libc::iovec; 1]),
+    Many(Vec<libc::iovec>),
 }
 
 // SAFETY: the pieces are memory that is shared anyway, and stays mapped for as long as this has its share in it.
@@ -16,7 +22,7 @@ unsafe impl Send for Segments {}
 
 impl fmt::Debug for Segments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes in {} segments", self.len(), self.pieces.len())
+        write!(f, "{} bytes in {} segments", self.len(), self.as_iovecs().len())
     }
 }
 
@@ -25,30 +31,41 @@ impl Segments {
     ///
     /// # Safety
     /// Every piece must be valid for reads and writes of its length for as long as `memory` exists.
-    pub unsafe fn new(mut pieces: Vec<libc::iovec>, memory: Arc<dyn Any + Send + Sync>) -> Self {
-        pieces.retain(|piece| piece.iov_len > 0);
+    pub unsafe fn new(
+        pieces: impl IntoIterator<Item = libc::iovec>,
+        memory: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        let mut pieces = pieces.into_iter().filter(|piece| piece.iov_len > 0);
+        let pieces = match (pieces.next(), pieces.next()) {
+            (None, _) => Pieces::Many(Vec::new()),
+            (Some(only), None) => Pieces::One([only]),
+            (Some(first), Some(second)) => Pieces::Many([first, second].into_iter().chain(pieces).collect()),
+        };
         Self { pieces, _memory: memory }
     }
 
     /// Bytes in all.
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.iov_len).sum()
+        self.as_iovecs().iter().map(|piece| piece.iov_len).sum()
     }
 
     /// Whether there is not a single byte.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.as_iovecs().is_empty()
     }
 
     /// The pieces that are left, none of them empty.
     pub fn as_iovecs(&self) -> &[libc::iovec] {
-        &self.pieces
+        match &self.pieces {
+            Pieces::One(piece) => piece,
+            Pieces::Many(pieces) => pieces,
+        }
     }
 
     /// Copies as much of `data` as there is room for; returns how much that was.
     pub fn copy_from(&mut self, data: &[u8]) -> usize {
         let mut done = 0;
-        for piece in &self.pieces {
+        for piece in self.as_iovecs() {
             let part = &data[done..data.len().min(done + piece.iov_len)];
             for (offset, byte) in part.iter().enumerate() {
                 // SAFETY: inside the piece, which is valid for writes. Somebody may read it meanwhile, so that it
@@ -62,14 +79,24 @@ impl Segments {
 
     /// Drops the first `done` bytes, which must be there.
     pub(crate) fn advance(&mut self, mut done: usize) {
-        let whole = self.pieces.iter().take_while(|piece| {
-            let is_whole = piece.iov_len <= done;
-            done -= if is_whole { piece.iov_len } else { 0 };
-            is_whole
-        });
-        let whole = whole.count();
-        self.pieces.drain(..whole);
-        if let Some(first) = self.pieces.first_mut() {
+        if done == self.len() {
+            self.pieces = Pieces::Many(Vec::new());
+            return;
+        }
+        let pieces = match &mut self.pieces {
+            Pieces::One(piece) => &mut piece[..],
+            Pieces::Many(pieces) => {
+                let whole = pieces.iter().take_while(|piece| {
+                    let is_whole = piece.iov_len <= done;
+                    done -= if is_whole { piece.iov_len } else { 0 };
+                    is_whole
+                });
+                let whole = whole.count();
+                pieces.drain(..whole);
+                pieces
+            }
+        };
+        if let Some(first) = pieces.first_mut() {
             first.iov_base = first.iov_base.wrapping_byte_add(done);
             first.iov_len -= done;
         }
@@ -95,7 +122,7 @@ pub(crate) mod tests {
                 iov_base: piece.as_mut_ptr().cast(),
                 iov_len: piece.len(),
             };
-            let pieces = self.0.lock().unwrap().iter_mut().map(iovec).collect();
+            let pieces: Vec<_> = self.0.lock().unwrap().iter_mut().map(iovec).collect();
             // SAFETY: the vectors are not resized, and live as long as the mutex that holds them.
             unsafe { Segments::new(pieces, self.0.clone()) }
         }
@@ -107,12 +134,14 @@ pub(crate) mod tests {
 
     #[test]
     fn bytes_are_dropped_from_the_front() {
-        let memory = Memory::new(vec![vec![0; 3], vec![], vec![0; 5], vec![0; 2]]);
-        for done in 0..=10 {
-            let mut segments = memory.segments();
-            segments.advance(done);
-            assert_eq!(segments.len(), 10 - done);
-            assert!(segments.as_iovecs().iter().all(|piece| piece.iov_len > 0));
+        for pieces in [vec![vec![0; 3], vec![], vec![0; 5], vec![0; 2]], vec![vec![0; 10]]] {
+            let memory = Memory::new(pieces);
+            for done in 0..=10 {
+                let mut segments = memory.segments();
+                segments.advance(done);
+                assert_eq!((segments.len(), segments.is_empty()), (10 - done, done == 10));
+                assert!(segments.as_iovecs().iter().all(|piece| piece.iov_len > 0));
+            }
         }
     }
 

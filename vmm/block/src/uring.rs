@@ -4,13 +4,25 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use nix::fcntl::FallocateFlags;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::raw::{self, Disk};
-use crate::{Completion, Engine, Operation};
+use crate::{Completion, Engine, Operation, Segments};
+
+/// The only file of a ring, by its number among those that are registered with it.
+const FILE: types::Fixed = types::Fixed(0);
+
+/// Bytes of a write that this thread has the time for.
+const SMALL_WRITE: usize = 1 << 20;
+/// A write to the page cache that takes longer had to wait for something, and not only for a CPU.
+const SLOW_WRITE: Duration = Duration::from_millis(8);
+/// The kernel's threads write for this many times as long as the write took that was slow.
+const SLOW_FACTOR: u32 = 10;
 
 pub(crate) struct UringEngine {
     ring: IoUring,
@@ -19,24 +31,79 @@ pub(crate) struct UringEngine {
     /// What the kernel works on, by slot. It owns the buffers until the kernel is done with them.
     in_flight: Vec<Option<Operation>>,
     count: usize,
-    /// What was over before it began.
+    /// What is over, and was not asked for yet.
     done: VecDeque<Completion>,
+    /// What the kernel has done a part of, for as long as its answers are being read.
+    unfinished: Vec<u16>,
+    /// The ring waits for its thread, which is the one that submits first.
+    is_disabled: bool,
+    /// Until when the kernel writes on its own.
+    slow_until: Option<Instant>,
+    /// The kernel rings `event` when an operation has completed.
+    is_armed: bool,
 }
 
 impl UringEngine {
-    /// Fails where the kernel has no `io_uring`, or does not allow it.
+    /// Fails where the kernel has no `io_uring`, has too old a one, or does not allow it.
     pub fn new(disk: Arc<Disk>, depth: u16) -> io::Result<Self> {
-        let ring = IoUring::new(u32::from(depth.max(1)))?;
+        let (ring, is_disabled) = ring(depth.max(1))?;
+        // The first feature that is newer (5.12) than the switch for the event (5.8).
+        if !ring.params().is_feature_native_workers() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring is too old"));
+        }
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
+        // Otherwise the file's reference count would go up and down with each operation, for all queues.
+        ring.submitter().register_files(&[disk.as_raw_fd()])?;
         let in_flight = (0..depth).map(|_| None).collect();
-        Ok(Self { ring, event, disk, in_flight, count: 0, done: VecDeque::new() })
+        let done = VecDeque::with_capacity(usize::from(depth));
+        Ok(Self {
+            ring,
+            event,
+            disk,
+            in_flight,
+            count: 0,
+            done,
+            unfinished: Vec::new(),
+            is_disabled,
+            slow_until: None,
+            is_armed: true,
+        })
+    }
+
+    /// The same, but the kernel does all writes.
+    #[cfg(test)]
+    pub fn with_patience(mut self) -> Self {
+        self.slow_until = Some(Instant::now() + SLOW_WRITE * 100_000);
+        self
+    }
+
+    /// Carries out a write in this thread if that is only copying. Most file systems cannot tell `io_uring` that a
+    /// write to the page cache need not wait; so it has a thread of the kernel do each, one after the other, and that
+    /// takes longer than the copying.
+    ///
+    /// The page cache does make writers wait when too much of it is dirty. Then nothing else should wait with them, and
+    /// it is the kernel's threads that write for a while.
+    fn write_at_once(&mut self, slot: u16, operation: &mut Operation) -> bool {
+        match operation {
+            Operation::Write { segments, .. } if self.disk.is_cached() && segments.len() <= SMALL_WRITE => {}
+            _ => return false,
+        }
+        let start = Instant::now();
+        if self.slow_until.is_some_and(|until| start < until) {
+            return false;
+        }
+        let result = self.disk.run(operation);
+        let time = start.elapsed();
+        self.slow_until = (time > SLOW_WRITE).then(|| start + time.saturating_mul(SLOW_FACTOR));
+        self.done.push_back(Completion { slot, result });
+        true
     }
 
     /// Hands the operation in `slot` to the kernel, or what is left of it.
     fn push(&mut self, slot: u16) -> io::Result<()> {
         let Some(Some(operation)) = self.in_flight.get(usize::from(slot)) else { return Ok(()) };
-        let entry = entry(&self.disk, operation).user_data(slot.into());
+        let entry = entry(operation).user_data(slot.into());
         loop {
             // SAFETY: the file stays open as long as `disk`; the buffers and the list of them are owned by
             // `in_flight`, which gives them up only when the kernel has completed the operation.
@@ -57,67 +124,133 @@ impl UringEngine {
         self.done.push_back(Completion { slot, result });
     }
 
-    /// Deals with one answer of the kernel.
-    fn take(&mut self, slot: u16, answer: i32) {
-        let Some(Some(operation)) = self.in_flight.get_mut(usize::from(slot)) else { return };
-        match progress(&self.disk, operation, answer) {
-            Progress::Done(result) => self.finish(slot, result),
-            Progress::Again => {
-                if let Err(error) = self.push(slot) {
-                    self.finish(slot, Err(error));
+    /// Deals with all answers that the kernel has given.
+    fn take_answers(&mut self) {
+        let Self { ring, disk, in_flight, count, done, unfinished, .. } = self;
+        for answer in ring.completion() {
+            // Slots are what we gave the kernel.
+            let slot = answer.user_data() as u16;
+            let Some(place) = in_flight.get_mut(usize::from(slot)) else { continue };
+            let Some(operation) = place else { continue };
+            match progress(disk, operation, answer.result()) {
+                Progress::Done(result) => {
+                    *place = None;
+                    *count -= 1;
+                    done.push_back(Completion { slot, result });
                 }
+                Progress::Again => unfinished.push(slot),
+            }
+        }
+        while let Some(slot) = self.unfinished.pop() {
+            if let Err(error) = self.push(slot) {
+                self.finish(slot, Err(error));
             }
         }
     }
 
-    fn reap(&mut self) {
+    /// Whether the kernel has to be entered: there is something to submit, or it has put off completing something until
+    /// we come.
+    fn needs_kernel(&mut self) -> bool {
+        let submission = self.ring.submission();
+        !submission.is_empty() || submission.taskrun()
+    }
+
+    /// Finds what was completed. False if the kernel does not take what has to go on.
+    fn reap(&mut self) -> bool {
         loop {
-            // One at a time: what is taken may be pushed again.
-            let answer: Option<cqueue::Entry> = self.ring.completion().next();
-            let Some(answer) = answer else { return };
-            // Slots are what we gave the kernel.
-            self.take(answer.user_data() as u16, answer.result());
+            let is_stuck = self.needs_kernel() && self.start().is_err();
+            self.take_answers();
+            if is_stuck || !self.needs_kernel() {
+                return !is_stuck;
+            }
         }
+    }
+
+    /// Has the kernel tell of what completes from now on, or not.
+    fn arm(&mut self, is_armed: bool) {
+        if is_armed == self.is_armed {
+            return;
+        }
+        self.is_armed = is_armed;
+        let completion = self.ring.completion();
+        if is_armed {
+            completion.enable_eventfd()
+        } else {
+            completion.disable_eventfd()
+        }
+        // Whoever looks at the queue after this sees what was completed without a ring.
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// A ring with what this kernel has to make it fast. True if it is disabled at first.
+fn ring(depth: u16) -> io::Result<(IoUring, bool)> {
+    let depth = u32::from(depth);
+    // Completing is put off until this thread comes for it, and nothing interrupts it (6.1). The thread is the one
+    // that enables the ring.
+    let deferred = IoUring::builder()
+        .setup_r_disabled()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(depth);
+    match deferred {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((IoUring::new(depth)?, false)),
+        result => Ok((result?, true)),
     }
 }
 
 impl Engine for UringEngine {
-    fn submit(&mut self, slot: u16, operation: Operation) {
+    fn submit(&mut self, slot: u16, mut operation: Operation) {
         if let Err(error) = self.disk.check(&operation) {
             return self.done.push_back(Completion { slot, result: Err(error) });
         }
-        match self.in_flight.get_mut(usize::from(slot)) {
-            Some(free @ None) => *free = Some(operation),
-            _ => {
-                let error =
-                    io::Error::new(io::ErrorKind::InvalidInput, "the slot is in use, or does not exist");
-                return self.done.push_back(Completion { slot, result: Err(error) });
-            }
+        if !matches!(self.in_flight.get(usize::from(slot)), Some(None)) {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "the slot is in use, or does not exist");
+            return self.done.push_back(Completion { slot, result: Err(error) });
         }
-        self.count += 1;
+        if self.write_at_once(slot, &mut operation) {
+            return;
+        }
+        if let Some(place) = self.in_flight.get_mut(usize::from(slot)) {
+            *place = Some(operation);
+            self.count += 1;
+        }
         if let Err(error) = self.push(slot) {
             self.finish(slot, Err(error));
         }
     }
 
     fn start(&mut self) -> io::Result<()> {
-        loop {
+        if self.is_disabled {
+            self.ring.submitter().register_enable_rings()?;
+            self.is_disabled = false;
+        }
+        while self.needs_kernel() {
+            // Whoever comes by asks for completions before it sleeps, and much is completed by then.
+            self.arm(false);
             match self.ring.submit() {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The completion queue is full: what is there makes room.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.reap(),
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.take_answers(),
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     fn complete(&mut self) -> Option<Completion> {
-        if self.done.is_empty() {
-            self.reap();
-            // What had to go on is set going at once. If that fails, the next `start` says so.
-            if !self.ring.submission().is_empty() {
-                let _ = self.ring.submit();
+        while self.done.is_empty() {
+            let is_going = self.reap();
+            if self.is_armed || !self.done.is_empty() {
+                break;
+            }
+            // Once more, for what came in between.
+            self.arm(true);
+            if !is_going {
+                // The next `start` says why.
+                break;
             }
         }
         self.done.pop_front()
@@ -132,9 +265,9 @@ impl Engine for UringEngine {
 impl Drop for UringEngine {
     fn drop(&mut self) {
         while self.count > 0 {
-            match self.ring.submit_and_wait(1) {
+            match self.start().and_then(|()| self.ring.submit_and_wait(1)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
-                _ => self.reap(),
+                _ => self.take_answers(),
             }
         }
         if self.count > 0 {
@@ -142,29 +275,46 @@ impl Drop for UringEngine {
             tracing::error!(operations = self.count, "the kernel does not give operations back");
             std::mem::take(&mut self.in_flight).into_iter().for_each(std::mem::forget);
         }
+        // Closing a ring takes its time, in which nobody else could lock the file.
+        if let Err(error) = self.ring.submitter().unregister_files() {
+            tracing::debug!(%error, "the file is let go of when the ring is");
+        }
     }
 }
 
 /// The operation as the kernel takes it.
-fn entry(disk: &Disk, operation: &Operation) -> squeue::Entry {
-    let file = types::Fd(disk.as_raw_fd());
+fn entry(operation: &Operation) -> squeue::Entry {
     let fallocate = |flags: FallocateFlags, offset, length| {
-        opcode::Fallocate::new(file, length).offset(offset).mode(flags.bits()).build()
+        opcode::Fallocate::new(FILE, length).offset(offset).mode(flags.bits()).build()
     };
     match operation {
-        Operation::Read { offset, segments } => {
-            let (pieces, count) = raw::first_pieces(segments);
-            opcode::Readv::new(file, pieces, count).offset(*offset).build()
-        }
-        Operation::Write { offset, segments } => {
-            let (pieces, count) = raw::first_pieces(segments);
-            opcode::Writev::new(file, pieces, count).offset(*offset).build()
-        }
-        Operation::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        Operation::Read { offset, segments } => match single_piece(segments) {
+            Some((address, length)) => opcode::Read::new(FILE, address, length).offset(*offset).build(),
+            None => {
+                let (pieces, count) = raw::first_pieces(segments);
+                opcode::Readv::new(FILE, pieces, count).offset(*offset).build()
+            }
+        },
+        Operation::Write { offset, segments } => match single_piece(segments) {
+            Some((address, length)) => opcode::Write::new(FILE, address, length).offset(*offset).build(),
+            None => {
+                let (pieces, count) = raw::first_pieces(segments);
+                opcode::Writev::new(FILE, pieces, count).offset(*offset).build()
+            }
+        },
+        Operation::Flush => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
         Operation::Discard { offset, length } => fallocate(raw::DISCARD, *offset, *length),
         Operation::WriteZeroes { offset, length, may_free } => {
             fallocate(raw::zero_flags(*may_free), *offset, *length)
         }
+    }
+}
+
+/// The only piece, which spares the kernel reading a list; none if there is another number of them.
+fn single_piece(segments: &Segments) -> Option<(*mut u8, u32)> {
+    match segments.as_iovecs() {
+        &[libc::iovec { iov_base, iov_len }] => Some((iov_base.cast(), u32::try_from(iov_len).ok()?)),
+        _ => None,
     }
 }
 
@@ -178,7 +328,9 @@ fn progress(disk: &Disk, operation: &mut Operation, answer: i32) -> Progress {
     let Ok(count) = usize::try_from(answer) else {
         let error = io::Error::from_raw_os_error(answer.saturating_neg());
         return match (&*operation, error.raw_os_error()) {
-            (_, Some(libc::EINTR | libc::EAGAIN)) => Progress::Again,
+            (_, Some(libc::EINTR)) => Progress::Again,
+            // It would have to wait, and it will not.
+            (_, Some(libc::EAGAIN)) => Progress::Done(disk.run(operation)),
             // The medium cannot: then as the synchronous engine does it.
             (Operation::Discard { .. } | Operation::WriteZeroes { .. }, _) if raw::is_unsupported(&error) => {
                 Progress::Done(disk.run(operation))
@@ -206,10 +358,7 @@ mod tests {
     /// What the kernel is asked for is a sync of the file's data: IORING_OP_FSYNC with IORING_FSYNC_DATASYNC.
     #[test]
     fn a_flush_is_a_data_sync() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(512).unwrap();
-        let disk = crate::RawFile::open(file.path(), false).unwrap().into_disk();
-        let text = format!("{:?}", entry(&disk, &Operation::Flush));
+        let text = format!("{:?}", entry(&Operation::Flush));
         assert!(text.contains("op_code: 3"), "{text}");
     }
 }

@@ -298,3 +298,92 @@ fn load_initrd(mut file: &File, memory: &GuestMemory, floor: u64, limit: u64) ->
     memory.read_exact_volatile_from(address, &mut file, size as usize).map_err(|_| InitrdError::Truncated)?;
     Ok(Initrd { address, size })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linux_loader::elf::{EM_X86_64, Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+    use vm_memory::ByteValued;
+
+    const ENTRY: u64 = 0x10_0000;
+    const CONTENT_AT: u64 = 0x1000;
+
+    fn segment(kind: u32, offset: u64, size: u64) -> Elf64_Phdr {
+        Elf64_Phdr {
+            p_type: kind,
+            p_offset: offset,
+            p_paddr: ENTRY,
+            p_filesz: size,
+            p_memsz: size,
+            ..Elf64_Phdr::default()
+        }
+    }
+
+    /// A kernel of 8 KiB with these program headers, at `headers_at`, and with `content` at [`CONTENT_AT`].
+    fn kernel(headers_at: u64, segments: &[Elf64_Phdr], content: &[u8]) -> File {
+        let mut header = Elf64_Ehdr {
+            e_machine: EM_X86_64,
+            e_entry: ENTRY,
+            e_phoff: headers_at,
+            e_phentsize: size_of::<Elf64_Phdr>() as u16,
+            e_phnum: segments.len() as u16,
+            ..Elf64_Ehdr::default()
+        };
+        header.e_ident[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let mut bytes =
+            [header.as_slice(), &segments.iter().flat_map(|one| one.as_slice()).copied().collect::<Vec<_>>()]
+                .concat();
+        bytes.resize(CONTENT_AT as usize, 0);
+        bytes.extend(content);
+        bytes.resize(0x2000, 0);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    fn note(name_size: u32, content_size: u32, kind: u32) -> Vec<u8> {
+        [name_size, content_size, kind].iter().flat_map(|field| field.to_le_bytes()).collect()
+    }
+
+    /// A mistake of rust-vmm's loader (GHSA-52h2-m2cf-9jh6): a file that points behind its own end kept it busy for ever.
+    #[test]
+    fn a_kernel_that_points_behind_its_end_is_refused_at_once() {
+        const HEADERS: u64 = size_of::<Elf64_Ehdr>() as u64;
+        let load = segment(PT_LOAD, CONTENT_AT, 0x1000);
+        let notes = |size| segment(PT_NOTE, CONTENT_AT, size);
+        let repeated = |bytes: Vec<u8>| bytes.repeat(0x1000 / 12);
+        let cases = [
+            ("a good one", kernel(HEADERS, &[load], &[]), true),
+            ("headers", kernel(0x2000, &[load], &[]), false),
+            ("headers far away", kernel(i64::MAX as u64, &[load], &[]), false),
+            ("headers nowhere", kernel(u64::MAX, &[load], &[]), false),
+            ("headers half", kernel(0x2000 - 1, &[load], &[]), false),
+            ("content", kernel(HEADERS, &[segment(PT_LOAD, 0x2000, 0x1000)], &[]), false),
+            ("content half", kernel(HEADERS, &[segment(PT_LOAD, 0x1800, 0x1000)], &[]), false),
+            ("content far away", kernel(HEADERS, &[segment(PT_LOAD, i64::MAX as u64, 1)], &[]), false),
+            ("content nowhere", kernel(HEADERS, &[segment(PT_LOAD, u64::MAX, 1)], &[]), false),
+            ("content without end", kernel(HEADERS, &[segment(PT_LOAD, CONTENT_AT, u64::MAX)], &[]), false),
+            ("notes", kernel(HEADERS, &[load, segment(PT_NOTE, 0x2000, 0x1000)], &[]), false),
+            ("notes nowhere", kernel(HEADERS, &[load, segment(PT_NOTE, u64::MAX, 16)], &[]), false),
+            ("notes without end", kernel(HEADERS, &[load, notes(u64::MAX)], &[]), false),
+            ("empty notes", kernel(HEADERS, &[load, notes(64 << 10)], &[]), false),
+            ("a long name", kernel(HEADERS, &[load, notes(4096)], &note(u32::MAX, 0, 1)), false),
+            ("long notes", kernel(HEADERS, &[load, notes(4096)], &note(u32::MAX - 3, u32::MAX - 3, 1)), true),
+            (
+                "a short entry note",
+                kernel(HEADERS, &[load, notes(4096)], &[note(4, 3, 18), b"Xen\0".to_vec()].concat()),
+                false,
+            ),
+            ("entry notes of others", kernel(HEADERS, &[load, notes(4092)], &repeated(note(4, 0, 18))), true),
+        ];
+        let memory = memory::allocate(16 << 20).unwrap();
+        for (what, file, is_good) in cases {
+            let begun = Instant::now();
+            let result = load_kernel(&file, &memory);
+            assert_eq!(result.is_ok(), is_good, "{what}: {:?}", result.err());
+            assert!(begun.elapsed() < Duration::from_secs(2), "{what} took {:?}", begun.elapsed());
+        }
+    }
+}

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use innkeeper_block::EngineKind;
+use innkeeper_protocol::{DiskEngine, Identity};
 use uuid::Uuid;
 
-use crate::firmware::smbios::Identity;
+use crate::firmware::smbios;
 use crate::virtio::block::SerialNumber;
 use crate::virtio::net::MacAddress;
 
@@ -65,6 +65,14 @@ impl Keys {
             .transpose()
     }
 
+    fn take_switch(&mut self, key: &str) -> Result<bool, String> {
+        match self.take(key).as_deref() {
+            None | Some("off") => Ok(false),
+            Some("on") => Ok(true),
+            Some(other) => Err(format!("{key}={other}: it is on or off")),
+        }
+    }
+
     fn finish(self) -> Result<(), String> {
         match self.0.into_keys().next() {
             Some(key) => Err(format!("there is no key {key:?} here")),
@@ -73,13 +81,14 @@ impl Keys {
     }
 }
 
-/// `path=F,format=raw[,readonly=on][,serial=S][,engine=E]`
+/// `path=F,format=raw[,readonly=on][,serial=S][,engine=E][,queues=N]`
 #[derive(Clone, Debug)]
 pub struct DiskOption {
     pub path: PathBuf,
     pub is_read_only: bool,
-    pub serial: SerialNumber,
-    pub engine: EngineKind,
+    pub serial: String,
+    pub engine: DiskEngine,
+    pub queues: Option<u16>,
 }
 
 impl FromStr for DiskOption {
@@ -94,28 +103,28 @@ impl FromStr for DiskOption {
                 return Err(format!("format={other}: the only format is raw (qemu-img convert makes one)"));
             }
         }
-        let is_read_only = match keys.take("readonly").as_deref() {
-            None | Some("off") => false,
-            Some("on") => true,
-            Some(other) => return Err(format!("readonly={other}: it is on or off")),
-        };
-        let serial = keys.take_parsed("serial")?.unwrap_or_default();
+        let is_read_only = keys.take_switch("readonly")?;
+        let serial = keys.take("serial").unwrap_or_default();
+        serial.parse::<SerialNumber>().map_err(|error| format!("serial={serial}: {error}"))?;
         let engine = match keys.take("engine").as_deref() {
-            None | Some("auto") => EngineKind::Auto,
-            Some("io_uring") => EngineKind::IoUring,
-            Some("sync") => EngineKind::Synchronous,
+            None | Some("auto") => DiskEngine::Auto,
+            Some("io_uring") => DiskEngine::IoUring,
+            Some("sync") => DiskEngine::Sync,
             Some(other) => return Err(format!("engine={other}: it is auto, io_uring or sync")),
         };
+        let queues = keys.take_parsed("queues")?;
         keys.finish()?;
-        Ok(Self { path, is_read_only, serial, engine })
+        Ok(Self { path, is_read_only, serial, engine, queues })
     }
 }
 
-/// `NAME[,mac=M]`
+/// `NAME[,mac=M][,queues=N][,vhost=on]`
 #[derive(Clone, Debug)]
 pub struct TapOption {
     pub name: String,
     pub mac: Option<MacAddress>,
+    pub queues: u16,
+    pub vhost: bool,
 }
 
 impl FromStr for TapOption {
@@ -123,24 +132,29 @@ impl FromStr for TapOption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((name, keys)) = text.split_once(',') else {
-            return Ok(Self { name: text.into(), mac: None });
+            return Ok(Self { name: text.into(), mac: None, queues: 1, vhost: false });
         };
         let mut keys = Keys::parse(keys)?;
         let mac = keys.take_parsed("mac")?;
+        let queues = keys.take_parsed("queues")?.unwrap_or(1);
+        if !(1..=8).contains(&queues) {
+            return Err(format!("queues={queues}: an interface has 1 to 8 pairs of queues"));
+        }
+        let vhost = keys.take_switch("vhost")?;
         keys.finish()?;
-        Ok(Self { name: name.into(), mac })
+        Ok(Self { name: name.into(), mac, queues, vhost })
     }
 }
 
 /// `stdio`, `file=F` or `none`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SerialOption {
+pub enum ConsoleOption {
     Stdio,
     File(PathBuf),
     None,
 }
 
-impl FromStr for SerialOption {
+impl FromStr for ConsoleOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -165,7 +179,27 @@ impl FromStr for SmbiosOption {
         let uuid = keys.take_parsed::<Uuid>("uuid")?.ok_or("uuid=… is missing")?;
         let (serial, asset_tag) = (keys.take("serial"), keys.take("asset-tag"));
         keys.finish()?;
-        Identity::new(uuid, serial, asset_tag).map(Self).map_err(|error| error.to_string())
+        smbios::Identity::new(uuid, serial.clone(), asset_tag.clone()).map_err(|error| error.to_string())?;
+        Ok(Self(Identity { uuid: uuid.to_string(), serial, asset_tag }))
+    }
+}
+
+/// `cid=N[,path=SOCKET]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VsockOption {
+    pub cid: u32,
+    pub path: Option<PathBuf>,
+}
+
+impl FromStr for VsockOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut keys = Keys::parse(text)?;
+        let cid = keys.take_parsed("cid")?.ok_or("cid=… is missing")?;
+        let path = keys.take("path").map(PathBuf::from);
+        keys.finish()?;
+        Ok(Self { cid, path })
     }
 }
 
@@ -207,12 +241,25 @@ mod tests {
     }
 
     #[test]
+    fn vsock_devices() {
+        assert_eq!("cid=3".parse(), Ok(VsockOption { cid: 3, path: None }));
+        assert_eq!("cid=7,path=/x".parse(), Ok(VsockOption { cid: 7, path: Some("/x".into()) }));
+        for bad in ["", "path=/x", "cid=", "cid=-1", "cid=3,port=4"] {
+            assert!(bad.parse::<VsockOption>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn taps_and_serials_and_identities() {
         assert!("tap0".parse::<TapOption>().unwrap().mac.is_none());
         assert!("tap0,mac=02:00:00:00:00:01".parse::<TapOption>().unwrap().mac.is_some());
-        assert!("tap0,mac=zz".parse::<TapOption>().is_err());
-        assert_eq!("file=/x".parse(), Ok(SerialOption::File("/x".into())));
-        assert!("file=".parse::<SerialOption>().is_err());
+        let tap: TapOption = "tap0,queues=4,vhost=on".parse().unwrap();
+        assert_eq!((tap.queues, tap.vhost), (4, true));
+        for bad in ["tap0,mac=zz", "tap0,queues=0", "tap0,queues=9", "tap0,vhost=maybe"] {
+            assert!(bad.parse::<TapOption>().is_err(), "{bad}");
+        }
+        assert_eq!("file=/x".parse(), Ok(ConsoleOption::File("/x".into())));
+        assert!("file=".parse::<ConsoleOption>().is_err());
         assert!("uuid=ec200000-0000-0000-0000-000000000001,asset-tag=i-1".parse::<SmbiosOption>().is_ok());
         assert!("serial=1".parse::<SmbiosOption>().is_err());
     }

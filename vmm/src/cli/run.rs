@@ -1,40 +1,80 @@
-//! `innkeeper-vmm run`: opens everything by name and hands it to the machine.
+//! `innkeeper-vmm run`: opens everything by name, and is then the controller of a guest in this same process.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
-use innkeeper_block::RawFile;
-use kvm_ioctls::Kvm;
+use innkeeper_protocol::{
+    AttachDisk, AttachInterface, BootSource, Command, Configure, Connection, ConsoleKind, Descriptor,
+    DiskFormat, Error, FailureCode, Identity, Limits, Vsock,
+};
+use nix::fcntl::OFlag;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, socketpair,
+};
+use nix::unistd::pipe2;
 use uuid::Uuid;
 
-use super::options::{DiskOption, SerialOption, Size, SmbiosOption, TapOption};
+use super::controller::{Controller, Signals};
+use super::ending_status;
+use super::options::{ConsoleOption, DiskOption, Size, SmbiosOption, TapOption, VsockOption};
 use super::terminal::RawTerminal;
-use super::{complain, exit_status};
-use crate::boot::{self, BootSource};
-use crate::console::{Console, Copier, Start};
-use crate::firmware::smbios::Identity;
-use crate::machine::{self, Configuration, Disk, Ending, Interface, Supervisor};
+use crate::control;
 use crate::memory;
-use crate::virtio::net::MacAddress;
-use crate::virtio::net::tap::Tap;
+use crate::virtio::net::{MacAddress, tap};
 
 /// The kernel command line unless there is another: a serial console, little chatter, and no time spent on
 /// hardware that this machine does not have.
 const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 quiet panic=1 8250.nr_uarts=1 tsc=reliable random.trust_cpu=on \
                                     cryptomgr.notests i8042.noaux i8042.nokbd";
 
-/// How long the last console output may take to be written.
-const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
-
 #[derive(Args, Debug)]
 pub struct Run {
+    #[command(flatten)]
+    boot: BootOptions,
+    /// Number of CPUs, 1 to 32
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::cpu::MAX_CPUS)))]
+    cpus: u8,
+    /// Memory, 4M to 256G
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    memory: Size,
+    /// A disk: path=FILE,format=raw[,readonly=on][,serial=TEXT][,engine=auto|io_uring|sync][,queues=N]. May be
+    /// repeated
+    #[arg(long = "disk", value_name = "DISK")]
+    disks: Vec<DiskOption>,
+    /// A network interface: NAME[,mac=ADDRESS][,queues=N][,vhost=on] of an existing tap. May be repeated
+    #[arg(long = "tap", value_name = "TAP")]
+    taps: Vec<TapOption>,
+    /// Where the serial console goes: stdio, file=FILE or none. In a terminal, Ctrl-A x ends the guest
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    serial: ConsoleOption,
+    /// Adds a virtio console (hvc0 in Linux), and says where it goes: stdio, file=FILE or none
+    #[arg(long, value_name = "WHERE")]
+    virtio_console: Option<ConsoleOption>,
+    /// Adds a balloon, by which a guest also gives back memory that it does not use
+    #[arg(long)]
+    balloon: bool,
+    /// Adds a vsock device: cid=N[,path=SOCKET], a socket to make for connections to the guest
+    #[arg(long, value_name = "VSOCK")]
+    vsock: Option<VsockOption>,
+    /// What SMBIOS says: uuid=UUID[,serial=TEXT][,asset-tag=TEXT]. By default a random UUID
+    #[arg(long, value_name = "IDENTITY")]
+    smbios: Option<SmbiosOption>,
+    /// Seconds from SIGTERM until the guest is switched off hard
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    stop_timeout: u32,
+    /// A socket to make, by which other controllers can drive the guest too
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+}
+
+/// What is booted, at first and after each reset: the files are opened anew each time.
+#[derive(Args, Clone, Debug)]
+pub struct BootOptions {
     /// Kernel: an uncompressed ELF file (vmlinux) or a bzImage (vmlinuz)
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
@@ -47,113 +87,242 @@ pub struct Run {
     /// What to add to the end of the kernel command line
     #[arg(long, value_name = "TEXT")]
     append: Option<String>,
-    /// Number of CPUs, 1 to 32
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::cpu::MAX_CPUS)))]
-    cpus: u8,
-    /// Memory, 4M to 256G
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
-    memory: Size,
-    /// A disk: path=FILE,format=raw[,readonly=on][,serial=TEXT][,engine=auto|io_uring|sync]. May be repeated
-    #[arg(long = "disk", value_name = "DISK")]
-    disks: Vec<DiskOption>,
-    /// A network interface: NAME[,mac=ADDRESS] of an existing tap. May be repeated
-    #[arg(long = "tap", value_name = "TAP")]
-    taps: Vec<TapOption>,
-    /// Where the serial console goes: stdio, file=FILE or none. In a terminal, Ctrl-A x ends the guest
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
-    serial: SerialOption,
-    /// What SMBIOS says: uuid=UUID[,serial=TEXT][,asset-tag=TEXT]. By default a random UUID
-    #[arg(long, value_name = "IDENTITY")]
-    smbios: Option<SmbiosOption>,
-    /// Seconds from SIGTERM until the guest is switched off hard
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    stop_timeout: u32,
 }
 
-impl Run {
-    pub fn execute(self) -> anyhow::Result<ExitCode> {
-        let kvm = Kvm::new().context("cannot open /dev/kvm; innkeeper-vmm check says what to do")?;
-        let console = Arc::new(Console::default());
-        let configuration = self.open(Arc::clone(&console))?;
-        let stop_timeout = Duration::from_secs(self.stop_timeout.into());
-        let mut supervisor = Supervisor::new(kvm, configuration, stop_timeout)?;
-        let mut terminal = None;
-        let copier = match &self.serial {
-            SerialOption::None => None,
-            SerialOption::File(path) => {
-                // A pipe that nobody reads is an error, not a wait.
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(path)
-                    .with_context(|| format!("cannot create {}", path.display()))?;
-                Some(Copier::spawn(console, file, Start::Anew).context("cannot start the console")?)
-            }
-            SerialOption::Stdio => {
-                terminal = RawTerminal::enter().context("cannot switch the terminal to raw mode")?;
-                let duplicate = |fd: std::os::fd::BorrowedFd<'_>| {
-                    Ok::<_, std::io::Error>(File::from(fd.try_clone_to_owned()?))
-                };
-                let (input, output) = duplicate(std::io::stdin().as_fd())
-                    .and_then(|input| Ok((input, duplicate(std::io::stdout().as_fd())?)))
-                    .context("cannot use standard input and output")?;
-                supervisor.set_input(input, terminal.is_some());
-                Some(Copier::spawn(console, output, Start::Here).context("cannot start the console")?)
-            }
+/// Descriptors on their way to the VMM, in the order in which a message names them.
+#[derive(Debug, Default)]
+pub struct Parcel(Vec<OwnedFd>);
+
+impl Parcel {
+    fn add(&mut self, descriptor: impl Into<OwnedFd>) -> Descriptor {
+        self.0.push(descriptor.into());
+        Descriptor(self.0.len() as u32 - 1)
+    }
+
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+impl BootOptions {
+    /// Opens the files.
+    pub fn open(&self, parcel: &mut Parcel) -> anyhow::Result<BootSource> {
+        let kernel = parcel.add(open_file("kernel", &self.kernel)?);
+        let initrd = match &self.initrd {
+            Some(path) => Some(parcel.add(open_file("initrd", path)?)),
+            None => None,
         };
-        let ending = supervisor.run();
-        if let Some(copier) = copier {
-            copier.finish(CONSOLE_PATIENCE);
-        }
-        drop(terminal);
-        let ending = ending.map_err(|error| match &error {
-            machine::Error::Boot(boot::Error::Initrd(_)) => self.cannot_boot(error, self.initrd.as_deref()),
-            machine::Error::Boot(boot::Error::Kernel(_)) => self.cannot_boot(error, Some(&self.kernel)),
-            _ => error.into(),
-        })?;
-        Ok(match ending {
-            Ending::PowerOff => ExitCode::SUCCESS,
-            Ending::Stopped => ExitCode::from(exit_status::STOPPED),
-            Ending::Failed(reason) => {
-                complain(&reason);
-                ExitCode::from(exit_status::FAILED)
-            }
-        })
-    }
-
-    /// Names the file that is wrong.
-    fn cannot_boot(&self, error: machine::Error, file: Option<&Path>) -> anyhow::Error {
-        anyhow::Error::from(error).context(format!("cannot boot {}", file.unwrap_or(&self.kernel).display()))
-    }
-
-    /// Opens what the guest is made of.
-    fn open(&self, console: Arc<Console>) -> anyhow::Result<Configuration> {
-        let Size(memory) = self.memory;
-        memory::check_size(memory)?;
         let command_line = match &self.append {
             Some(more) => format!("{} {more}", self.cmdline),
             None => self.cmdline.clone(),
         };
-        boot::check_command_line(&command_line)?;
-        let kernel = open_file("kernel", &self.kernel)?;
-        let initrd = self.initrd.as_deref().map(|path| open_file("initrd", path)).transpose()?;
+        Ok(BootSource { kernel, initrd, command_line })
+    }
+
+    /// Names the file that is wrong.
+    fn explain(&self, error: Error) -> anyhow::Error {
+        let file = match &error {
+            Error::Refused(failure) if failure.code == FailureCode::Kernel => Some(&self.kernel),
+            Error::Refused(failure) if failure.code == FailureCode::Initrd => self.initrd.as_ref(),
+            _ => None,
+        };
+        match file {
+            Some(file) => anyhow!(error).context(format!("cannot boot {}", file.display())),
+            None => error.into(),
+        }
+    }
+}
+
+/// All that a guest is made of, opened.
+struct Parts {
+    machine: (Configure, Parcel),
+    disks: Vec<(AttachDisk, Parcel, PathBuf)>,
+    interfaces: Vec<(AttachInterface, Parcel, String)>,
+    consoles: Vec<(ConsoleKind, Streams)>,
+}
+
+/// Where a console goes.
+struct Streams {
+    output: File,
+    input: Option<OwnedFd>,
+    /// What the file holds goes, once there is a new guest.
+    is_emptied: bool,
+}
+
+impl Run {
+    pub fn execute(self) -> anyhow::Result<u8> {
+        let (mut terminal, mut sockets) = (None, Vec::new());
+        let (controller_end, vmm_end) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .context("cannot make the control socket")?;
+        let (parts, keyboard) = self.open(&mut terminal, &mut sockets)?;
+        // Before the first thread is started, so that all have these signals blocked.
+        let signals = Signals::take().context("cannot take over signals")?;
+        let boot = self.boot.clone();
+        let stop_timeout = std::time::Duration::from_secs(self.stop_timeout.into());
+        let drive = move || {
+            let mut vmm = Connection::open(controller_end)?;
+            let outcome = parts
+                .bring_up(&mut vmm, &boot)
+                .and_then(|()| Controller::new(&mut vmm, boot, signals, keyboard, stop_timeout).drive());
+            // However it went, it is over. It may have been over before.
+            let _ = vmm.call(Command::Quit, &[]);
+            outcome
+        };
+        let thread = std::thread::Builder::new()
+            .name("controller".into())
+            .spawn(drive)
+            .context("cannot start the controller")?;
+        let ending = control::serve(vmm_end).context("the control thread cannot go on");
+        let outcome = thread.join().map_err(|_| anyhow!("the controller panicked"))?;
+        drop(terminal);
+        let ending = ending?;
+        match outcome {
+            Ok(outcome) => Ok(outcome.exit_status()),
+            // Another controller has said that this is the end.
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Closed)) => Ok(ending_status(&ending)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens everything. Also returns where keys of a terminal come from and where they go; what is to be undone at the
+    /// end goes to `terminal` and `sockets`.
+    fn open(
+        &self,
+        terminal: &mut Option<RawTerminal>,
+        sockets: &mut Vec<SocketFile>,
+    ) -> anyhow::Result<(Parts, Option<Keyboard>)> {
+        let Size(memory) = self.memory;
+        memory::check_size(memory)?;
+        let mut parcel = Parcel::default();
+        let kvm = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open("/dev/kvm")
+            .context("cannot open /dev/kvm; innkeeper-vmm check says what to do")?;
+        let kvm = parcel.add(kvm);
+        let boot = self.boot.open(&mut parcel)?;
+        crate::boot::check_command_line(&boot.command_line)?;
         let identity = match &self.smbios {
             Some(SmbiosOption(identity)) => identity.clone(),
-            None => Identity::new(random_uuid()?, None, None)?,
+            None => Identity { uuid: random_uuid()?.to_string(), serial: None, asset_tag: None },
         };
-        let mac_base = identity.uuid.as_u64_pair().1;
-        let disks = self.disks.iter().map(open_disk).collect::<anyhow::Result<_>>()?;
+        let mac_base = identity.uuid.parse::<Uuid>()?.as_u64_pair().1;
+        let disks = self.disks.iter().zip(0..).map(open_disk).collect::<anyhow::Result<_>>()?;
         let interfaces = self
             .taps
             .iter()
             .zip(0..)
-            .map(|(tap, index)| open_tap(tap, mac_base.wrapping_add(index)))
+            .map(|(tap, index)| open_tap(tap, index, mac_base.wrapping_add(index)))
             .collect::<anyhow::Result<_>>()?;
-        let boot = BootSource { kernel, initrd, command_line };
-        Ok(Configuration { cpus: self.cpus, memory, boot, identity, disks, interfaces, console })
+        let vsock = match &self.vsock {
+            Some(VsockOption { cid, path }) => {
+                let mut make = |path| make_listener(path, SockType::Stream, sockets);
+                let listener = path.as_deref().map(&mut make).transpose()?;
+                Some(Vsock { cid: *cid, listener: listener.map(|listener| parcel.add(listener)) })
+            }
+            None => None,
+        };
+        let listener = match &self.control {
+            Some(path) => Some(parcel.add(make_listener(path, SockType::SeqPacket, sockets)?)),
+            None => None,
+        };
+        let mut consoles = Vec::new();
+        let mut keyboard = None;
+        let wanted =
+            [(ConsoleKind::Serial, Some(&self.serial)), (ConsoleKind::Virtio, self.virtio_console.as_ref())];
+        let mut is_stdio_taken = false;
+        for (kind, option) in wanted {
+            let streams = match option {
+                None | Some(ConsoleOption::None) => continue,
+                Some(ConsoleOption::File(path)) => {
+                    // A pipe that nobody reads is an error, not a wait.
+                    let output = OpenOptions::new()
+                        .write(true)
+                        .create(true)
+                        .truncate(false)
+                        .custom_flags(libc::O_NONBLOCK)
+                        .open(path)
+                        .with_context(|| format!("cannot create {}", path.display()))?;
+                    Streams { output, input: None, is_emptied: true }
+                }
+                Some(ConsoleOption::Stdio) => {
+                    anyhow::ensure!(
+                        !std::mem::replace(&mut is_stdio_taken, true),
+                        "only one console can have standard input and output; add --serial none or a file"
+                    );
+                    *terminal = RawTerminal::enter().context("cannot switch the terminal to raw mode")?;
+                    let (streams, keys) = standard_streams(terminal.is_some())
+                        .context("cannot use standard input and output")?;
+                    keyboard = keys;
+                    streams
+                }
+            };
+            consoles.push((kind, streams));
+        }
+        let configure = Configure {
+            kvm,
+            cpus: self.cpus,
+            memory,
+            identity,
+            boot,
+            listener,
+            virtio_console: self.virtio_console.is_some(),
+            balloon: self.balloon,
+            vsock,
+        };
+        Ok((Parts { machine: (configure, parcel), disks, interfaces, consoles }, keyboard))
     }
+}
+
+impl Parts {
+    /// Has the VMM make a machine of the parts, and starts it.
+    fn bring_up(self, vmm: &mut Connection, boot: &BootOptions) -> anyhow::Result<()> {
+        let (configure, parcel) = self.machine;
+        vmm.call(Command::Configure(Box::new(configure)), &parcel.descriptors())
+            .map_err(|error| boot.explain(error))?;
+        for (disk, parcel, path) in self.disks {
+            vmm.call(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())
+                .with_context(|| format!("cannot open disk {}", path.display()))?;
+        }
+        for (interface, parcel, name) in self.interfaces {
+            vmm.call(Command::AttachInterface(Box::new(interface)), &parcel.descriptors())
+                .with_context(|| format!("cannot use tap {name}"))?;
+        }
+        vmm.call(Command::Start, &[]).map_err(|error| boot.explain(error))?;
+        for (console, Streams { output, input, is_emptied }) in self.consoles {
+            if is_emptied && output.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                output.set_len(0).context("cannot empty the console's file")?;
+            }
+            let mut parcel = Parcel::default();
+            let output = Some(parcel.add(output));
+            let input = input.map(|input| parcel.add(input));
+            vmm.call(
+                Command::AttachConsole { console, output, input, follow: true, after: 0 },
+                &parcel.descriptors(),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys of a terminal, on their way through the escape's filter to the guest.
+pub struct Keyboard {
+    pub keys: File,
+    pub guest: File,
+}
+
+/// Standard input and output as a console; with a terminal, what is typed takes a detour.
+fn standard_streams(is_terminal: bool) -> io::Result<(Streams, Option<Keyboard>)> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if !is_terminal {
+        return Ok((Streams { output, input: Some(input), is_emptied: false }, None));
+    }
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let keyboard = Keyboard { keys: input.into(), guest: write.into() };
+    Ok((Streams { output, input: Some(read), is_emptied: false }, Some(keyboard)))
 }
 
 /// Opens a file to read; a pipe with no writer is an error, not a wait.
@@ -165,15 +334,70 @@ fn open_file(what: &str, path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open {what} {}", path.display()))
 }
 
-fn open_disk(option: &DiskOption) -> anyhow::Result<Disk> {
-    let backend = RawFile::open(&option.path, option.is_read_only)
-        .with_context(|| format!("cannot open disk {}", option.path.display()))?;
-    Ok(Disk { backend: Arc::new(backend.with_engine(option.engine)), serial: option.serial.clone() })
+fn open_disk((option, index): (&DiskOption, usize)) -> anyhow::Result<(AttachDisk, Parcel, PathBuf)> {
+    let DiskOption { path, is_read_only, serial, engine, queues } = option.clone();
+    let file = innkeeper_block::open(&path, is_read_only)
+        .with_context(|| format!("cannot open disk {}", path.display()))?;
+    let mut parcel = Parcel::default();
+    let disk = AttachDisk {
+        id: format!("disk{index}"),
+        file: parcel.add(file),
+        format: DiskFormat::Raw,
+        read_only: is_read_only,
+        serial,
+        engine,
+        queues,
+        limits: Limits::default(),
+    };
+    Ok((disk, parcel, path))
 }
 
-fn open_tap(option: &TapOption, number: u64) -> anyhow::Result<Interface> {
-    let tap = Tap::open(&option.name).with_context(|| format!("cannot open tap {}", option.name))?;
-    Ok(Interface { tap: Arc::new(tap), mac: option.mac.unwrap_or_else(|| MacAddress::from_number(number)) })
+fn open_tap(
+    option: &TapOption,
+    index: u64,
+    number: u64,
+) -> anyhow::Result<(AttachInterface, Parcel, String)> {
+    let TapOption { name, mac, queues, vhost } = option;
+    let mut parcel = Parcel::default();
+    let taps = tap::open(name, *queues).with_context(|| format!("cannot open tap {name}"))?;
+    let count = taps.len();
+    let taps = taps.into_iter().map(|tap| parcel.add(tap)).collect();
+    let open_vhost = |_| {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/vhost-net");
+        Ok(parcel.add(file.context("cannot open /dev/vhost-net (modprobe vhost_net)")?))
+    };
+    let vhost = if *vhost { (0..count).map(open_vhost).collect::<anyhow::Result<_>>()? } else { Vec::new() };
+    let interface = AttachInterface {
+        id: format!("net{index}"),
+        taps,
+        vhost,
+        mac: mac.unwrap_or_else(|| MacAddress::from_number(number)).to_string(),
+        receive: Limits::default(),
+        transmit: Limits::default(),
+    };
+    Ok((interface, parcel, name.clone()))
+}
+
+/// A socket in the file system, which goes with this process.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have tidied up already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Makes a listening socket, and notes that its file is to go at the end.
+fn make_listener(path: &Path, kind: SockType, sockets: &mut Vec<SocketFile>) -> anyhow::Result<OwnedFd> {
+    let mut make = || {
+        let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        sockets.push(SocketFile(path.into()));
+        listen(&socket, Backlog::new(16)?)?;
+        Ok::<_, nix::Error>(socket)
+    };
+    make().with_context(|| format!("cannot make the socket {} (is there one already?)", path.display()))
 }
 
 fn random_uuid() -> anyhow::Result<Uuid> {

@@ -11,7 +11,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use crate::boot::Entry;
 use crate::memory::GuestMemory;
 
-pub use thread::{CpuThread, Exits, install_kick_handler};
+pub use thread::{CpuThread, ExitCounters, Exits, install_kick_handler};
 
 /// The most CPUs a guest can have. All have 8-bit APIC ids and one I/O APIC can name them all.
 pub const MAX_CPUS: u8 = 32;

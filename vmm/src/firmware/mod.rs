@@ -4,6 +4,7 @@
 //! systems look.
 
 pub mod acpi;
+mod dsdt;
 pub mod smbios;
 
 use vm_memory::{Bytes, GuestAddress};

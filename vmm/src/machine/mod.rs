@@ -2,15 +2,20 @@
 //!
 //! [`Machine::build`] puts the parts together in an order that KVM likes, [`Machine::start`] lets the CPUs
 //! run, and dropping the machine takes it all down. A guest that resets gets a new machine over the same
-//! [`Configuration`]: no state of the old one can be forgotten, because none is left. What outlives a machine
-//! (opened disks, taps and files, the console) is in the configuration.
+//! [`Configuration`] and [`devices::Devices`]: no state of the old one can be forgotten, because none is left.
+//!
+//! [`guest::Guest`] is the life of a guest over all its machines.
 
-mod supervisor;
+pub mod devices;
+pub mod guest;
+mod lifecycle;
+mod reaper;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use innkeeper_block::Backend;
 use kvm_bindings::{
     KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_userspace_memory_region,
@@ -22,66 +27,69 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::{self, BootSource};
 use crate::bus::Bus;
 use crate::console::Console;
-use crate::cpu::{self, Cpu, CpuThread, Exits, cpuid};
+use crate::cpu::{self, Cpu, CpuThread, ExitCounters, Exits, cpuid};
 use crate::exit::ExitSignal;
 use crate::firmware::{self, smbios};
 use crate::interrupt::{self, Interrupts};
 use crate::memory::{self, GuestMemory};
 use crate::pci::{self, Ecam, PciRoot, Window};
+use crate::platform::hotplug::{self, Hotplug, HotplugRegisters};
 use crate::platform::i8042::{self, KeyboardController};
 use crate::platform::power::{self, PowerRegisters};
 use crate::platform::serial::{self, SerialPort};
-use crate::platform::{GSI_EVENTS, GSI_SERIAL};
+use crate::platform::{GSI_EVENTS, GSI_HOTPLUG, GSI_SERIAL};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, SerialNumber};
-use crate::virtio::net::tap::Tap;
-use crate::virtio::net::{MacAddress, Net};
+use crate::virtio::balloon::{Balloon, BalloonControl};
+use crate::virtio::console::{ConsolePort, VirtioConsole};
 use crate::virtio::rng::Rng;
-use crate::virtio::transport::VirtioPci;
+use crate::virtio::transport::{Remote, VirtioPci};
+use crate::virtio::vsock::{Vsock, VsockHost};
 
-pub use supervisor::{Ending, Supervisor};
-
-/// What a machine is made of. It outlives the machine, and serves the next one after a reset.
+/// What a machine is made of, besides the devices that come and go.
 #[derive(Debug)]
 pub struct Configuration {
     /// How many CPUs: 1 to [`cpu::MAX_CPUS`].
     pub cpus: u8,
     /// RAM in bytes.
     pub memory: u64,
-    /// What is booted.
-    pub boot: BootSource,
     /// What SMBIOS says.
     pub identity: smbios::Identity,
-    /// The disks, in the order of their slots.
-    pub disks: Vec<Disk>,
-    /// The network interfaces, in the order of their slots.
-    pub interfaces: Vec<Interface>,
     /// Where the serial port prints.
-    pub console: Arc<Console>,
+    pub serial: Arc<Console>,
+    /// The virtio console, if there is to be one.
+    pub virtio_console: Option<Arc<ConsolePort>>,
+    /// The balloon, if there is to be one.
+    pub balloon: Option<Arc<BalloonControl>>,
+    /// What the vsock device connects to, if there is to be one.
+    pub vsock: Option<Arc<VsockHost>>,
 }
 
-/// A disk, opened.
-#[derive(Clone)]
-pub struct Disk {
-    /// What it reads from and writes to.
-    pub backend: Arc<dyn Backend>,
-    /// What the guest sees as its serial number.
-    pub serial: SerialNumber,
-}
-
-impl std::fmt::Debug for Disk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Disk").field("serial", &self.serial).finish_non_exhaustive()
+impl Configuration {
+    /// What the machine always has on its bus, besides what comes and goes.
+    fn built_in(&self) -> Vec<(BuiltIn, Box<dyn VirtioDevice>)> {
+        let mut devices: Vec<(BuiltIn, Box<dyn VirtioDevice>)> =
+            vec![(BuiltIn::Rng, Box::new(Rng::default()))];
+        if let Some(port) = &self.virtio_console {
+            devices.push((BuiltIn::Console, Box::new(VirtioConsole::new(Arc::clone(port)))));
+        }
+        if let Some(control) = &self.balloon {
+            devices.push((BuiltIn::Balloon, Box::new(Balloon::new(Arc::clone(control)))));
+        }
+        if let Some(host) = &self.vsock {
+            devices.push((BuiltIn::Vsock, Box::new(Vsock::new(Arc::clone(host)))));
+        }
+        devices
     }
 }
 
-/// A network interface, opened.
-#[derive(Clone, Debug)]
-pub struct Interface {
-    /// Where its frames go.
-    pub tap: Arc<Tap>,
-    /// Its address.
-    pub mac: MacAddress,
+/// What does not come and go, by its slot: the end of the bus, which leaves the beginning to what does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum BuiltIn {
+    Rng = 31,
+    Console = 30,
+    Balloon = 29,
+    Vsock = 28,
 }
 
 /// Why there is no machine.
@@ -118,6 +126,9 @@ fn host_error(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Host { action, source }
 }
 
+/// A virtio device on the bus of a machine.
+pub type Function = Arc<Mutex<VirtioPci>>;
+
 /// A machine whose CPUs run, or are about to.
 #[derive(Debug)]
 pub struct Machine {
@@ -126,13 +137,19 @@ pub struct Machine {
     exits: Exits,
     serial: Arc<Mutex<SerialPort>>,
     power_button: EventFd,
+    vm: Arc<VmFd>,
+    interrupts: Arc<Interrupts>,
+    root: Arc<PciRoot>,
+    hotplug: Arc<Hotplug>,
+    /// By slot.
+    functions: BTreeMap<u8, (Function, Remote)>,
     /// Behind everything that uses it, so that it is unmapped last.
-    _memory: Arc<GuestMemory>,
+    memory: Arc<GuestMemory>,
 }
 
 impl Machine {
-    /// Builds a machine, ready to start.
-    pub fn build(kvm: &Kvm, configuration: &Configuration) -> Result<Self, Error> {
+    /// Builds a machine, ready to be given devices and to start.
+    pub fn build(kvm: &Kvm, configuration: &Configuration, boot: &BootSource) -> Result<Self, Error> {
         if !(1..=cpu::MAX_CPUS).contains(&configuration.cpus) {
             return Err(Error::CpuCount(configuration.cpus));
         }
@@ -141,25 +158,22 @@ impl Machine {
         let cpus = create_cpus(kvm, &vm, configuration.cpus)?;
 
         let rsdp = firmware::write(&memory, configuration.cpus, &configuration.identity)?;
-        let entry = boot::load(&configuration.boot, &memory, rsdp)?;
+        let entry = boot::load(boot, &memory, rsdp)?;
         if let Some(first) = cpus.first() {
             first.enter_at(&memory, entry)?;
         }
 
         let interrupts = Interrupts::new(Arc::clone(&vm));
         let exit = Arc::new(ExitSignal::new().map_err(host_error("create an eventfd"))?);
-        let serial = SerialPort::new(Arc::clone(&configuration.console), interrupts.pin(GSI_SERIAL)?)
+        let serial = SerialPort::new(Arc::clone(&configuration.serial), interrupts.pin(GSI_SERIAL)?)
             .map_err(host_error("create the serial port"))?;
         let serial = Arc::new(Mutex::new(serial));
         let power_button = interrupts.pin(GSI_EVENTS)?;
 
         let root = Arc::new(PciRoot::default());
-        // The host bridge is in slot 0, and slots are given out in order.
-        for (slot, device) in (1..).zip(virtio_devices(configuration)) {
-            let name = format!("{:?} in slot {slot}", device.device_type());
-            let function = VirtioPci::new(name, device, Arc::clone(&vm), &interrupts, Arc::clone(&memory))?;
-            root.insert(Arc::new(Mutex::new(function)))?;
-        }
+        let hotplug = Hotplug::new(Arc::clone(&root), interrupts.pin(GSI_HOTPLUG)?)
+            .map_err(host_error("create an eventfd"))?;
+        let hotplug = Arc::new(hotplug);
 
         let mut ports = Bus::default();
         ports.insert(serial::BASE_PORT.into(), serial::PORT_COUNT, serial.clone());
@@ -173,29 +187,93 @@ impl Machine {
             power::PORT_COUNT,
             shared(PowerRegisters::new(Arc::clone(&exit))),
         );
+        ports.insert(
+            hotplug::BASE_PORT.into(),
+            hotplug::PORT_COUNT,
+            shared(HotplugRegisters(Arc::clone(&hotplug))),
+        );
         let mut mmio = Bus::default();
         mmio.insert(memory::PCI_WINDOW_START, memory::PCI_WINDOW_SIZE, Arc::new(Window(Arc::clone(&root))));
-        mmio.insert(memory::ECAM_START, memory::ECAM_SIZE, Arc::new(Ecam(root)));
+        mmio.insert(memory::ECAM_START, memory::ECAM_SIZE, Arc::new(Ecam(Arc::clone(&root))));
 
-        Ok(Self {
+        let mut machine = Self {
             cpus: Vec::new(),
             waiting_cpus: cpus,
             exits: Exits { ports: Arc::new(ports), mmio: Arc::new(mmio), exit },
             serial,
             power_button,
-            _memory: memory,
-        })
+            vm,
+            interrupts,
+            root,
+            hotplug,
+            functions: BTreeMap::new(),
+            memory,
+        };
+        for (slot, device) in configuration.built_in() {
+            machine.insert(slot as u8, device)?;
+        }
+        Ok(machine)
     }
 
-    /// Lets the CPUs run.
-    pub fn start(&mut self) -> Result<(), Error> {
+    /// Puts a device into `slot`. A guest that runs is to be told by [`Hotplug::check`].
+    pub fn insert(&mut self, slot: u8, device: Box<dyn VirtioDevice>) -> Result<(), Error> {
+        let name = format!("{:?} in slot {slot}", device.device_type());
+        let (vm, memory) = (Arc::clone(&self.vm), Arc::clone(&self.memory));
+        let function = VirtioPci::new(name, device, vm, &self.interrupts, memory)?;
+        let remote = function.remote();
+        let function = Arc::new(Mutex::new(function));
+        self.root.insert(slot, function.clone())?;
+        self.functions.insert(slot, (function, remote));
+        Ok(())
+    }
+
+    /// Takes the device in `slot` off the bus, if the guest has not done so already. It still has its threads.
+    pub fn remove(&mut self, slot: u8) -> Option<Function> {
+        self.root.remove(slot);
+        self.functions.remove(&slot).map(|(function, _)| function)
+    }
+
+    /// Whether there is a device in `slot`, or what is left of one.
+    pub fn has(&self, slot: u8) -> bool {
+        self.functions.contains_key(&slot)
+    }
+
+    /// The side door of the device in `slot`.
+    pub fn remote(&self, slot: u8) -> Option<&Remote> {
+        self.functions.get(&slot).map(|(_, remote)| remote)
+    }
+
+    /// The side door of the balloon, if there is one.
+    pub fn balloon(&self) -> Option<&Remote> {
+        self.remote(BuiltIn::Balloon as u8)
+    }
+
+    /// Lets the CPUs run. `counters` are theirs, in their order.
+    pub fn start(&mut self, counters: &[Arc<ExitCounters>]) -> Result<(), Error> {
         tracing::debug!(cpus = self.waiting_cpus.len(), "starting");
-        for cpu in std::mem::take(&mut self.waiting_cpus) {
-            let thread =
-                CpuThread::spawn(cpu, self.exits.clone()).map_err(host_error("start a CPU thread"))?;
+        for (cpu, counters) in std::mem::take(&mut self.waiting_cpus).into_iter().zip(counters) {
+            let thread = CpuThread::spawn(cpu, self.exits.clone(), Arc::clone(counters))
+                .map_err(host_error("start a CPU thread"))?;
             self.cpus.push(thread);
         }
         Ok(())
+    }
+
+    /// Has the CPUs stand still, and returns when they do. Devices finish what they were asked for. False, and the CPUs
+    /// run on, if one does not stand still within `patience`: it may be waiting for a disk.
+    pub fn pause(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.cpus.iter().for_each(CpuThread::pause);
+        let is_standing = self.cpus.iter().all(|cpu| cpu.wait_for_pause(deadline));
+        if !is_standing {
+            self.resume();
+        }
+        is_standing
+    }
+
+    /// Lets CPUs that stand still run on.
+    pub fn resume(&self) {
+        self.cpus.iter().for_each(CpuThread::resume);
     }
 
     /// Where the machine says that it has ended.
@@ -204,8 +282,13 @@ impl Machine {
     }
 
     /// The serial port, to feed it input.
-    pub fn serial(&self) -> &Mutex<SerialPort> {
+    pub fn serial(&self) -> &Arc<Mutex<SerialPort>> {
         &self.serial
+    }
+
+    /// Where to tell the guest of devices that come and go.
+    pub fn hotplug(&self) -> &Hotplug {
+        &self.hotplug
     }
 
     /// Presses the ACPI power button, once. The guest may or may not listen.
@@ -291,15 +374,4 @@ fn create_cpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<Cpu>, Error> {
     let template = cpuid::template(&supported, kvm.check_extension(Cap::TscDeadlineTimer))
         .map_err(|_| kvm_error(list)(kvm_ioctls::Error::new(libc::E2BIG)))?;
     (0..count).map(|index| Ok(Cpu::create(vm, &template, index, count)?)).collect()
-}
-
-/// The devices on the PCI bus: disks first, so that the first disk is always in slot 1.
-fn virtio_devices(configuration: &Configuration) -> Vec<Box<dyn VirtioDevice>> {
-    let disks = configuration.disks.iter().cloned();
-    let interfaces = configuration.interfaces.iter().cloned();
-    disks
-        .map(|disk| Box::new(Block::new(disk.backend, disk.serial)) as Box<dyn VirtioDevice>)
-        .chain(interfaces.map(|interface| Box::new(Net::new(interface.tap, interface.mac)) as _))
-        .chain([Box::new(Rng::default()) as _])
-        .collect()
 }

@@ -7,6 +7,8 @@
 //! access is half of two.
 
 mod config_space;
+#[cfg(test)]
+mod model;
 pub mod msix;
 
 use std::fmt;
@@ -50,9 +52,9 @@ pub trait PciDevice: Send {
 /// Why a device has no place on the bus.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// All slots are taken.
-    #[error("all {} slots of the PCI bus are in use", SLOT_COUNT - 1)]
-    NoSlot,
+    /// Somebody sits there, or the slot does not exist.
+    #[error("slot {0} of the PCI bus is in use, or does not exist")]
+    Slot(u8),
     /// The device asks for more address space than a slot has.
     #[error("the device's memory does not fit in its part of the PCI window")]
     NoWindow,
@@ -62,6 +64,7 @@ type Slot = Arc<Mutex<dyn PciDevice>>;
 
 /// The bus.
 pub struct PciRoot {
+    /// Held for moments only, and never by somebody who then waits for a device: that may take as long as a disk does.
     state: RwLock<State>,
 }
 
@@ -94,15 +97,36 @@ impl Default for PciRoot {
 }
 
 impl PciRoot {
-    /// Puts `device` into the first free slot and places its BARs; returns the slot's number.
-    pub fn insert(&self, device: Arc<Mutex<dyn PciDevice>>) -> Result<usize, Error> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let slot = state.slots.iter().position(Option::is_none).ok_or(Error::NoSlot)?;
-        let window = PCI_WINDOW_START + slot as u64 * WINDOW_PER_SLOT;
-        place(lock(&device).config_mut(), window)?;
-        state.slots[slot] = Some(device);
-        state.remap(slot);
-        Ok(slot)
+    /// Puts `device` into `slot`, which must be free, and places its BARs.
+    pub fn insert(&self, slot: u8, device: Arc<Mutex<dyn PciDevice>>) -> Result<(), Error> {
+        let index = usize::from(slot);
+        let window = PCI_WINDOW_START + u64::from(slot) * WINDOW_PER_SLOT;
+        let bars = {
+            let mut device = lock(&device);
+            place(device.config_mut(), window)?;
+            device.config().mapped_bars()
+        };
+        let mut state = self.write();
+        let Some(free @ None) = state.slots.get_mut(index) else {
+            return Err(Error::Slot(slot));
+        };
+        *free = Some(device);
+        state.map(index, bars);
+        Ok(())
+    }
+
+    /// Empties `slot`; the host bridge stays where it is. Says whether there was a device.
+    pub fn remove(&self, slot: u8) -> bool {
+        let removed = {
+            let mut state = self.write();
+            state.map(slot.into(), Vec::new());
+            state.slots.get_mut(usize::from(slot)).filter(|_| slot > 0).and_then(Option::take)
+        };
+        removed.is_some()
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -135,29 +159,28 @@ impl PciRoot {
     }
 
     fn write_config(&self, address: ConfigAddress, data: &[u8]) {
-        let Some(device) = self.slot(address.slot).filter(|_| address.is_implemented(data.len())) else {
+        let Some(slot) = self.slot(address.slot).filter(|_| address.is_implemented(data.len())) else {
             return;
         };
-        let moved = {
-            let mut device = lock(&device);
-            let before = device.config().mapped_bars();
-            device.write_config(address.offset, data);
-            before != device.config().mapped_bars()
-        };
-        if moved {
-            self.state.write().unwrap_or_else(PoisonError::into_inner).remap(address.slot);
+        let mut device = lock(&slot);
+        let before = device.config().mapped_bars();
+        device.write_config(address.offset, data);
+        let bars = device.config().mapped_bars();
+        if bars != before {
+            let mut state = self.write();
+            let occupant = state.slots.get(address.slot).and_then(Option::as_ref);
+            // It may have been taken out of its slot in the meantime.
+            if occupant.is_some_and(|occupant| Arc::ptr_eq(occupant, &slot)) {
+                state.map(address.slot, bars);
+            }
         }
     }
 }
 
 impl State {
-    /// Takes over where the BARs of the device in `slot` are now.
-    fn remap(&mut self, slot: usize) {
+    /// Lets `bars`, each with its index, address and size, be where the device in `slot` answers.
+    fn map(&mut self, slot: usize, bars: Vec<(usize, u64, u64)>) {
         self.mappings.retain(|mapping| mapping.slot != slot);
-        let Some(Some(device)) = self.slots.get(slot) else {
-            return;
-        };
-        let bars = lock(device).config().mapped_bars();
         self.mappings.extend(bars.into_iter().map(|(bar, start, size)| Mapping { start, size, slot, bar }));
     }
 }
@@ -329,7 +352,7 @@ mod tests {
     impl Guest {
         fn new() -> Self {
             let root = Arc::new(PciRoot::default());
-            root.insert(Arc::new(Mutex::new(Scratch::new()))).unwrap();
+            root.insert(1, Arc::new(Mutex::new(Scratch::new()))).unwrap();
             Self { ecam: Ecam(Arc::clone(&root)), window: Window(root) }
         }
 
@@ -386,12 +409,69 @@ mod tests {
     }
 
     #[test]
-    fn the_bus_is_full_at_some_point() {
-        let root = PciRoot::default();
-        for slot in 1..SLOT_COUNT {
-            assert_eq!(root.insert(Arc::new(Mutex::new(Scratch::new()))).unwrap(), slot);
+    fn a_slot_holds_one_device_and_can_be_emptied() {
+        let guest = Guest::new();
+        let root = &guest.ecam.0;
+        let device = || Arc::new(Mutex::new(Scratch::new()));
+        for slot in [0, 1, SLOT_COUNT as u8, u8::MAX] {
+            assert!(matches!(root.insert(slot, device()), Err(Error::Slot(_))), "{slot}");
         }
-        assert!(matches!(root.insert(Arc::new(Mutex::new(Scratch::new()))), Err(Error::NoSlot)));
+        assert!(!root.remove(0), "the host bridge was removed");
+        assert!(!root.remove(u8::MAX));
+        assert!(root.remove(1));
+        assert!(!root.remove(1));
+        let mut guest = Guest { window: Window(Arc::clone(root)), ecam: Ecam(Arc::clone(root)) };
+        assert_eq!(guest.config(DEVICE), u32::MAX);
+        assert_eq!(guest.memory(PCI_WINDOW_START + WINDOW_PER_SLOT), u32::MAX);
+        root.insert(1, device()).unwrap();
+        assert_eq!(guest.config(DEVICE), 0x1042_1af4);
+        assert_eq!(guest.memory(PCI_WINDOW_START + WINDOW_PER_SLOT), 0);
+    }
+
+    /// A device may take as long as its disk; who waits for it must not have the bus meanwhile, or everybody waits.
+    #[test]
+    fn nobody_waits_for_a_device_with_the_bus_in_hand() {
+        struct Watch {
+            config: ConfigSpace,
+            root: Arc<PciRoot>,
+        }
+
+        impl PciDevice for Watch {
+            fn config(&self) -> &ConfigSpace {
+                assert!(self.root.state.try_write().is_ok());
+                &self.config
+            }
+
+            fn config_mut(&mut self) -> &mut ConfigSpace {
+                assert!(self.root.state.try_write().is_ok());
+                &mut self.config
+            }
+
+            fn read_bar(&mut self, _bar: usize, _offset: u64, _data: &mut [u8]) {
+                assert!(self.root.state.try_write().is_ok());
+            }
+
+            fn write_bar(&mut self, _bar: usize, _offset: u64, _data: &[u8]) {
+                assert!(self.root.state.try_write().is_ok());
+            }
+        }
+
+        impl Drop for Watch {
+            fn drop(&mut self) {
+                assert!(self.root.state.try_write().is_ok());
+            }
+        }
+
+        let root = Arc::new(PciRoot::default());
+        let watch = Watch { config: Scratch::new().config, root: Arc::clone(&root) };
+        root.insert(1, Arc::new(Mutex::new(watch))).unwrap();
+        let mut guest = Guest { ecam: Ecam(Arc::clone(&root)), window: Window(Arc::clone(&root)) };
+        let address = guest.config(BAR0);
+        for (register, value) in [(BAR0, address + 0x8000), (COMMAND, 0), (BAR0, address), (COMMAND, 2)] {
+            guest.set_config(register, value);
+        }
+        guest.memory(address.into());
+        assert!(root.remove(1));
     }
 
     #[test]

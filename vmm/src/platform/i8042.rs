@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use innkeeper_protocol::ResetCause;
+
 use crate::bus::Registers;
-use crate::exit::{Exit, ExitSignal, ResetCause};
+use crate::exit::{Exit, ExitSignal};
 
 /// The first port.
 pub const BASE_PORT: u16 = 0x60;

@@ -5,12 +5,17 @@
 //! guest as a PCI function. When the guest's driver is ready, the transport gives the device everything it
 //! needs in one [`Activation`], and the device moves that to a thread of its own ([`worker`]).
 
+pub mod balloon;
 pub mod block;
+pub mod console;
+#[cfg(any(test, fuzzing))]
+pub mod harness;
 pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transport;
-mod worker;
+pub mod vsock;
+pub mod worker;
 
 use std::fmt;
 use std::io;
@@ -50,8 +55,14 @@ pub enum DeviceType {
     Net = 1,
     /// Section 5.2.
     Block = 2,
+    /// Section 5.3.
+    Console = 3,
     /// Section 5.4.
     Entropy = 4,
+    /// Section 5.5.
+    Balloon = 5,
+    /// Section 5.10.
+    Vsock = 19,
 }
 
 /// A virtio device, whatever bus it is on.
@@ -65,16 +76,26 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// The largest size of each of its queues, a power of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Its configuration structure, as bytes.
-    fn config(&self) -> &[u8] {
-        &[]
+    /// Reads its configuration structure at `offset`; what lies behind its end reads as zero.
+    fn read_config(&self, _offset: usize, data: &mut [u8]) {
+        data.fill(0);
     }
+
+    /// Writes its configuration structure at `offset`, as far as the driver may.
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
     /// Starts working: the driver is ready. Not called again before [`VirtioDevice::reset`].
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
 
     /// Stops working, and returns only when no thread of the device touches guest memory any more.
     fn reset(&mut self);
+}
+
+/// Copies `source` from `offset` on; behind its end there are zeroes.
+fn read_bytes(source: &[u8], offset: usize, data: &mut [u8]) {
+    for (index, byte) in data.iter_mut().enumerate() {
+        *byte = source.get(offset + index).copied().unwrap_or(0);
+    }
 }
 
 /// All that a device needs to run.
@@ -170,6 +191,11 @@ impl QueueInterrupt {
             vector.trigger();
         }
     }
+
+    /// An eventfd for the kernel, which then says it in our place. None for a driver without a vector.
+    fn raised_by_kernel(&self) -> io::Result<Option<EventFd>> {
+        self.0.as_ref().map(|vector| vector.raised_by_kernel()).transpose().map_err(io::Error::other)
+    }
 }
 
 /// A device's side channel to its driver: the status field and the configuration interrupt.
@@ -179,12 +205,20 @@ pub struct Notifier {
     name: String,
     status: AtomicU8,
     config_vector: AtomicU16,
+    /// Changes with the configuration structure, so that a driver sees whether what it read goes together.
+    config_generation: AtomicU8,
     vectors: Vec<Arc<MsiVector>>,
 }
 
 impl Notifier {
     fn new(name: String, vectors: Vec<Arc<MsiVector>>) -> Self {
-        Self { name, status: AtomicU8::new(0), config_vector: AtomicU16::new(NO_VECTOR), vectors }
+        Self {
+            name,
+            status: AtomicU8::new(0),
+            config_vector: AtomicU16::new(NO_VECTOR),
+            config_generation: AtomicU8::new(0),
+            vectors,
+        }
     }
 
     fn vector(&self, index: u16) -> Option<&Arc<MsiVector>> {
@@ -197,6 +231,23 @@ impl Notifier {
             tracing::warn!(device = self.name, %error, "the device needs a reset");
         }
         self.status.fetch_or(status::NEEDS_RESET, Ordering::SeqCst);
+        self.interrupt();
+    }
+
+    /// Says that the configuration structure is another one from here on.
+    fn config_changes(&self) {
+        self.config_generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Tells the driver that the configuration structure has changed.
+    fn config_changed(&self) {
+        self.config_changes();
+        if self.status.load(Ordering::SeqCst) & status::DRIVER_OK != 0 {
+            self.interrupt();
+        }
+    }
+
+    fn interrupt(&self) {
         if let Some(vector) = self.vector(self.config_vector.load(Ordering::SeqCst)) {
             vector.trigger();
         }

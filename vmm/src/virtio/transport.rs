@@ -4,8 +4,11 @@
 //! FEATURES_OK and DRIVER_OK: what a device works with never changes under it. Doorbells are ioeventfds,
 //! registered when a device is activated, so that a machine whose devices are not used pays nothing.
 
-use std::sync::Arc;
+#[cfg(test)]
+mod model;
+
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -15,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::queue::{Layout, Queue};
 use super::{
     Activation, ActiveQueue, COMMON_FEATURES, DeviceType, NO_VECTOR, Notifier, QueueInterrupt, VirtioDevice,
-    status,
+    read_bytes, status,
 };
 use crate::event;
 use crate::interrupt::{self, Interrupts};
@@ -150,9 +153,19 @@ impl VirtioPci {
             registers: Registers::default(),
             queues,
             notifier,
-            doorbells: Doorbells { vm, events: Vec::new(), base: None },
+            doorbells: Doorbells { vm, bells: Arc::default(), base: None },
             memory,
         })
+    }
+
+    /// What can be done to the device without waiting for whoever has it in hand.
+    pub fn remote(&self) -> Remote {
+        Remote { notifier: Arc::clone(&self.notifier), bells: Arc::clone(&self.doorbells.bells) }
+    }
+
+    /// Stops the device, for good, when it is taken off the bus. Waits for requests that are under way.
+    pub fn stop(&mut self) {
+        self.reset();
     }
 
     fn status(&self) -> u8 {
@@ -182,7 +195,7 @@ impl VirtioPci {
         let queue = self.selected_queue().unwrap_or(&none);
         let config_vector = self.notifier.config_vector.load(Ordering::SeqCst);
         let queue_count = self.queues.len() as u16;
-        let generation = 0;
+        let generation = self.notifier.config_generation.load(Ordering::SeqCst);
 
         let mut bytes = [0; region::COMMON.1 as usize];
         let mut rest = &mut bytes[..];
@@ -331,7 +344,7 @@ impl VirtioPci {
             doorbells.push(Some(doorbell.try_clone()?));
             queues.push(Some(ActiveQueue { queue, doorbell, interrupt }));
         }
-        self.doorbells.events = doorbells;
+        self.doorbells.bells.set(doorbells);
         self.place_doorbells();
         self.device.activate(Activation {
             memory: Arc::clone(&self.memory),
@@ -345,7 +358,7 @@ impl VirtioPci {
     fn reset(&mut self) {
         self.device.reset();
         self.doorbells.place(None);
-        self.doorbells.events.clear();
+        self.doorbells.bells.set(Vec::new());
         self.registers = Registers::default();
         for queue in &mut self.queues {
             *queue = QueueRegisters::new(queue.max_size);
@@ -414,7 +427,7 @@ impl PciDevice for VirtioPci {
             self.write_bar(BAR, at, &data[..length]);
         }
         self.msix.set_control(self.config.word(self.msix_control));
-        if !self.doorbells.events.is_empty() {
+        if !self.doorbells.bells.lock().is_empty() {
             self.place_doorbells();
         }
     }
@@ -427,7 +440,7 @@ impl PciDevice for VirtioPci {
         match region {
             region::COMMON => read_bytes(&self.common(), at, data),
             // There are no pin interrupts whose status there could be, so the ISR is always 0.
-            region::DEVICE => read_bytes(self.device.config(), at, data),
+            region::DEVICE => self.device.read_config(at, data),
             region::MSIX_TABLE => self.msix.read_table(at, data),
             region::MSIX_PENDING => self.msix.read_pending(at, data),
             _ => {}
@@ -441,7 +454,8 @@ impl PciDevice for VirtioPci {
         match region {
             // KVM takes 64-bit accesses apart or not as it likes; the driver writes 32 bits at a time.
             region::COMMON => self.write_common(at as u64, data),
-            region::NOTIFY => self.doorbells.ring(at / NOTIFY_MULTIPLIER as usize),
+            region::DEVICE => self.device.write_config(at, data),
+            region::NOTIFY => self.doorbells.bells.ring(at / NOTIFY_MULTIPLIER as usize),
             region::MSIX_TABLE => self.msix.write_table(at, data),
             _ => {}
         }
@@ -452,7 +466,7 @@ impl PciDevice for VirtioPci {
 #[derive(Debug)]
 struct Doorbells {
     vm: Arc<VmFd>,
-    events: Vec<Option<EventFd>>,
+    bells: Arc<Bells>,
     /// The address of the first doorbell, while KVM listens.
     base: Option<u64>,
 }
@@ -466,8 +480,9 @@ impl Doorbells {
         let address = |base: u64, index: usize| {
             IoEventAddress::Mmio(base + u64::from(NOTIFY_MULTIPLIER) * index as u64)
         };
+        let bells = self.bells.lock();
         for (index, event) in
-            self.events.iter().enumerate().filter_map(|(index, event)| Some((index, event.as_ref()?)))
+            bells.iter().enumerate().filter_map(|(index, event)| Some((index, event.as_ref()?)))
         {
             if let Some(old) = self.base
                 && let Err(error) = self.vm.unregister_ioevent(event, &address(old, index), NoDatamatch)
@@ -482,12 +497,51 @@ impl Doorbells {
         }
         self.base = base;
     }
+}
+
+/// By queue, what becomes readable when its doorbell rings. Nobody has the lock for long.
+#[derive(Debug, Default)]
+struct Bells(Mutex<Vec<Option<EventFd>>>);
+
+impl Bells {
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<EventFd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, events: Vec<Option<EventFd>>) {
+        *self.lock() = events;
+    }
 
     fn ring(&self, index: usize) {
-        if let Some(Some(event)) = self.events.get(index) {
+        if let Some(Some(event)) = self.lock().get(index) {
             // Can only fail if the counter is full, and then the bell is ringing already.
             let _ = event.write(1);
         }
+    }
+}
+
+/// A device's side door. A CPU may have the function in hand for as long as a disk takes to end its last request; this
+/// waits for nobody.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    notifier: Arc<Notifier>,
+    bells: Arc<Bells>,
+}
+
+impl Remote {
+    /// Changes what the configuration structure is made of, and tells the driver if that succeeds.
+    pub fn change_config<E>(&self, change: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        // Before and after: a driver that reads one half of each sees that they do not go together.
+        self.notifier.config_changes();
+        change()?;
+        self.notifier.config_changed();
+        Ok(())
+    }
+
+    /// Wakes the device's threads, so that they look at what was changed for them.
+    pub fn wake(&self) {
+        let count = self.bells.lock().len();
+        (0..count).for_each(|queue| self.bells.ring(queue));
     }
 }
 
@@ -498,7 +552,9 @@ fn identity(device_type: DeviceType) -> Identity {
     let class = match device_type {
         DeviceType::Net => 0x02_0000,
         DeviceType::Block => 0x01_8000,
+        DeviceType::Console | DeviceType::Vsock => 0x07_8000,
         DeviceType::Entropy => 0x10_8000,
+        DeviceType::Balloon => 0x05_8000,
     };
     Identity {
         vendor: VENDOR,
@@ -540,12 +596,6 @@ fn find_region(offset: u64) -> Option<((u32, u32), usize)> {
         })
 }
 
-fn read_bytes(source: &[u8], offset: usize, data: &mut [u8]) {
-    for (index, byte) in data.iter_mut().enumerate() {
-        *byte = source.get(offset + index).copied().unwrap_or(0);
-    }
-}
-
 /// Writes one half, or the whole, of a 64-bit field.
 fn write_address(field: &mut u64, offset: u64, data: &[u8]) {
     const LOW: u64 = 0xffff_ffff;
@@ -561,7 +611,6 @@ fn write_address(field: &mut u64, offset: u64, data: &[u8]) {
 mod tests {
     use super::*;
     use std::io;
-    use std::sync::Mutex;
     use vm_memory::GuestAddress;
 
     /// Remembers how it was activated.
@@ -581,8 +630,8 @@ mod tests {
             &[16, 8]
         }
 
-        fn config(&self) -> &[u8] {
-            b"configuration"
+        fn read_config(&self, offset: usize, data: &mut [u8]) {
+            read_bytes(b"configuration", offset, data);
         }
 
         fn activate(&mut self, activation: Activation) -> io::Result<()> {
@@ -692,7 +741,7 @@ mod tests {
         }
     }
 
-    /// CVE-2026-5747 of another VMM: the size of a queue changed under a running device.
+    /// A mistake of Firecracker (CVE-2026-5747): the size of a queue changed under a running device.
     #[test]
     fn queues_are_frozen_outside_their_time() {
         let mut driver = Driver::new();
@@ -716,6 +765,8 @@ mod tests {
         }
     }
 
+    /// A mistake of others (openvmm, issue 2782): a size of 0, or one whose upper half was cut off until it was 0, was
+    /// divided by.
     #[test]
     fn queue_sizes_are_powers_of_two_within_the_limit() {
         let mut driver = Driver::new();
@@ -724,9 +775,13 @@ mod tests {
             driver.write(common::QUEUE_SIZE, &size.to_le_bytes());
             assert_eq!(u16::from_le_bytes(driver.read(common::QUEUE_SIZE)), expected, "size {size}");
         }
+        for wide in [0x1_0000u32, 0x1_0008, 0] {
+            driver.write(common::QUEUE_SIZE, &wide.to_le_bytes());
+            assert_eq!(driver.read::<2>(common::QUEUE_SIZE), [1, 0], "no field has that width");
+        }
     }
 
-    /// An unchecked queue_select was a crash elsewhere.
+    /// A mistake of Cloud Hypervisor (issue 7917): `queue_select` was an index that nobody checked.
     #[test]
     fn a_queue_that_does_not_exist_has_size_zero() {
         let mut driver = Driver::new();
