@@ -1,0 +1,10 @@
+//! EC2's actions, one small file each, in a folder per kind of resource.
+
+mod regions;
+
+use crate::query::dispatch::Registry;
+
+/// Makes every action known.
+pub fn register(registry: &mut Registry) {
+    regions::register(registry);
+}

@@ -1,0 +1,141 @@
+//! EC2's resource ids: a prefix, a dash, and 17 hexadecimal digits (8 in ids of before 2016).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not an id of the wanted kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not an id of the form {prefix}-0123456789abcdef0")]
+pub struct Malformed {
+    /// What was given.
+    pub text: String,
+    /// What it should begin with.
+    pub prefix: &'static str,
+}
+
+/// Seventeen random hexadecimal digits.
+fn digits() -> String {
+    let number: u128 = rand::random();
+    format!("{:017x}", number >> 60)
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// What it begins with.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// One that nobody else has.
+            pub fn random() -> Self {
+                Self(format!("{}-{}", $prefix, digits()))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                if is_well_formed($prefix, text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(Malformed { text: text.to_owned(), prefix: $prefix })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Malformed;
+
+            fn try_from(text: String) -> Result<Self, Malformed> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+/// Whether a text is `prefix`, a dash and 8 or 17 lower-case hexadecimal digits.
+pub fn is_well_formed(prefix: &str, text: &str) -> bool {
+    let Some(digits) = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')) else {
+        return false;
+    };
+    matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+ids! {
+    /// An instance.
+    InstanceId = "i";
+    /// What one RunInstances has launched.
+    ReservationId = "r";
+    /// An image.
+    ImageId = "ami";
+    /// A snapshot.
+    SnapshotId = "snap";
+    /// A volume.
+    VolumeId = "vol";
+    /// A key pair.
+    KeyPairId = "key";
+    /// A VPC.
+    VpcId = "vpc";
+    /// A subnet.
+    SubnetId = "subnet";
+    /// A security group.
+    SecurityGroupId = "sg";
+    /// A rule of a security group.
+    SecurityGroupRuleId = "sgr";
+    /// A network interface.
+    NetworkInterfaceId = "eni";
+    /// Where an interface is attached to an instance.
+    AttachmentId = "eni-attach";
+    /// A set of DHCP options.
+    DhcpOptionsId = "dopt";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_is_written() {
+        let id = InstanceId::random();
+        assert_eq!(id.as_str().len(), 19);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["i-1234abcd", "i-0123456789abcdef0"] {
+            assert!(text.parse::<InstanceId>().is_ok(), "{text}");
+        }
+        for text in
+            ["", "i", "i-", "i-1", "i-0123456789ABCDEF0", "vol-0123456789abcdef0", "i-0123456789abcdefg"]
+        {
+            assert!(text.parse::<InstanceId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! EC2 on one Linux host.
+//!
+//! A request comes in through [`query`], which knows EC2's protocol and no action. It is parsed into one of the
+//! [`actions`], which reads and changes the [`state`]: durable [`records`] kept in a [`store`]. An action never does
+//! the work itself. It records what is to become of an instance, and the instance's actor in [`instances`] brings that
+//! about, step by step, through the [`host`]: the only part that touches the machine.
+//!
+//! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' files.
+//! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
+//! - [`cli`] is what people type.
+
+// Nothing that a guest, a user or a disk can influence may end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod actions;
+pub mod catalogue;
+pub mod cli;
+pub mod config;
+pub mod host;
+pub mod ids;
+pub mod instances;
+pub mod keys;
+pub mod query;
+pub mod records;
+pub mod serve;
+pub mod state;
+pub mod store;
+pub mod volumes;

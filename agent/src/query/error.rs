@@ -1,0 +1,63 @@
+//! EC2's errors: a code for programs, a sentence for people, an HTTP status.
+
+use std::fmt;
+
+/// An answer that is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// EC2's code, such as `InvalidInstanceID.NotFound`.
+    pub code: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl ApiError {
+    /// An error with this code.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// The HTTP status that EC2 sends with the code.
+    pub fn status(&self) -> u16 {
+        match self.code {
+            "DryRunOperation" => 412,
+            "AuthFailure" => 401,
+            "UnauthorizedOperation" | "SignatureDoesNotMatch" | "RequestExpired" => 403,
+            "InternalError" | "InsufficientInstanceCapacity" | "InternalFailure" => 500,
+            "RequestLimitExceeded" | "Unavailable" | "ServiceUnavailable" => 503,
+            _ => 400,
+        }
+    }
+
+    /// A parameter that has to be there is not.
+    pub fn missing(parameter: &str) -> Self {
+        Self::new("MissingParameter", format!("The request must contain the parameter {parameter}"))
+    }
+
+    /// A value that is not allowed.
+    pub fn invalid(value: impl fmt::Display, parameter: &str, reason: impl fmt::Display) -> Self {
+        Self::new(
+            "InvalidParameterValue",
+            format!("Value ({value}) for parameter {parameter} is invalid. {reason}"),
+        )
+    }
+
+    /// Parameters that do not go together.
+    pub fn combination(message: impl Into<String>) -> Self {
+        Self::new("InvalidParameterCombination", message)
+    }
+
+    /// The host or the agent failed; the cause goes to the log, with the request's id.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        tracing::error!(%cause, "a request failed");
+        Self::new("InternalError", "An internal error has occurred; the agent's log says which.")
+    }
+}

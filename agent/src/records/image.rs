@@ -1,0 +1,63 @@
+//! Images.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Mapping;
+use crate::ids::ImageId;
+
+/// An image (AMI).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// `ami-…`, chosen by the operator or random.
+    pub id: ImageId,
+    /// Unique in the account.
+    pub name: String,
+    /// For people.
+    pub description: Option<String>,
+    /// The account.
+    pub owner: String,
+    /// `available`, or why not.
+    pub state: ImageState,
+    /// The accounts that may launch it besides its owner; `all` is everybody.
+    pub launch_permissions: Vec<String>,
+    /// `x86_64`.
+    pub architecture: String,
+    /// Such as `/dev/xvda`.
+    pub root_device_name: String,
+    /// What its instances' disks are made from.
+    pub block_devices: Vec<Mapping>,
+    /// Kernel and initial RAM disk, if they do not come from the root disk.
+    pub boot: Option<BootFiles>,
+    /// `v2.0` makes tokens required in the metadata service.
+    pub imds_support: Option<String>,
+    /// Where it was registered from: a directory of the host.
+    pub location: String,
+    /// When it was registered.
+    pub created: Timestamp,
+}
+
+/// Files to boot from. They are the image's own, and nobody writes to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFiles {
+    /// An uncompressed ELF kernel or a bzImage.
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub command_line: String,
+}
+
+/// How far an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageState {
+    /// Being made.
+    Pending,
+    /// Can be launched.
+    Available,
+    /// Could not be made.
+    Failed,
+}

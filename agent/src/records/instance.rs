@@ -1,0 +1,214 @@
+//! Instances.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    ImageId, InstanceId, NetworkInterfaceId, ReservationId, SecurityGroupId, SubnetId, VolumeId, VpcId,
+};
+
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// `i-…`.
+    pub id: InstanceId,
+    /// What it was launched with.
+    pub reservation: ReservationId,
+    /// The account.
+    pub owner: String,
+    /// What it was launched from.
+    pub image: ImageId,
+    /// Such as `t3.micro`. The host has it as long as it is not stopped or terminated.
+    pub instance_type: String,
+    /// Its number in the reservation, from 0.
+    pub launch_index: u32,
+    /// When it was last started by the API.
+    pub launch_time: Timestamp,
+    /// The key pair's name; the pair may be gone since.
+    pub key_name: Option<String>,
+    /// As in the request: base64.
+    pub user_data: Option<String>,
+    /// The client token of its RunInstances.
+    pub client_token: Option<String>,
+    /// Such as `us-east-1a`.
+    pub availability_zone: String,
+    /// The VPC.
+    pub vpc: VpcId,
+    /// The subnet.
+    pub subnet: SubnetId,
+    /// In the subnet, for life.
+    pub private_address: Ipv4Addr,
+    /// Its primary interface.
+    pub network_interface: NetworkInterfaceId,
+    /// Its primary interface's groups.
+    pub security_groups: Vec<SecurityGroupId>,
+    /// Such as `/dev/xvda`.
+    pub root_device_name: String,
+    /// Its volumes.
+    pub block_devices: Vec<BlockDevice>,
+    /// What a power-off by the guest does.
+    pub shutdown_behavior: ShutdownBehavior,
+    /// `disableApiTermination`.
+    pub disable_api_termination: bool,
+    /// `disableApiStop`.
+    pub disable_api_stop: bool,
+    /// `ebsOptimized`.
+    pub ebs_optimized: bool,
+    /// Whether detailed monitoring is on.
+    pub monitoring: bool,
+    /// `sourceDestCheck`.
+    pub source_dest_check: bool,
+    /// How the metadata service answers.
+    pub metadata_options: MetadataOptions,
+    /// Where it is in its life.
+    pub lifecycle: Lifecycle,
+}
+
+/// How the metadata service answers an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataOptions {
+    /// `optional` or `required`.
+    pub http_tokens: String,
+    /// 1 to 64.
+    pub http_put_response_hop_limit: u32,
+    /// `enabled` or `disabled`.
+    pub http_endpoint: String,
+    /// `enabled` or `disabled`.
+    pub instance_metadata_tags: String,
+}
+
+impl Default for MetadataOptions {
+    fn default() -> Self {
+        Self {
+            http_tokens: "optional".into(),
+            http_put_response_hop_limit: 1,
+            http_endpoint: "enabled".into(),
+            instance_metadata_tags: "disabled".into(),
+        }
+    }
+}
+
+/// A volume of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Such as `/dev/sdf`.
+    pub device_name: String,
+    /// The volume, whose record says more.
+    pub volume: VolumeId,
+    /// Whether it goes with the instance.
+    pub delete_on_termination: bool,
+}
+
+/// What a power-off by the guest does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShutdownBehavior {
+    /// The instance is stopped.
+    #[default]
+    Stop,
+    /// The instance is terminated.
+    Terminate,
+}
+
+/// EC2's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    /// On its way to running.
+    Pending,
+    /// The VMM runs.
+    Running,
+    /// On its way to terminated.
+    ShuttingDown,
+    /// Gone, and listed for a while.
+    Terminated,
+    /// On its way to stopped.
+    Stopping,
+    /// Without a VMM; can be started.
+    Stopped,
+}
+
+impl InstanceState {
+    /// EC2's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::ShuttingDown => "shutting-down",
+            Self::Terminated => "terminated",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// EC2's number.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Pending => 0,
+            Self::Running => 16,
+            Self::ShuttingDown => 32,
+            Self::Terminated => 48,
+            Self::Stopping => 64,
+            Self::Stopped => 80,
+        }
+    }
+
+    /// Whether the host's CPUs and memory are set aside for it.
+    pub fn holds_capacity(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Terminated)
+    }
+}
+
+/// Where an instance is in its life. [`crate::instances::lifecycle`] says how it moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifecycle {
+    /// What EC2 calls it.
+    pub state: InstanceState,
+    /// What is being done, or is to be done next, on the way to the next state.
+    pub step: Option<Step>,
+    /// Why it is in this state: `stateReason`.
+    pub state_reason: Option<StateReason>,
+    /// `StateTransitionReason`: empty, or such as `User initiated (2026-11-21 10:00:00 GMT)`.
+    pub transition_reason: String,
+    /// When the state was entered.
+    pub since: Timestamp,
+}
+
+/// A step on the way to the next state. Each is recorded before it is done, and is safe to be done again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Pending: make the files of its new volumes.
+    PrepareVolumes,
+    /// Pending: start its VMM.
+    StartVmm,
+    /// Running: press the power button, and take the guest's power-off as a reset.
+    Reboot,
+    /// Stopping: press the power button until the guest is off.
+    PressButton {
+        /// Then it is switched off.
+        deadline: Timestamp,
+    },
+    /// Stopping or shutting down: end the VMM, and remove what it left behind.
+    EndVmm,
+    /// Shutting down: delete the volumes that go with it, detach the others.
+    ReleaseVolumes,
+}
+
+/// `stateReason`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReason {
+    /// Such as `Client.UserInitiatedShutdown`.
+    pub code: String,
+    /// Such as `Client.UserInitiatedShutdown: User initiated shutdown`.
+    pub message: String,
+}
+
+impl StateReason {
+    /// EC2 writes the code before the sentence.
+    pub fn new(code: &str, message: &str) -> Self {
+        Self { code: code.to_owned(), message: format!("{code}: {message}") }
+    }
+}

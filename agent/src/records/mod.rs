@@ -1,0 +1,127 @@
+//! The documents that the agent keeps: one type per kind of resource, plain data, in EC2's words.
+//!
+//! Each is stored as JSON with the version of its form. When a form changes, [`Record::VERSION`] goes up and
+//! [`Record::migrate`] learns to read the one before.
+
+mod image;
+mod instance;
+mod network;
+mod storage;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use image::{BootFiles, Image, ImageState};
+pub use instance::{
+    BlockDevice, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason, Step,
+};
+pub use network::{DhcpOptions, NetworkInterface, Peer, Rule, SecurityGroup, Subnet, Vpc};
+pub use storage::{Attachment, MappedVolume, Mapping, Snapshot, Volume, VolumeState};
+
+use crate::ids::KeyPairId;
+
+/// A document that is kept.
+pub trait Record: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The kind's name, and the first part of its keys in the store.
+    const KIND: &'static str;
+    /// The version of its form, from 1.
+    const VERSION: u32 = 1;
+
+    /// What tells it from others of its kind.
+    fn key(&self) -> &str;
+
+    /// Turns a document of an older version into one of the next.
+    fn migrate(version: u32, document: serde_json::Value) -> Result<serde_json::Value, String> {
+        let _ = document;
+        Err(format!("no way leads from version {version} of {} to the next", Self::KIND))
+    }
+}
+
+macro_rules! records {
+    ($($name:ty, $kind:literal, $field:tt;)*) => {$(
+        impl Record for $name {
+            const KIND: &'static str = $kind;
+
+            fn key(&self) -> &str {
+                self.$field.as_ref()
+            }
+        }
+    )*};
+}
+
+records! {
+    AccessKey, "access-key", id;
+    DhcpOptions, "dhcp-options", id;
+    Idempotency, "idempotency", key;
+    Image, "image", id;
+    Instance, "instance", id;
+    KeyPair, "key-pair", id;
+    NetworkInterface, "network-interface", id;
+    SecurityGroup, "security-group", id;
+    Snapshot, "snapshot", id;
+    Subnet, "subnet", id;
+    Tags, "tags", resource;
+    Volume, "volume", id;
+    Vpc, "vpc", id;
+}
+
+/// What requests are signed with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKey {
+    /// `AKIA…`.
+    pub id: String,
+    /// The secret.
+    pub secret: String,
+    /// The account that it acts for.
+    pub account: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl std::fmt::Debug for AccessKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("AccessKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A key pair's public half. The private one is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPair {
+    /// `key-…`.
+    pub id: KeyPairId,
+    /// Unique in the account.
+    pub name: String,
+    /// `rsa` or `ed25519`.
+    pub key_type: String,
+    /// As EC2 computes it.
+    pub fingerprint: String,
+    /// In OpenSSH's one-line form.
+    pub public_key: String,
+    /// When it was made or imported.
+    pub created: Timestamp,
+}
+
+/// The tags of one resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
+    /// The resource's id.
+    pub resource: String,
+    /// Keys and values.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What was answered to a request with a client token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// Account, action and token.
+    pub key: String,
+    /// A hash of the other parameters.
+    pub request: String,
+    /// The id of what was made, by which the answer is made again.
+    pub resource: String,
+    /// When.
+    pub created: Timestamp,
+}

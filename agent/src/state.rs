@@ -1,0 +1,243 @@
+//! Everything the agent knows: the [`records`](crate::records), in memory for reading, in the store for keeps.
+//!
+//! [`State::read`] hands out an immutable [`World`]: a consistent view that costs nothing to take and that no writer
+//! waits for. [`State::change`] runs a transaction on a [`Draft`] of it, one at a time; what it has changed is on the
+//! disk before anybody sees it.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::records::{
+    AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, NetworkInterface, Record, SecurityGroup,
+    Snapshot, Subnet, Tags, Volume, Vpc,
+};
+use crate::store::{Store, StoreError, Write};
+
+/// How many transactions a watcher may be behind.
+const WATCH_DEPTH: usize = 1024;
+
+/// The keys, `kind/name`, that one transaction has changed.
+pub type Changed = Arc<[String]>;
+
+/// The records of one kind, by key.
+pub type Table<R> = OrdMap<String, Arc<R>>;
+
+/// A record that has a table.
+pub trait Kept: Record {
+    /// Its table.
+    fn table(world: &World) -> &Table<Self>;
+    /// Its table.
+    fn table_mut(world: &mut World) -> &mut Table<Self>;
+}
+
+macro_rules! world {
+    ($($field:ident: $record:ty,)*) => {
+        /// All records at one moment. A copy is cheap: it shares what it does not change.
+        #[derive(Clone, Debug, Default)]
+        pub struct World {
+            $($field: Table<$record>,)*
+        }
+
+        $(impl Kept for $record {
+            fn table(world: &World) -> &Table<Self> {
+                &world.$field
+            }
+
+            fn table_mut(world: &mut World) -> &mut Table<Self> {
+                &mut world.$field
+            }
+        })*
+
+        impl World {
+            /// Reads a world from the store.
+            fn load(store: &dyn Store) -> Result<Self, StoreError> {
+                let mut world = Self::default();
+                $(load::<$record>(store, &mut world)?;)*
+                Ok(world)
+            }
+        }
+    };
+}
+
+world! {
+    access_keys: AccessKey,
+    dhcp_options: DhcpOptions,
+    idempotency: Idempotency,
+    images: Image,
+    instances: Instance,
+    key_pairs: KeyPair,
+    network_interfaces: NetworkInterface,
+    security_groups: SecurityGroup,
+    snapshots: Snapshot,
+    subnets: Subnet,
+    tags: Tags,
+    volumes: Volume,
+    vpcs: Vpc,
+}
+
+impl World {
+    /// The record with this key.
+    pub fn get<R: Kept>(&self, key: impl AsRef<str>) -> Option<&Arc<R>> {
+        R::table(self).get(key.as_ref())
+    }
+
+    /// All records of a kind, in the order of their keys.
+    pub fn all<R: Kept>(&self) -> impl Iterator<Item = &Arc<R>> {
+        R::table(self).values()
+    }
+
+    /// A resource's tags.
+    pub fn tags(&self, resource: impl AsRef<str>) -> Option<&BTreeMap<String, String>> {
+        self.get::<Tags>(resource).map(|tags| &tags.tags)
+    }
+}
+
+/// How a record lies in the store.
+#[derive(Serialize, Deserialize)]
+struct Envelope<D> {
+    version: u32,
+    document: D,
+}
+
+fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError> {
+    for (key, bytes) in store.load(&format!("{}/", R::KIND))? {
+        let record: R = decode(&bytes)
+            .map_err(|reason| StoreError { what: format!("read {key}: {reason}"), cause: reason.into() })?;
+        R::table_mut(world).insert(record.key().to_owned(), Arc::new(record));
+    }
+    Ok(())
+}
+
+/// Reads a stored record, of this version or an older one.
+pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, String> {
+    let envelope: Envelope<serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let mut document = envelope.document;
+    if envelope.version > R::VERSION {
+        return Err(format!(
+            "it has version {} and this agent knows {} up to {}: use the newer agent that wrote it",
+            envelope.version,
+            R::KIND,
+            R::VERSION
+        ));
+    }
+    for version in envelope.version..R::VERSION {
+        document = R::migrate(version, document)?;
+    }
+    serde_json::from_value(document).map_err(|error| error.to_string())
+}
+
+/// A world in the making.
+#[derive(Debug)]
+pub struct Draft {
+    world: World,
+    writes: BTreeMap<String, Option<Vec<u8>>>,
+    failure: Option<StoreError>,
+}
+
+impl Deref for Draft {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl Draft {
+    /// Adds a record, or replaces the one of its key.
+    pub fn put<R: Kept>(&mut self, record: R) {
+        let name = format!("{}/{}", R::KIND, record.key());
+        match serde_json::to_vec(&Envelope { version: R::VERSION, document: &record }) {
+            Ok(bytes) => {
+                self.writes.insert(name, Some(bytes));
+                R::table_mut(&mut self.world).insert(record.key().to_owned(), Arc::new(record));
+            }
+            Err(cause) => {
+                self.failure = Some(StoreError { what: format!("write {name}"), cause: cause.into() });
+            }
+        }
+    }
+
+    /// Takes a record away, if it is there.
+    pub fn remove<R: Kept>(&mut self, key: impl AsRef<str>) {
+        if R::table_mut(&mut self.world).remove(key.as_ref()).is_some() {
+            self.writes.insert(format!("{}/{}", R::KIND, key.as_ref()), None);
+        }
+    }
+
+    /// Changes a record, if it is there.
+    pub fn update<R: Kept>(&mut self, key: impl AsRef<str>, change: impl FnOnce(&mut R)) -> bool {
+        let Some(record) = self.get::<R>(key) else { return false };
+        let mut record = R::clone(record);
+        change(&mut record);
+        self.put(record);
+        true
+    }
+
+    /// Adds tags to a resource.
+    pub fn tag(&mut self, resource: impl AsRef<str>, tags: impl IntoIterator<Item = (String, String)>) {
+        let mut all = self.tags(&resource).cloned().unwrap_or_default();
+        all.extend(tags);
+        if !all.is_empty() {
+            self.put(Tags { resource: resource.as_ref().to_owned(), tags: all });
+        }
+    }
+}
+
+/// All records, and the way to change them.
+pub struct State {
+    store: Arc<dyn Store>,
+    world: ArcSwap<World>,
+    writer: Mutex<()>,
+    changed: broadcast::Sender<Changed>,
+}
+
+impl State {
+    /// Reads everything.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let world = World::load(store.as_ref())?;
+        let (changed, _) = broadcast::channel(WATCH_DEPTH);
+        Ok(Self { store, world: ArcSwap::from_pointee(world), writer: Mutex::new(()), changed })
+    }
+
+    /// How things are now.
+    pub fn read(&self) -> Arc<World> {
+        self.world.load_full()
+    }
+
+    /// Changes things: all of it, or nothing if `transaction` or the store fails. Blocks until it is on the disk.
+    pub fn change<T, E: From<StoreError>>(
+        &self,
+        transaction: impl FnOnce(&mut Draft) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = World::clone(&self.world.load());
+        let mut draft = Draft { world, writes: BTreeMap::new(), failure: None };
+        let result = transaction(&mut draft)?;
+        if let Some(failure) = draft.failure {
+            return Err(failure.into());
+        }
+        if !draft.writes.is_empty() {
+            let writes: Vec<Write> =
+                draft.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
+            self.store.commit(&writes)?;
+            self.world.store(Arc::new(draft.world));
+            let changed: Changed = writes.into_iter().map(|write| write.key).collect();
+            // Nobody may be listening.
+            let _ = self.changed.send(changed);
+        }
+        Ok(result)
+    }
+
+    /// Hears of the keys that each transaction has changed, from now on. Who is too slow is told so, and has to look
+    /// at everything.
+    pub fn watch(&self) -> broadcast::Receiver<Changed> {
+        self.changed.subscribe()
+    }
+}
