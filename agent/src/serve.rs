@@ -1,5 +1,7 @@
 //! The daemon: puts the parts together, and runs until it is told to stop.
 
+use std::sync::Arc;
+
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::instances::Instances;
@@ -11,9 +13,9 @@ pub struct Agent {
     /// What the operator has chosen.
     pub config: Config,
     /// The records.
-    pub state: State,
+    pub state: Arc<State>,
     /// The instance types.
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     /// What the host has to give.
     pub capacity: Capacity,
     /// The actors of the instances.
