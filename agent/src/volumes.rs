@@ -38,10 +38,9 @@ pub struct RawVolumes {
 }
 
 impl RawVolumes {
-    /// In this directory, which is made if it is not there.
-    pub fn open(directory: PathBuf) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        Ok(Self { directory })
+    /// In this directory, which is made with the first volume.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
     }
 
     fn path(&self, volume: &VolumeId) -> PathBuf {
@@ -55,6 +54,7 @@ impl Volumes for RawVolumes {
         if path.try_exists()? {
             return Ok(());
         }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let new = path.with_extension("new");
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
         if let Some(source) = source {
@@ -89,7 +89,11 @@ impl Volumes for RawVolumes {
 
     fn list(&self) -> io::Result<Vec<VolumeId>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            entries => entries?,
+        };
+        for entry in entries {
             let name = PathBuf::from(entry?.file_name());
             if matches!(name.extension().and_then(|extension| extension.to_str()), Some("raw" | "new")) {
                 found.extend(name.file_stem().and_then(|stem| stem.to_str()?.parse().ok()));
@@ -165,9 +169,11 @@ mod tests {
         file.write_all_at(b"beginning", 0).unwrap();
         file.write_all_at(b"end", 3 << 20).unwrap();
         file.set_len(8 << 20).unwrap();
-        let volumes = RawVolumes::open(directory.path().join("volumes")).unwrap();
+        let volumes = RawVolumes::new(directory.path().join("volumes"));
         let id = VolumeId::random();
+        assert!(volumes.list().unwrap().is_empty());
         // As after a crash.
+        fs::create_dir(directory.path().join("volumes")).unwrap();
         fs::write(volumes.path(&id).with_extension("new"), "garbage").unwrap();
         assert_eq!(volumes.list().unwrap(), std::slice::from_ref(&id));
         volumes.make(&id, 16 << 20, Some(&source)).unwrap();
@@ -193,7 +199,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("source");
         File::create(&source).unwrap().set_len(2 << 20).unwrap();
-        let volumes = RawVolumes::open(directory.path().join("volumes")).unwrap();
+        let volumes = RawVolumes::new(directory.path().join("volumes"));
         assert!(volumes.make(&VolumeId::random(), 1 << 20, Some(&source)).is_err());
     }
 }

@@ -24,10 +24,9 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// In this directory, which is made if it is not there.
-    pub fn open(directory: PathBuf) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        Ok(Self { directory })
+    /// In this directory, which is made with the first console.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
     }
 
     fn path(&self, instance: &InstanceId) -> PathBuf {
@@ -36,6 +35,7 @@ impl Consoles {
 
     /// Keeps what a VMM that is about to end has kept.
     pub fn keep(&self, instance: &InstanceId, bytes: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let new = self.directory.join(format!("{instance}.new"));
         fs::write(&new, bytes)?;
         fs::rename(new, self.path(instance))
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_until_it_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
-        let consoles = Consoles::open(directory.path().join("consoles")).unwrap();
+        let consoles = Consoles::new(directory.path().join("consoles"));
         let (a, b) = (InstanceId::random(), InstanceId::random());
         assert_eq!(consoles.read(&a).unwrap(), None);
         consoles.keep(&a, b"one").unwrap();
