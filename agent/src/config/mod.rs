@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::Settings;
 use crate::network::Cidr;
 
 /// Where the file is if nobody says.
@@ -89,6 +90,25 @@ impl Default for Config {
             instance_types: Vec::new(),
         }
     }
+}
+
+impl Config {
+    /// What the host needs to know.
+    pub fn host_settings(&self) -> Settings {
+        Settings {
+            vmm: self.vmm.clone().unwrap_or_else(default_vmm),
+            run_directory: self.run_directory.clone(),
+            cpu_overcommit: self.cpu_overcommit,
+            reserved_memory: self.reserved_memory,
+        }
+    }
+}
+
+/// The VMM beside this program, if there is one; else whichever is on the `PATH`.
+fn default_vmm() -> PathBuf {
+    let name = PathBuf::from("innkeeper-vmm");
+    let beside = std::env::current_exe().map(|program| program.with_file_name(&name));
+    beside.ok().filter(|path| path.is_file()).unwrap_or(name)
 }
 
 /// Why there is no configuration.
