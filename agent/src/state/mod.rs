@@ -4,13 +4,16 @@
 //! waits for. [`State::change`] runs a transaction on a [`Draft`] of it, one at a time; what it has changed is on the
 //! disk before anybody sees it.
 
+mod document;
+#[cfg(test)]
+mod model;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::records::{
@@ -18,6 +21,9 @@ use crate::records::{
     Snapshot, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
+
+use document::encode;
+pub use document::{Document, decode};
 
 /// How many transactions a watcher may be behind.
 const WATCH_DEPTH: usize = 1024;
@@ -61,6 +67,16 @@ macro_rules! world {
                 $(load::<$record>(store, &mut world)?;)*
                 Ok(world)
             }
+
+            /// All records as they are kept, in the order of their keys.
+            pub fn documents(&self) -> Result<Vec<Document>, serde_json::Error> {
+                let mut documents = Vec::new();
+                $(for record in self.all::<$record>() {
+                    documents.push(Document::new(record.as_ref())?);
+                })*
+                documents.sort_by(|one, other| one.key.cmp(&other.key));
+                Ok(documents)
+            }
         }
     };
 }
@@ -98,13 +114,6 @@ impl World {
     }
 }
 
-/// How a record lies in the store.
-#[derive(Serialize, Deserialize)]
-struct Envelope<D> {
-    version: u32,
-    document: D,
-}
-
 fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError> {
     let prefix = format!("{}/", R::KIND);
     for (key, bytes) in store.load(&prefix)? {
@@ -116,25 +125,6 @@ fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError>
         R::table_mut(world).insert(record.key().to_owned(), Arc::new(record));
     }
     Ok(())
-}
-
-/// Reads a stored record, of this version or an older one.
-pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, String> {
-    let envelope: Envelope<serde_json::Value> =
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let mut document = envelope.document;
-    if envelope.version > R::VERSION {
-        return Err(format!(
-            "it has version {} and this agent knows {} up to {}: use the newer agent that wrote it",
-            envelope.version,
-            R::KIND,
-            R::VERSION
-        ));
-    }
-    for version in envelope.version..R::VERSION {
-        document = R::migrate(version, document)?;
-    }
-    serde_json::from_value(document).map_err(|error| error.to_string())
 }
 
 /// A world in the making.
@@ -157,7 +147,7 @@ impl Draft {
     /// Adds a record, or replaces the one of its key.
     pub fn put<R: Kept>(&mut self, record: R) {
         let name = format!("{}/{}", R::KIND, record.key());
-        match serde_json::to_vec(&Envelope { version: R::VERSION, document: &record }) {
+        match encode(&record) {
             Ok(bytes) => {
                 self.writes.insert(name, Some(bytes));
                 R::table_mut(&mut self.world).insert(record.key().to_owned(), Arc::new(record));
