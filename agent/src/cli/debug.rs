@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 
 use super::{ConfigFile, exit_status};
@@ -48,12 +49,14 @@ impl Debug {
 impl State {
     fn execute(self) -> anyhow::Result<u8> {
         let store = self.config.load()?.store();
-        let stored = redb::read_everything(&store).map_err(|error| match error.is_in_use() {
-            true => anyhow::Error::from(error).context(
-                "ask the daemon that runs, with the API's action InnkeeperDescribeState, or stop it first",
+        let stored = match redb::read_everything(&store) {
+            Err(error) if error.is_in_use() => bail!(
+                "{} is in use by the innkeeper serve that runs: stop it first (guests go on), or ask its API with the \
+                 action InnkeeperDescribeState",
+                store.display()
             ),
-            false => error.into(),
-        })?;
+            other => other?,
+        };
         format::understand(&stored.iter().cloned().collect())?;
         let mut output = BufWriter::new(io::stdout().lock());
         for (key, bytes) in stored {
