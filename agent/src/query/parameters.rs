@@ -191,10 +191,9 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// Reads the value as a number.
-    fn number<T: std::str::FromStr>(&self, kind: &str) -> Result<T, Failure> {
-        let text = self.text()?;
-        text.parse().map_err(|_| Failure::Known(ApiError::invalid(text, self.name(), kind)))
+    /// The failure of a value that is not of the wanted kind.
+    fn invalid(&self, expecting: impl std::fmt::Display) -> Failure {
+        Failure::Known(ApiError::invalid(self.value().unwrap_or_default(), self.name(), expecting))
     }
 }
 
@@ -273,10 +272,15 @@ fn malformed_id(value: &str, name: &str, message: &str) -> Option<ApiError> {
     Some(ApiError::new(code, format!("Invalid id: \"{value}\" (expecting \"{prefix}-...\")")))
 }
 
-macro_rules! numbers {
-    ($($deserialize:ident $visit:ident $expecting:literal)*) => {$(
+macro_rules! integers {
+    ($($deserialize:ident $visit:ident $integer:ident,)*) => {$(
         fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-            visitor.$visit(self.number($expecting)?)
+            let text = self.text()?;
+            let (smallest, largest) = ($integer::MIN, $integer::MAX);
+            match text.parse() {
+                Ok(number) => visitor.$visit(number),
+                Err(_) => Err(self.invalid(format!("Expecting an integer from {smallest} to {largest}."))),
+            }
         }
     )*};
 }
@@ -284,18 +288,15 @@ macro_rules! numbers {
 impl<'de> Deserializer<'de> for Node<'de> {
     type Error = Failure;
 
-    numbers! {
-        deserialize_i8 visit_i8 "Expecting an integer."
-        deserialize_i16 visit_i16 "Expecting an integer."
-        deserialize_i32 visit_i32 "Expecting an integer."
-        deserialize_i64 visit_i64 "Expecting an integer."
-        deserialize_i128 visit_i128 "Expecting an integer."
-        deserialize_u8 visit_u8 "Expecting a non-negative integer."
-        deserialize_u16 visit_u16 "Expecting a non-negative integer."
-        deserialize_u32 visit_u32 "Expecting a non-negative integer."
-        deserialize_u64 visit_u64 "Expecting a non-negative integer."
-        deserialize_u128 visit_u128 "Expecting a non-negative integer."
-        deserialize_char visit_char "Expecting one character."
+    integers! {
+        deserialize_i8 visit_i8 i8,
+        deserialize_i16 visit_i16 i16,
+        deserialize_i32 visit_i32 i32,
+        deserialize_i64 visit_i64 i64,
+        deserialize_u8 visit_u8 u8,
+        deserialize_u16 visit_u16 u16,
+        deserialize_u32 visit_u32 u32,
+        deserialize_u64 visit_u64 u64,
     }
 
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -303,20 +304,21 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        let number: f64 = self.number("Expecting a number.")?;
-        if !number.is_finite() {
-            let error = ApiError::invalid(self.text()?, self.name(), "Expecting a number.");
-            return Err(Failure::Known(error));
+        match self.text()?.parse() {
+            Ok(number) if f64::is_finite(number) => visitor.visit_f64(number),
+            _ => Err(self.invalid("Expecting a number.")),
         }
-        visitor.visit_f64(number)
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        let text = self.text()?;
-        match boolean(text) {
+        match boolean(self.text()?) {
             Some(value) => visitor.visit_bool(value),
-            None => Err(Failure::Known(ApiError::invalid(text, self.name(), "Expecting true or false."))),
+            None => Err(self.invalid("Expecting true or false.")),
         }
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        self.deserialize_str(visitor)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {

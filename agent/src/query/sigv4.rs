@@ -69,6 +69,12 @@ pub fn sign(
     vec![("x-amz-date".to_owned(), date), ("authorization".to_owned(), authorization)]
 }
 
+/// The service that a request says it is signed for, so that also an error looks as its client expects.
+pub fn service(request: Signed<'_>) -> Option<Service> {
+    let (_, scope) = Claim::of(request).ok()?.credential().ok()?;
+    Some(scope.service)
+}
+
 /// Finds out who signed a request, and refuses it if that is not certain. `secret` finds an access key's secret.
 pub fn verify(
     request: Signed<'_>,
@@ -76,10 +82,7 @@ pub fn verify(
     now: Timestamp,
     secret: impl FnOnce(&str) -> Option<String>,
 ) -> Result<Signer, ApiError> {
-    let claim = match request.header("authorization")? {
-        Some(header) => Claim::of_header(request, header)?,
-        None => Claim::of_query(request)?,
-    };
+    let claim = Claim::of(request)?;
     let (access_key, scope) = claim.credential()?;
     if claim.has_token {
         let message = "Security tokens are not supported: use an access key that is not temporary.";
@@ -156,6 +159,13 @@ struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
+    fn of(request: Signed<'a>) -> Result<Self, ApiError> {
+        match request.header("authorization")? {
+            Some(header) => Self::of_header(request, header),
+            None => Self::of_query(request),
+        }
+    }
+
     fn of_header(request: Signed<'a>, header: &'a str) -> Result<Self, ApiError> {
         let Some(parts) = header.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with([' ', '\t'])) else {
             return Err(incomplete(format!("The Authorization header has to begin with {ALGORITHM}.")));
@@ -343,4 +353,304 @@ fn hmac(key: &[u8], text: &str) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new(&block.into());
     mac.update(text.as_bytes());
     mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use aws_credential_types::Credentials;
+    use aws_sigv4::http_request::{
+        SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign as oracle_sign,
+    };
+    use aws_sigv4::sign::v4::SigningParams;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::query::parameters;
+
+    const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+    const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+    const REGION: &str = "eu-west-1";
+
+    /// A request of one's own.
+    #[derive(Clone, Debug)]
+    struct Owned {
+        method: String,
+        path: String,
+        query: Vec<(String, String)>,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    }
+
+    impl Owned {
+        fn post(body: &str) -> Self {
+            let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            Self {
+                method: "POST".to_owned(),
+                path: "/".to_owned(),
+                query: Vec::new(),
+                headers: vec![
+                    header("host", "127.0.0.1:8773"),
+                    header("content-type", "application/x-www-form-urlencoded"),
+                ],
+                body: body.into(),
+            }
+        }
+
+        fn borrow(&self) -> Signed<'_> {
+            Signed {
+                method: &self.method,
+                path: &self.path,
+                query: &self.query,
+                headers: &self.headers,
+                body: &self.body,
+            }
+        }
+
+        fn url(&self) -> String {
+            let pair = |(name, value): &(String, String)| {
+                format!("{}={}", encode(name, false), encode(value, false))
+            };
+            let query: Vec<_> = self.query.iter().map(pair).collect();
+            let mark = if query.is_empty() { "" } else { "?" };
+            let (_, host) = self.headers.iter().find(|(name, _)| name == "host").unwrap();
+            format!("http://{host}{}{mark}{}", self.path, query.join("&"))
+        }
+
+        fn verify_at(&self, now: Timestamp) -> Result<Signer, ApiError> {
+            verify(self.borrow(), REGION, now, |key| (key == KEY).then(|| SECRET.to_owned()))
+        }
+
+        fn code(&self) -> &'static str {
+            self.verify_at(now()).unwrap_err().code
+        }
+
+        /// Signed by [`sign`].
+        fn signed(mut self, region: &str, service: Service, at: Timestamp) -> Self {
+            self.headers.extend(sign(self.borrow(), KEY, SECRET, region, service, at));
+            self
+        }
+
+        /// Signed by Amazon's signer.
+        fn signed_by_oracle(mut self, secret: &str, settings: SigningSettings, service: &str) -> Self {
+            let identity = Credentials::new(KEY, secret, None, None, "test").into();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(now().as_second() as u64);
+            let parameters = SigningParams::builder()
+                .identity(&identity)
+                .region(REGION)
+                .name(service)
+                .time(time)
+                .settings(settings)
+                .build()
+                .unwrap()
+                .into();
+            let url = self.url();
+            let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let request =
+                SignableRequest::new(&self.method, url, headers, SignableBody::Bytes(&self.body)).unwrap();
+            let (instructions, _) = oracle_sign(request, &parameters).unwrap().into_parts();
+            for header in instructions.headers() {
+                self.headers.push((header.0.to_owned(), header.1.to_owned()));
+            }
+            for (name, value) in instructions.params() {
+                self.query.push((name.to_string(), value.to_string()));
+            }
+            self
+        }
+
+        fn header_mut(&mut self, wanted: &str) -> &mut String {
+            &mut self.headers.iter_mut().find(|(name, _)| name == wanted).unwrap().1
+        }
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-21T10:00:00Z".parse().unwrap()
+    }
+
+    fn presigned() -> SigningSettings {
+        let mut settings = SigningSettings::default();
+        settings.signature_location = SignatureLocation::QueryParams;
+        settings.expires_in = Some(Duration::from_secs(600));
+        settings
+    }
+
+    fn requests() -> impl Strategy<Value = Owned> {
+        (
+            prop::sample::select(&["POST", "GET"][..]),
+            prop::sample::select(&["/", "/services/Cloud", "/a%20b/"][..]),
+            prop::collection::vec((".{1,5}", ".{0,8}"), 0..4),
+            prop::collection::vec(("x-[b-y][a-z0-9]{1,6}", "[!-~]([ -~]{0,12}[!-~])?"), 0..4),
+            prop::collection::vec(any::<u8>(), 0..50),
+        )
+            .prop_map(|(method, path, query, headers, body)| {
+                let mut request = Owned::post("");
+                request.headers.extend(headers);
+                Owned { method: method.to_owned(), path: path.to_owned(), query, body, ..request }
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_amazons_signer_signs_is_good(request in requests(), in_query in any::<bool>(), sts in any::<bool>()) {
+            let settings = if in_query { presigned() } else { SigningSettings::default() };
+            let service = if sts { Service::Sts } else { Service::Ec2 };
+            let request = request.signed_by_oracle(SECRET, settings, service.name());
+            let signer = Signer { access_key: KEY.to_owned(), service };
+            prop_assert_eq!(request.verify_at(now()), Ok(signer));
+        }
+
+        #[test]
+        fn our_signer_and_amazons_agree(request in requests()) {
+            let mut ours = request.clone().signed(REGION, Service::Ec2, now());
+            let mut theirs = request.signed_by_oracle(SECRET, SigningSettings::default(), "ec2");
+            prop_assert_eq!(ours.header_mut("authorization"), theirs.header_mut("authorization"));
+            prop_assert!(ours.verify_at(now()).is_ok());
+        }
+
+        #[test]
+        fn no_change_to_what_was_signed_goes_unseen(
+            request in requests(),
+            in_query in any::<bool>(),
+            part in 0..6,
+            at in any::<prop::sample::Index>(),
+        ) {
+            let settings = if in_query { presigned() } else { SigningSettings::default() };
+            let mut request = request.signed_by_oracle(SECRET, settings, "ec2");
+            match part {
+                0 => request.method.push('S'),
+                1 => request.path.push('x'),
+                2 => request.body.push(b'x'),
+                3 => request.query.push(("Action".to_owned(), "TerminateInstances".to_owned())),
+                4 if !request.query.is_empty() => at.get_mut(&mut request.query).1.push('0'),
+                _ => at.get_mut(&mut request.headers).1.push('x'),
+            }
+            prop_assert!(request.verify_at(now()).is_err());
+        }
+
+        #[test]
+        fn nothing_that_is_sent_makes_it_panic(
+            authorization in "(AWS4-HMAC-SHA256 )?(Credential=[a-z/0-9]{0,20}|SignedHeaders=[a-z;]{0,5}|Signature=.|[,=;/ ]){0,6}",
+            date in "[0-9TZ:é]{0,17}|20[0-9]{6}T[0-9]{6}Z",
+        ) {
+            let mut request = Owned::post("");
+            request.headers.push(("authorization".to_owned(), authorization));
+            request.headers.push(("x-amz-date".to_owned(), date));
+            prop_assert!(request.verify_at(now()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_signature_is_good_for_a_while() {
+        let minutes = |count| now() + SignedDuration::from_mins(count);
+        let request = Owned::post("Action=A").signed(REGION, Service::Ec2, now());
+        for (age, code) in
+            [(-16, Some("RequestExpired")), (-14, None), (14, None), (16, Some("RequestExpired"))]
+        {
+            assert_eq!(request.verify_at(minutes(age)).err().map(|error| error.code), code, "{age}");
+        }
+        let request = Owned::post("").signed_by_oracle(SECRET, presigned(), "ec2");
+        for (age, code) in [(-16, Some("RequestExpired")), (9, None), (11, Some("RequestExpired"))] {
+            assert_eq!(request.verify_at(minutes(age)).err().map(|error| error.code), code, "{age}");
+        }
+        for expires in ["604801", "-1", "x", "99999999999999999999"] {
+            let mut request = request.clone();
+            request.query.iter_mut().find(|(name, _)| name == "X-Amz-Expires").unwrap().1 =
+                expires.to_owned();
+            assert_eq!(request.code(), "InvalidParameterValue", "{expires}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_sign_is_refused_in_the_services_words() {
+        for (service, unknown, wrong) in
+            [("ec2", "AuthFailure", "AuthFailure"), ("sts", "InvalidClientTokenId", "SignatureDoesNotMatch")]
+        {
+            let settings = SigningSettings::default;
+            assert_eq!(Owned::post("").signed_by_oracle("wrong", settings(), service).code(), wrong);
+            let mut request = Owned::post("").signed_by_oracle(SECRET, settings(), service);
+            let header = request.header_mut("authorization");
+            *header = header.replace(KEY, "AKIAX");
+            assert_eq!(request.code(), unknown);
+        }
+        assert_eq!(Owned::post("").code(), "MissingAuthenticationToken");
+    }
+
+    #[test]
+    fn a_signature_for_elsewhere_is_refused() {
+        let signed = |region, service| Owned::post("").signed(region, service, now());
+        assert!(signed("us-east-1", Service::Sts).verify_at(now()).is_ok());
+        assert_eq!(signed("us-east-1", Service::Ec2).code(), "AuthFailure");
+        assert_eq!(signed("us-west-2", Service::Sts).code(), "AuthFailure");
+        let other = Owned::post("").signed_by_oracle(SECRET, SigningSettings::default(), "s3");
+        assert_eq!(other.code(), "SignatureDoesNotMatch");
+    }
+
+    #[test]
+    fn headers_that_have_a_say_have_to_be_signed() {
+        let mut request = Owned::post("").signed(REGION, Service::Ec2, now());
+        request.headers.push(("x-amz-target".to_owned(), "x".to_owned()));
+        assert_eq!(request.code(), "AuthFailure");
+
+        let mut request = Owned::post("");
+        request.headers.retain(|(name, _)| name != "host");
+        assert_eq!(request.signed(REGION, Service::Ec2, now()).code(), "AuthFailure");
+
+        let with = |name: &str, value: &str| {
+            let mut request = Owned::post("body");
+            request.headers.push((name.to_owned(), value.to_owned()));
+            request.signed(REGION, Service::Ec2, now())
+        };
+        let hash = hex(&Sha256::digest("body"));
+        assert!(with("x-amz-content-sha256", &hash).verify_at(now()).is_ok());
+        assert_eq!(with("x-amz-content-sha256", "UNSIGNED-PAYLOAD").code(), "AuthFailure");
+        assert_eq!(with("x-amz-security-token", "x").code(), "InvalidClientTokenId");
+    }
+
+    #[test]
+    fn half_a_signature_is_incomplete() {
+        let good = Owned::post("").signed(REGION, Service::Ec2, now());
+        let authorization = good.clone().header_mut("authorization").clone();
+        for (from, to) in [
+            ("AWS4-HMAC-SHA256", "AWS3"),
+            ("AWS4-HMAC-SHA256 ", "AWS4-HMAC-SHA256"),
+            ("Credential=", "Credentials="),
+            ("SignedHeaders=", ""),
+            (", Signature=", ", x="),
+            ("/aws4_request", ""),
+            ("/2026", "/2025"),
+            ("content-type;host", "host;content-type"),
+        ] {
+            let mut request = good.clone();
+            *request.header_mut("authorization") = authorization.replace(from, to);
+            assert_eq!(request.code(), "IncompleteSignature", "{from}");
+        }
+        for date in ["", "2026-11-21T10:00:00Z", "20261121T100000+", "20261341T100000Z"] {
+            let mut request = good.clone();
+            *request.header_mut("x-amz-date") = date.to_owned();
+            assert_eq!(request.code(), "IncompleteSignature", "{date}");
+        }
+        let mut twice = good.clone();
+        twice.headers.push(("authorization".to_owned(), authorization));
+        assert_eq!(twice.code(), "IncompleteSignature");
+        let mut undated = good;
+        undated.headers.retain(|(name, _)| name != "x-amz-date");
+        assert_eq!(undated.code(), "IncompleteSignature");
+
+        let good = Owned::post("").signed_by_oracle(SECRET, presigned(), "ec2");
+        for part in ["Credential", "SignedHeaders", "Signature", "Date", "Expires"] {
+            let mut request = good.clone();
+            request.query.retain(|(name, _)| *name != format!("X-Amz-{part}"));
+            assert_eq!(request.code(), "IncompleteSignature", "{part}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_signed_as_it_is_understood() {
+        let mut request = Owned::post("");
+        request.query = parameters::decode(b"Action=A&Value.1=a%20b%2Bc&Value.2=%7E*&Empty").unwrap();
+        let text = canonical(request.borrow(), &["host"]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[2], "Action=A&Empty=&Value.1=a%20b%2Bc&Value.2=~%2A");
+    }
 }
