@@ -260,3 +260,83 @@ fn distance(left: &str, right: &str) -> usize {
     }
     row.last().copied().unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actions;
+
+    fn read(query: &str) -> Result<Call, ApiError> {
+        Call::read(parameters::decode(query.as_bytes())?)
+    }
+
+    #[test]
+    fn what_every_request_has_is_no_parameter_of_the_action() {
+        let call = read(
+            "Action=A&Version=2016-11-15&DryRun=true&X-Amz-Date=x&x-amz-algorithm=y&ClientToken=t&Name=n&é€éé=1",
+        )
+        .unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!((call.action.as_str(), call.dry_run), ("A", true));
+        assert_eq!(call.parameters, [pair("ClientToken", "t"), pair("Name", "n"), pair("é€éé", "1")]);
+        assert!(!read("Action=A&Version=2010-08-31").unwrap().dry_run);
+    }
+
+    #[test]
+    fn what_every_request_has_is_checked() {
+        for (query, code) in [
+            ("Version=2016-11-15", "MissingAction"),
+            ("Action=&Version=2016-11-15", "MissingAction"),
+            ("Action=A", "MissingParameter"),
+            ("Action=A&Version=", "NoSuchVersion"),
+            ("Action=A&Version=2016-11-1x", "NoSuchVersion"),
+            ("Action=A&Version=2016-11-15&DryRun=", "InvalidParameterValue"),
+            ("Action=A&Version=2016-11-15&Version=2016-11-15", "InvalidParameterCombination"),
+        ] {
+            assert_eq!(read(query).unwrap_err().code, code, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_digest_tells_apart_what_is_asked_for_and_nothing_else() {
+        let digest = |query: &str| read(&format!("Version=2016-11-15&{query}")).unwrap().digest;
+        let original = digest("Action=A&B=1&C=2");
+        assert_eq!(original.len(), 64);
+        for same in ["C=2&B=1&Action=A", "Action=A&B=1&C=2&ClientToken=x&DryRun=true&X-Amz-Date=z"] {
+            assert_eq!(digest(same), original, "{same}");
+        }
+        for other in
+            ["Action=B&B=1&C=2", "Action=A&B=1", "Action=A&B=1&C=3", "Action=A&B=1C&=2", "Action=A&B=2&C=1"]
+        {
+            assert_ne!(digest(other), original, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_action_is_found_by_its_name_and_service() {
+        let mut registry = Registry::default();
+        actions::register(&mut registry);
+        assert!(registry.find(Service::Ec2, "DescribeRegions").is_ok());
+        assert!(registry.find(Service::Sts, "GetCallerIdentity").is_ok());
+        let error = |service, name| registry.find(service, name).err().unwrap();
+        assert_eq!(error(Service::Ec2, "GetCallerIdentity").code, "SignatureDoesNotMatch");
+        let unknown = error(Service::Ec2, "DescribeRegion");
+        assert_eq!(unknown.code, "InvalidAction");
+        assert_eq!(
+            unknown.message,
+            "The action DescribeRegion is not valid for this web service. Did you mean DescribeRegions?"
+        );
+        for far in ["RunTheWholeCloud", &"x".repeat(1_000_000)] {
+            assert!(error(Service::Ec2, far).message.ends_with("is not valid for this web service."));
+        }
+    }
+
+    #[test]
+    fn distances_count_letters() {
+        for (left, right, expected) in
+            [("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("abc", "axc", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(left, right), expected, "{left} {right}");
+        }
+    }
+}
