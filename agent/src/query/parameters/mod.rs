@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(code::<ids::SecurityGroupRuleId>(), "InvalidSecurityGroupRuleId.Malformed");
         assert_eq!(code::<ids::SubnetId>(), "InvalidSubnetID.Malformed");
         assert_eq!(code::<ids::VpcId>(), "InvalidVpcID.Malformed");
-        assert_eq!(code::<ids::NetworkInterfaceId>(), "InvalidNetworkInterfaceID.Malformed");
+        assert_eq!(code::<ids::NetworkInterfaceId>(), "InvalidNetworkInterfaceId.Malformed");
         assert_eq!(code::<ids::DhcpOptionsId>(), "InvalidDhcpOptionsId.Malformed");
         assert_eq!(code::<ids::SnapshotId>(), "InvalidParameterValue");
     }

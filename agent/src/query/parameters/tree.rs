@@ -137,7 +137,7 @@ fn malformed_id(value: &str, name: &str, message: &str) -> Option<ApiError> {
         "sgr" => "InvalidSecurityGroupRuleId.Malformed",
         "subnet" => "InvalidSubnetID.Malformed",
         "vpc" => "InvalidVpcID.Malformed",
-        "eni" => "InvalidNetworkInterfaceID.Malformed",
+        "eni" => "InvalidNetworkInterfaceId.Malformed",
         "dopt" => "InvalidDhcpOptionsId.Malformed",
         _ => return Some(ApiError::invalid(value, name, format_args!("Expected: '{prefix}-...'."))),
     };
