@@ -263,8 +263,56 @@ fn distance(left: &str, right: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
     use crate::actions;
+
+    /// Is allowed unless it says that it is not, and must never be run if it is to be refused.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase", deny_unknown_fields)]
+    struct Probe {
+        name: String,
+        #[serde(default)]
+        forbidden: bool,
+    }
+
+    #[derive(Serialize)]
+    struct Named {
+        name: String,
+    }
+
+    impl Action for Probe {
+        const NAME: &'static str = "Probe";
+        type Response = Named;
+
+        fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+            let message = format!("{} is not authorized", context.caller.arn);
+            if self.forbidden { Err(ApiError::new("UnauthorizedOperation", message)) } else { Ok(()) }
+        }
+
+        fn run(self, _: Context<'_>) -> Result<Named, ApiError> {
+            assert!(!self.forbidden);
+            Ok(Named { name: self.name })
+        }
+    }
+
+    fn answer(service: Service, query: &str) -> Result<String, ApiError> {
+        let mut registry = Registry::default();
+        actions::register(&mut registry);
+        registry.add::<Probe>();
+        let text = |text: &str| text.to_owned();
+        let caller = Caller {
+            account: text("000000000000"),
+            access_key: text("AKIA"),
+            arn: text("arn:aws:iam::000000000000:root"),
+            user_id: text("000000000000"),
+        };
+        let call = read(&format!("Version=2016-11-15&{query}"))?;
+        let agent = Agent::for_tests();
+        let context = Context { agent: &agent, caller: &caller, request_id: "id", digest: &call.digest };
+        registry.answer(service, &call, context)
+    }
 
     fn read(query: &str) -> Result<Call, ApiError> {
         Call::read(parameters::decode(query.as_bytes())?)
@@ -310,6 +358,31 @@ mod tests {
         {
             assert_ne!(digest(other), original, "{other}");
         }
+    }
+
+    #[test]
+    fn an_action_is_checked_then_run_unless_it_is_a_rehearsal() {
+        let probe = |query: &str| answer(Service::Ec2, &format!("Action=Probe&{query}"));
+        let document = probe("Name=x&DryRun=false").unwrap();
+        assert!(document.ends_with("<requestId>id</requestId><name>x</name></ProbeResponse>"), "{document}");
+        for (query, status, code) in [
+            ("Name=x&DryRun=true", 412, "DryRunOperation"),
+            ("Name=x&Forbidden=true", 403, "UnauthorizedOperation"),
+            ("Name=x&Forbidden=true&DryRun=true", 403, "UnauthorizedOperation"),
+            ("DryRun=true", 400, "MissingParameter"),
+            ("Name=x&Colour=red", 400, "UnknownParameter"),
+        ] {
+            let error = probe(query).unwrap_err();
+            assert_eq!((error.status(), error.code), (status, code), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_caller_learns_who_it_is() {
+        let document = answer(Service::Sts, "Action=GetCallerIdentity").unwrap();
+        let identity = "<GetCallerIdentityResult><Arn>arn:aws:iam::000000000000:root</Arn>\
+            <UserId>000000000000</UserId><Account>000000000000</Account></GetCallerIdentityResult>";
+        assert!(document.contains(identity), "{document}");
     }
 
     #[test]

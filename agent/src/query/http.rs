@@ -1,6 +1,6 @@
 //! The API's HTTP server: connections, limits, and the way of a request from its bytes to its answer.
 //!
-//! Whatever comes, the answer is EC2's XML. What a client can make us hold is bounded: connections, the time that each
+//! Whatever comes as HTTP is answered in EC2's XML. What a client can make us hold is bounded: connections, the time that each
 //! may take to say something, the size of a request, the actions that run at once.
 
 use std::convert::Infallible;
@@ -276,6 +276,7 @@ impl<A: Application> Front<A> {
         let Some(key) = found else { return Err(ApiError::internal("a signature was good without a key")) };
         let mut all = query;
         all.extend(parameters::decode(&body)?);
+        drop(body);
         let call = Call::read(all)?;
         trace.action.clone_from(&call.action);
         self.run(signer.service, call, caller(key), id).await
@@ -357,6 +358,13 @@ mod tests {
         opened: Condvar,
     }
 
+    impl Echo {
+        fn open(&self) {
+            *self.open.lock().unwrap() = true;
+            self.opened.notify_all();
+        }
+    }
+
     impl Application for Arc<Echo> {
         fn region(&self) -> &str {
             "us-east-1"
@@ -404,21 +412,20 @@ mod tests {
     }
 
     impl Server {
-        fn open(&self) {
-            *self.echo.open.lock().unwrap() = true;
-            self.echo.opened.notify_all();
-        }
-
         async fn connect(&self) -> TcpStream {
             TcpStream::connect(self.address).await.unwrap()
         }
 
         /// Sends bytes; returns what comes until the connection ends.
         async fn exchange(&self, bytes: &[u8]) -> String {
-            let mut stream = self.connect().await;
-            stream.write_all(bytes).await.unwrap();
-            rest(&mut stream).await
+            exchange(self.address, bytes).await
         }
+    }
+
+    async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        rest(&mut stream).await
     }
 
     async fn rest(stream: &mut TcpStream) -> String {
@@ -428,12 +435,12 @@ mod tests {
     }
 
     /// A signed request as bytes, after which the connection is to end.
-    fn signed(method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+    fn signed_by(key: &str, secret: &str, method: &str, query: &str, body: &[u8]) -> Vec<u8> {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut headers = vec![header("host", "innkeeper")];
         let pairs = parameters::decode(query.as_bytes()).unwrap_or_default();
         let request = Signed { method, path: "/", query: &pairs, headers: &headers, body };
-        let more = sigv4::sign(request, "AKIA", "secret", "us-east-1", Service::Ec2, Timestamp::now());
+        let more = sigv4::sign(request, key, secret, "us-east-1", Service::Ec2, Timestamp::now());
         headers.extend(more);
         let length = body.len();
         let mut text =
@@ -441,6 +448,10 @@ mod tests {
         text.extend(headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")));
         text.push_str("\r\n");
         [text.as_bytes(), body].concat()
+    }
+
+    fn signed(method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+        signed_by("AKIA", "secret", method, query, body)
     }
 
     fn post(body: &str) -> Vec<u8> {
@@ -512,6 +523,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_agent_answers_whom_it_knows() {
+        let agent = Arc::new(Agent::for_tests());
+        let mut registry = Registry::default();
+        crate::actions::register(&mut registry);
+        let key = AccessKey::clone(agent.state.read().all::<AccessKey>().next().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(serve(listener, agent, Arc::new(registry), async { drop(stopped.await) }));
+
+        let body = "Action=DescribeRegions&Version=2016-11-15";
+        let good = signed_by(&key.id, &key.secret, "POST", "", body.as_bytes());
+        let answer = exchange(address, &good).await;
+        assert!(answer.contains("<regionName>us-east-1</regionName>"), "{answer}");
+        for bad in
+            [signed_by("AKIAX", &key.secret, "POST", "", b""), signed_by(&key.id, "x", "POST", "", b"")]
+        {
+            let answer = exchange(address, &bad).await;
+            assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("<Code>AuthFailure<"), "{answer}");
+        }
+
+        stop.send(()).unwrap();
+        timeout(LONG, serving).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn too_many_requests_are_told_so() {
         let server = server(Limits { actions: 2, turn: SHORT, ..Limits::default() }).await;
         let wait = post("Action=Wait&Version=2016-11-15");
@@ -519,7 +556,7 @@ mod tests {
             tokio::join!(async { tokio::join!(server.exchange(&wait), server.exchange(&wait)) }, async {
                 sleep(SHORT).await;
                 let refused = server.exchange(&post("Action=A&Version=2016-11-15")).await;
-                server.open();
+                server.echo.open();
                 refused
             });
         assert!(second.starts_with("HTTP/1.1 503 "), "{second}");
@@ -560,8 +597,7 @@ mod tests {
         assert_eq!(rest(&mut idle).await, "");
         assert!(TcpStream::connect(server.address).await.is_err());
         assert!(!server.ended.is_finished());
-        *server.echo.open.lock().unwrap() = true;
-        server.echo.opened.notify_all();
+        server.echo.open();
         assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 "));
         timeout(LONG, server.ended).await.unwrap().unwrap();
     }
