@@ -1,7 +1,7 @@
 //! The API's HTTP server: connections, limits, and the way of a request from its bytes to its answer.
 //!
-//! Whatever comes as HTTP is answered in EC2's XML. What a client can make us hold is bounded: connections, the time that each
-//! may take to say something, the size of a request, the actions that run at once.
+//! Whatever comes as HTTP is answered in EC2's XML. What a client can make us hold is bounded: connections, the time
+//! that each may take to say something, the size of a request, the actions that run at once.
 
 use std::convert::Infallible;
 use std::io;
@@ -349,19 +349,34 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(150);
+    /// For what has to be long enough for a busy machine to do something else in it.
+    const SECOND: Duration = Duration::from_secs(1);
     const LONG: Duration = Duration::from_secs(20);
 
     /// Answers with the action's name; one panics, one waits until it may go on.
     #[derive(Default)]
     struct Echo {
-        open: Mutex<bool>,
+        door: Mutex<Door>,
         opened: Condvar,
+    }
+
+    #[derive(Default)]
+    struct Door {
+        open: bool,
+        waiting: usize,
     }
 
     impl Echo {
         fn open(&self) {
-            *self.open.lock().unwrap() = true;
+            self.door.lock().unwrap().open = true;
             self.opened.notify_all();
+        }
+
+        /// Returns when so many actions wait.
+        async fn fills(&self, count: usize) {
+            while self.door.lock().unwrap().waiting < count {
+                sleep(Duration::from_millis(5)).await;
+            }
         }
     }
 
@@ -385,8 +400,9 @@ mod tests {
             match call.action.as_str() {
                 "Panic" => panic!("as it should"),
                 "Wait" => {
-                    let open = self.open.lock().unwrap();
-                    drop(self.opened.wait_while(open, |open| !*open).unwrap());
+                    let mut door = self.door.lock().unwrap();
+                    door.waiting += 1;
+                    drop(self.opened.wait_while(door, |door| !door.open).unwrap());
                 }
                 _ => {}
             }
@@ -554,7 +570,7 @@ mod tests {
         let wait = post("Action=Wait&Version=2016-11-15");
         let (first, second) =
             tokio::join!(async { tokio::join!(server.exchange(&wait), server.exchange(&wait)) }, async {
-                sleep(SHORT).await;
+                server.echo.fills(2).await;
                 let refused = server.exchange(&post("Action=A&Version=2016-11-15")).await;
                 server.echo.open();
                 refused
@@ -567,19 +583,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_loses_its_connection() {
-        let server = server(Limits { head: SHORT, body: SHORT, ..Limits::default() }).await;
-        assert_eq!(server.exchange(b"").await, "");
-        server.exchange(b"POST / HTTP/1.1\r\nhost:").await;
-        let answer = server.exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nAction").await;
+        let silent = server(Limits { head: SHORT, ..Limits::default() }).await;
+        assert_eq!(silent.exchange(b"").await, "");
+        silent.exchange(b"POST / HTTP/1.1\r\nhost:").await;
+
+        let half = server(Limits { body: SHORT, ..Limits::default() }).await;
+        let answer = half.exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nAction").await;
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("<Code>RequestTimeout<"), "{answer}");
-        let mut idle = server.connect().await;
-        idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        assert!(rest(&mut idle).await.ends_with("</Response>"));
+
+        let idle = server(Limits { head: SECOND, ..Limits::default() }).await;
+        let answer = idle.exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.ends_with("</Response>"), "{answer}");
     }
 
     #[tokio::test]
     async fn connections_have_an_end_and_then_others_get_their_turn() {
-        let server = server(Limits { connections: 1, connection: SHORT, ..Limits::default() }).await;
+        let server = server(Limits { connections: 1, connection: SECOND, ..Limits::default() }).await;
         let mut first = server.connect().await;
         let second = server.exchange(&post("Action=A&Version=2016-11-15")).await;
         assert!(second.starts_with("HTTP/1.1 200 "), "{second}");
@@ -592,7 +611,7 @@ mod tests {
         let mut idle = server.connect().await;
         let mut busy = server.connect().await;
         busy.write_all(&post("Action=Wait&Version=2016-11-15")).await.unwrap();
-        sleep(SHORT).await;
+        server.echo.fills(1).await;
         server.stop.send(()).unwrap();
         assert_eq!(rest(&mut idle).await, "");
         assert!(TcpStream::connect(server.address).await.is_err());

@@ -365,7 +365,8 @@ mod tests {
 
         #[test]
         fn nothing_that_is_sent_makes_it_panic(
-            authorization in "(AWS4-HMAC-SHA256 )?(Credential=[a-z/0-9]{0,20}|SignedHeaders=[a-z;]{0,5}|Signature=.|[,=;/ ]){0,6}",
+            authorization in "(AWS4-HMAC-SHA256 )?\
+                (Credential=[a-z/0-9]{0,20}|SignedHeaders=[a-z;]{0,5}|Signature=.|[,=;/ ]){0,6}",
             date in "[0-9TZ:é]{0,17}|20[0-9]{6}T[0-9]{6}Z",
         ) {
             let mut request = Owned::post("");
