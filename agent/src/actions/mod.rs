@@ -3,6 +3,7 @@
 pub(crate) mod lookup;
 mod network;
 mod regions;
+mod security_groups;
 mod tags;
 
 use crate::query::dispatch::Registry;
@@ -11,5 +12,6 @@ use crate::query::dispatch::Registry;
 pub fn register(registry: &mut Registry) {
     network::register(registry);
     regions::register(registry);
+    security_groups::register(registry);
     tags::register(registry);
 }
