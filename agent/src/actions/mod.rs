@@ -1,9 +1,10 @@
-//! EC2's actions, one small file each, in a folder per kind of resource.
+//! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
 pub(crate) mod lookup;
 mod network;
 mod regions;
 mod security_groups;
+mod sts;
 mod tags;
 
 use crate::query::dispatch::Registry;
@@ -13,5 +14,6 @@ pub fn register(registry: &mut Registry) {
     network::register(registry);
     regions::register(registry);
     security_groups::register(registry);
+    sts::register(registry);
     tags::register(registry);
 }
