@@ -1,5 +1,6 @@
 //! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
+mod key_pairs;
 pub(crate) mod lookup;
 mod network;
 mod regions;
@@ -11,6 +12,7 @@ use crate::query::dispatch::Registry;
 
 /// Makes every action known.
 pub fn register(registry: &mut Registry) {
+    key_pairs::register(registry);
     network::register(registry);
     regions::register(registry);
     security_groups::register(registry);
