@@ -7,6 +7,7 @@ mod regions;
 mod security_groups;
 mod sts;
 mod tags;
+mod volumes;
 
 use crate::query::dispatch::Registry;
 
@@ -18,4 +19,5 @@ pub fn register(registry: &mut Registry) {
     security_groups::register(registry);
     sts::register(registry);
     tags::register(registry);
+    volumes::register(registry);
 }
