@@ -4,6 +4,7 @@ pub(crate) mod lookup;
 mod network;
 mod regions;
 mod tags;
+mod sts;
 
 use crate::query::dispatch::Registry;
 
@@ -12,4 +13,5 @@ pub fn register(registry: &mut Registry) {
     network::register(registry);
     regions::register(registry);
     tags::register(registry);
+    sts::register(registry);
 }
