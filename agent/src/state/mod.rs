@@ -4,20 +4,26 @@
 //! waits for. [`State::change`] runs a transaction on a [`Draft`] of it, one at a time; what it has changed is on the
 //! disk before anybody sees it.
 
+mod document;
+#[cfg(test)]
+mod model;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::records::{
     AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, NetworkInterface, Record, SecurityGroup,
     Snapshot, Subnet, Tags, Volume, Vpc,
 };
-use crate::store::{Store, StoreError, Write};
+use crate::store::{Store, StoreError, Write, format};
+
+use document::encode;
+pub use document::{Document, decode};
 
 /// How many transactions a watcher may be behind.
 const WATCH_DEPTH: usize = 1024;
@@ -61,6 +67,16 @@ macro_rules! world {
                 $(load::<$record>(store, &mut world)?;)*
                 Ok(world)
             }
+
+            /// All records as they are kept, in the order of their keys.
+            pub fn documents(&self) -> Result<Vec<Document>, serde_json::Error> {
+                let mut documents = Vec::new();
+                $(for record in self.all::<$record>() {
+                    documents.push(Document::new(record.as_ref())?);
+                })*
+                documents.sort_by(|one, other| one.key.cmp(&other.key));
+                Ok(documents)
+            }
         }
     };
 }
@@ -98,39 +114,17 @@ impl World {
     }
 }
 
-/// How a record lies in the store.
-#[derive(Serialize, Deserialize)]
-struct Envelope<D> {
-    version: u32,
-    document: D,
-}
-
 fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError> {
-    for (key, bytes) in store.load(&format!("{}/", R::KIND))? {
-        let record: R = decode(&bytes)
-            .map_err(|reason| StoreError { what: format!("read {key}: {reason}"), cause: reason.into() })?;
+    let prefix = format!("{}/", R::KIND);
+    for (key, bytes) in store.load(&prefix)? {
+        let failed = |reason: String| StoreError { what: format!("read {key}"), cause: reason.into() };
+        let record: R = decode(&bytes).map_err(failed)?;
+        if key.strip_prefix(&prefix) != Some(record.key()) {
+            return Err(failed(format!("the document says that it is {prefix}{}", record.key())));
+        }
         R::table_mut(world).insert(record.key().to_owned(), Arc::new(record));
     }
     Ok(())
-}
-
-/// Reads a stored record, of this version or an older one.
-pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, String> {
-    let envelope: Envelope<serde_json::Value> =
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let mut document = envelope.document;
-    if envelope.version > R::VERSION {
-        return Err(format!(
-            "it has version {} and this agent knows {} up to {}: use the newer agent that wrote it",
-            envelope.version,
-            R::KIND,
-            R::VERSION
-        ));
-    }
-    for version in envelope.version..R::VERSION {
-        document = R::migrate(version, document)?;
-    }
-    serde_json::from_value(document).map_err(|error| error.to_string())
 }
 
 /// A world in the making.
@@ -153,7 +147,7 @@ impl Draft {
     /// Adds a record, or replaces the one of its key.
     pub fn put<R: Kept>(&mut self, record: R) {
         let name = format!("{}/{}", R::KIND, record.key());
-        match serde_json::to_vec(&Envelope { version: R::VERSION, document: &record }) {
+        match encode(&record) {
             Ok(bytes) => {
                 self.writes.insert(name, Some(bytes));
                 R::table_mut(&mut self.world).insert(record.key().to_owned(), Arc::new(record));
@@ -199,8 +193,9 @@ pub struct State {
 }
 
 impl State {
-    /// Reads everything.
+    /// Reads everything; brings what an older agent has written up to date.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        format::prepare(store.as_ref(), format::MIGRATIONS)?;
         let world = World::load(store.as_ref())?;
         let (changed, _) = broadcast::channel(WATCH_DEPTH);
         Ok(Self { store, world: ArcSwap::from_pointee(world), writer: Mutex::new(()), changed })
@@ -212,6 +207,8 @@ impl State {
     }
 
     /// Changes things: all of it, or nothing if `transaction` or the store fails. Blocks until it is on the disk.
+    ///
+    /// `transaction` must be quick, for nobody else changes anything meanwhile, and must not call this again.
     pub fn change<T, E: From<StoreError>>(
         &self,
         transaction: impl FnOnce(&mut Draft) -> Result<T, E>,
