@@ -20,6 +20,7 @@ pub mod host;
 pub mod ids;
 pub mod instances;
 pub mod keys;
+pub mod network;
 pub mod query;
 pub mod records;
 pub mod serve;

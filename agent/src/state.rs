@@ -17,7 +17,7 @@ use crate::records::{
     AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, NetworkInterface, Record, SecurityGroup,
     Snapshot, Subnet, Tags, Volume, Vpc,
 };
-use crate::store::{Store, StoreError, Write};
+use crate::store::{Store, StoreError, Write, format};
 
 /// How many transactions a watcher may be behind.
 const WATCH_DEPTH: usize = 1024;
@@ -106,9 +106,13 @@ struct Envelope<D> {
 }
 
 fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError> {
-    for (key, bytes) in store.load(&format!("{}/", R::KIND))? {
-        let record: R = decode(&bytes)
-            .map_err(|reason| StoreError { what: format!("read {key}: {reason}"), cause: reason.into() })?;
+    let prefix = format!("{}/", R::KIND);
+    for (key, bytes) in store.load(&prefix)? {
+        let failed = |reason: String| StoreError { what: format!("read {key}"), cause: reason.into() };
+        let record: R = decode(&bytes).map_err(failed)?;
+        if key.strip_prefix(&prefix) != Some(record.key()) {
+            return Err(failed(format!("the document says that it is {prefix}{}", record.key())));
+        }
         R::table_mut(world).insert(record.key().to_owned(), Arc::new(record));
     }
     Ok(())
@@ -199,8 +203,9 @@ pub struct State {
 }
 
 impl State {
-    /// Reads everything.
+    /// Reads everything; brings what an older agent has written up to date.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        format::prepare(store.as_ref(), format::MIGRATIONS)?;
         let world = World::load(store.as_ref())?;
         let (changed, _) = broadcast::channel(WATCH_DEPTH);
         Ok(Self { store, world: ArcSwap::from_pointee(world), writer: Mutex::new(()), changed })
@@ -212,6 +217,8 @@ impl State {
     }
 
     /// Changes things: all of it, or nothing if `transaction` or the store fails. Blocks until it is on the disk.
+    ///
+    /// `transaction` must be quick, for nobody else changes anything meanwhile, and must not call this again.
     pub fn change<T, E: From<StoreError>>(
         &self,
         transaction: impl FnOnce(&mut Draft) -> Result<T, E>,

@@ -1,1 +1,83 @@
-//! The machine.
+//! The machine that instances run on, behind one boundary: what needs privileges is asked for here, and what comes back is
+//! a descriptor. The rest of the agent opens no device and starts no process.
+
+mod linux;
+mod process;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::ids::InstanceId;
+use crate::instances::capacity::Capacity;
+
+pub use linux::Linux;
+
+/// Why the host cannot do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub struct HostError {
+    /// What was asked for.
+    pub what: String,
+    /// Why not.
+    #[source]
+    pub cause: std::io::Error,
+}
+
+/// A VMM's process.
+#[derive(Debug)]
+pub struct VmmProcess {
+    /// Holds on to the process, whose number may be another's later.
+    pub pidfd: OwnedFd,
+    /// A connection to it, of the protocol in `innkeeper-protocol`, on which nothing was said yet. Non-blocking.
+    pub control: OwnedFd,
+}
+
+/// What the agent asks of the machine. All functions block, for milliseconds.
+pub trait Host: Send + Sync {
+    /// What it has to give to instances.
+    fn capacity(&self) -> Result<Capacity, HostError>;
+
+    /// `/dev/kvm`.
+    fn kvm(&self) -> Result<OwnedFd, HostError>;
+
+    /// A kernel or an initial RAM disk, for reading.
+    fn boot_file(&self, path: &Path) -> Result<OwnedFd, HostError>;
+
+    /// Starts a VMM that was told nothing yet, and that ends with the agent until it is given [`Host::listener`].
+    fn start_vmm(&self, instance: &InstanceId) -> Result<VmmProcess, HostError>;
+
+    /// Where controllers to come find the VMM of an instance.
+    fn listener(&self, instance: &InstanceId) -> Result<OwnedFd, HostError>;
+
+    /// The VMM of an instance that was started by this agent or one before it. One that cannot be talked to is ended.
+    fn find_vmm(&self, instance: &InstanceId) -> Result<Option<VmmProcess>, HostError>;
+
+    /// The instances that have or had a VMM, until [`Host::forget_vmm`].
+    fn vmms(&self) -> Result<Vec<InstanceId>, HostError>;
+
+    /// Removes what is left of a VMM that has ended. Nothing, if nothing is left.
+    fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError>;
+}
+
+/// Ends a process, and waits until it is gone. Without effect on one that is.
+pub fn kill(pidfd: &OwnedFd) -> Result<(), HostError> {
+    process::kill(pidfd).map_err(|cause| HostError { what: "end a VMM".into(), cause })
+}
+
+/// Forgets a child that has ended, so that it does not stay a zombie. Without effect on a process that is not a child.
+pub fn reap(pidfd: &OwnedFd) {
+    process::reap(pidfd);
+}
+
+/// Where things are, and what the operator lets instances have.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The program `innkeeper-vmm`.
+    pub vmm: PathBuf,
+    /// For sockets; gone after a reboot of the host.
+    pub run_directory: PathBuf,
+    /// How many vCPUs are given for each CPU.
+    pub cpu_overcommit: f64,
+    /// MiB that no instance gets.
+    pub reserved_memory: u64,
+}

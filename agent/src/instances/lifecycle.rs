@@ -36,16 +36,14 @@ pub struct Refused(pub InstanceState);
 /// What was seen or done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// The recorded step is done.
-    Done,
-    /// The recorded step cannot be done.
-    Failed(String),
+    /// A step is done.
+    Done(Step),
+    /// A step cannot be done, or its time is over.
+    Failed(Step, String),
     /// The guest has switched itself off.
     PoweredOff,
     /// The VMM has died, or could not go on.
     Died(String),
-    /// The time for the recorded step is over.
-    TimedOut,
 }
 
 impl Lifecycle {
@@ -57,6 +55,7 @@ impl Lifecycle {
             state_reason: None,
             transition_reason: String::new(),
             since: now,
+            has_run: false,
         }
     }
 
@@ -132,43 +131,52 @@ impl Lifecycle {
         }
     }
 
-    /// Moves on after what was seen. What does not go with the state was overtaken by a request, and is nothing.
+    /// Moves on after what was seen. What does not go with the state or the step was overtaken by a request, and is
+    /// nothing. A step on the way down that fails stays: whoever does it tries again.
     pub fn observe(&mut self, what: Observation, behavior: ShutdownBehavior, now: Timestamp) {
         use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated};
-        match (self.state, self.step.clone(), what) {
-            (Pending, Some(Step::PrepareVolumes), Observation::Done) => self.step = Some(Step::StartVmm),
-            (Pending, Some(Step::StartVmm), Observation::Done) => self.enter(Running, None, now),
-            (Running, Some(Step::Reboot), Observation::Done | Observation::Failed(_)) => self.step = None,
-            (Running, _, Observation::PoweredOff) => {
-                let transition = String::new();
-                self.because(reason::INSTANCE_SHUTDOWN, transition);
+        match what {
+            Observation::Done(step) if self.step.as_ref() == Some(&step) => match (self.state, step) {
+                (Pending, Step::PrepareVolumes) => self.step = Some(Step::StartVmm),
+                (Pending, Step::StartVmm) => {
+                    self.has_run = true;
+                    self.enter(Running, None, now);
+                }
+                (Running, _) => self.step = None,
+                (Stopping, Step::PressButton { .. }) => self.step = Some(Step::EndVmm),
+                (Stopping, _) => self.enter(Stopped, None, now),
+                (ShuttingDown, Step::EndVmm) => self.step = Some(Step::ReleaseVolumes),
+                (ShuttingDown, _) => self.enter(Terminated, None, now),
+                _ => {}
+            },
+            Observation::Failed(step, why) if self.step.as_ref() == Some(&step) => match (self.state, step) {
+                (Pending, _) => self.fail(&why, now),
+                (Running, _) => self.step = None,
+                (Stopping, Step::PressButton { .. }) => self.step = Some(Step::EndVmm),
+                _ => {}
+            },
+            Observation::PoweredOff if self.state == Running => {
+                self.because(reason::INSTANCE_SHUTDOWN, String::new());
                 let state = match behavior {
                     ShutdownBehavior::Stop => Stopping,
                     ShutdownBehavior::Terminate => ShuttingDown,
                 };
                 self.enter(state, Some(Step::EndVmm), now);
             }
-            (Stopping, Some(Step::PressButton { .. }), _) => self.step = Some(Step::EndVmm),
-            (Stopping, Some(Step::EndVmm), Observation::Done) => self.enter(Stopped, None, now),
-            (ShuttingDown, Some(Step::EndVmm), Observation::Done) => {
-                self.step = Some(Step::ReleaseVolumes);
+            Observation::Died(why) if matches!(self.state, Pending | Running) => self.fail(&why, now),
+            // What was asked to go has gone.
+            Observation::PoweredOff | Observation::Died(_) if self.state == Stopping => {
+                self.step = Some(Step::EndVmm);
             }
-            (ShuttingDown, Some(Step::ReleaseVolumes), Observation::Done) => {
-                self.enter(Terminated, None, now);
-            }
-            // It never ran: EC2 terminates what cannot be launched.
-            (Pending, Some(Step::PrepareVolumes), Observation::Failed(why)) => {
-                self.because((reason::INTERNAL, &why), format!("{} ({})", reason::INTERNAL, instant(now)));
-                self.enter(ShuttingDown, Some(Step::EndVmm), now);
-            }
-            (Pending | Running, _, Observation::Failed(why) | Observation::Died(why)) => {
-                self.because((reason::INTERNAL, &why), format!("{} ({})", reason::INTERNAL, instant(now)));
-                self.enter(Stopping, Some(Step::EndVmm), now);
-            }
-            // Tried again: see the actor.
-            (Stopping | ShuttingDown, _, Observation::Failed(_)) => {}
             _ => {}
         }
+    }
+
+    /// The host's fault. What never ran is terminated, as in EC2.
+    fn fail(&mut self, why: &str, now: Timestamp) {
+        self.because((reason::INTERNAL, why), format!("{} ({})", reason::INTERNAL, instant(now)));
+        let state = if self.has_run { InstanceState::Stopping } else { InstanceState::ShuttingDown };
+        self.enter(state, Some(Step::EndVmm), now);
     }
 }
 
@@ -179,4 +187,156 @@ fn by_user(now: Timestamp) -> String {
 
 fn instant(now: Timestamp) -> impl std::fmt::Display {
     now.strftime("%Y-%m-%d %H:%M:%S GMT")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PATIENCE: SignedDuration = SignedDuration::from_secs(120);
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_795_000_000).unwrap()
+    }
+
+    /// A lifecycle after the recorded steps were done until there is none.
+    fn settled(mut lifecycle: Lifecycle) -> Lifecycle {
+        while let Some(step) = lifecycle.step.clone() {
+            lifecycle.observe(Observation::Done(step), ShutdownBehavior::Stop, now());
+        }
+        lifecycle
+    }
+
+    fn running() -> Lifecycle {
+        settled(Lifecycle::launch(now()))
+    }
+
+    #[test]
+    fn a_whole_life() {
+        let mut lifecycle = running();
+        assert_eq!(lifecycle.state, InstanceState::Running);
+        lifecycle.reboot().unwrap();
+        lifecycle = settled(lifecycle);
+        assert_eq!(lifecycle.state, InstanceState::Running);
+        lifecycle.stop(false, PATIENCE, now()).unwrap();
+        assert_eq!(lifecycle.state, InstanceState::Stopping);
+        assert_eq!(lifecycle.start(now()), Err(Refused(InstanceState::Stopping)));
+        lifecycle = settled(lifecycle);
+        assert_eq!(lifecycle.state, InstanceState::Stopped);
+        assert_eq!(lifecycle.state_reason.clone().unwrap().code, "Client.UserInitiatedShutdown");
+        assert!(
+            lifecycle.transition_reason.starts_with("User initiated (20"),
+            "{}",
+            lifecycle.transition_reason
+        );
+        assert!(lifecycle.transition_reason.ends_with(" GMT)"));
+        assert_eq!(lifecycle.reboot(), Err(Refused(InstanceState::Stopped)));
+        lifecycle.start(now()).unwrap();
+        assert_eq!((lifecycle.state, &lifecycle.state_reason), (InstanceState::Pending, &None));
+        lifecycle = settled(lifecycle);
+        assert_eq!(lifecycle.state, InstanceState::Running);
+        lifecycle.terminate(now());
+        lifecycle = settled(lifecycle);
+        assert_eq!(lifecycle.state, InstanceState::Terminated);
+        assert_eq!(lifecycle.start(now()), Err(Refused(InstanceState::Terminated)));
+        assert_eq!(lifecycle.stop(true, PATIENCE, now()), Err(Refused(InstanceState::Terminated)));
+    }
+
+    #[test]
+    fn a_power_off_follows_the_shutdown_behaviour() {
+        for (behavior, expected) in [
+            (ShutdownBehavior::Stop, InstanceState::Stopped),
+            (ShutdownBehavior::Terminate, InstanceState::Terminated),
+        ] {
+            let mut lifecycle = running();
+            lifecycle.observe(Observation::PoweredOff, behavior, now());
+            let lifecycle = settled(lifecycle);
+            assert_eq!(lifecycle.state, expected);
+            assert_eq!(lifecycle.state_reason.unwrap().code, "Client.InstanceInitiatedShutdown");
+        }
+    }
+
+    #[test]
+    fn a_dead_vmm_is_a_stopped_instance_with_a_reason() {
+        let mut lifecycle = running();
+        lifecycle.observe(Observation::Died("it was killed".into()), ShutdownBehavior::Terminate, now());
+        let lifecycle = settled(lifecycle);
+        assert_eq!(lifecycle.state, InstanceState::Stopped);
+        let reason = lifecycle.state_reason.unwrap();
+        assert_eq!(reason.code, "Server.InternalError");
+        assert_eq!(reason.message, "Server.InternalError: it was killed");
+    }
+
+    #[test]
+    fn what_cannot_start_goes_back_or_away() {
+        let mut lifecycle = Lifecycle::launch(now());
+        let why = "no space is left".to_owned();
+        lifecycle.observe(
+            Observation::Failed(Step::PrepareVolumes, why.clone()),
+            ShutdownBehavior::Stop,
+            now(),
+        );
+        assert_eq!(settled(lifecycle).state, InstanceState::Terminated);
+        let mut lifecycle = running();
+        lifecycle.stop(true, PATIENCE, now()).unwrap();
+        lifecycle = settled(lifecycle);
+        lifecycle.start(now()).unwrap();
+        lifecycle.observe(Observation::Failed(Step::StartVmm, why), ShutdownBehavior::Stop, now());
+        assert_eq!(settled(lifecycle).state, InstanceState::Stopped);
+    }
+
+    #[test]
+    fn a_request_overtakes_the_step_that_is_being_done() {
+        let mut lifecycle = Lifecycle::launch(now());
+        lifecycle.terminate(now());
+        lifecycle.observe(Observation::Done(Step::PrepareVolumes), ShutdownBehavior::Stop, now());
+        assert_eq!((lifecycle.state, lifecycle.step), (InstanceState::ShuttingDown, Some(Step::EndVmm)));
+        let mut lifecycle = running();
+        lifecycle.stop(false, PATIENCE, now()).unwrap();
+        lifecycle.stop(true, PATIENCE, now()).unwrap();
+        assert_eq!(lifecycle.step, Some(Step::EndVmm));
+    }
+
+    /// Anything that can happen.
+    fn happening() -> impl Strategy<Value = u8> {
+        0..12u8
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: a state on its way has a step, one at rest has none (but for a reboot),
+        /// a terminated instance stays, and doing the recorded steps always leads to rest.
+        #[test]
+        fn no_instance_is_ever_stuck(happenings in proptest::collection::vec(happening(), 0..40)) {
+            let mut lifecycle = Lifecycle::launch(now());
+            for happening in happenings {
+                let before = lifecycle.state;
+                let step = lifecycle.step.clone().unwrap_or(Step::EndVmm);
+                let behavior =
+                    if happening % 2 == 0 { ShutdownBehavior::Stop } else { ShutdownBehavior::Terminate };
+                match happening {
+                    0 | 1 => lifecycle.observe(Observation::Done(step), behavior, now()),
+                    2 => lifecycle.observe(Observation::Failed(step, "x".into()), behavior, now()),
+                    3 => lifecycle.observe(Observation::Done(Step::StartVmm), behavior, now()),
+                    4 | 5 => lifecycle.observe(Observation::PoweredOff, behavior, now()),
+                    6 => lifecycle.observe(Observation::Died("x".into()), behavior, now()),
+                    7 => drop(lifecycle.start(now())),
+                    8 => drop(lifecycle.stop(false, PATIENCE, now())),
+                    9 => drop(lifecycle.stop(true, PATIENCE, now())),
+                    10 => drop(lifecycle.reboot()),
+                    _ => lifecycle.terminate(now()),
+                }
+                use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated};
+                match lifecycle.state {
+                    Pending | Stopping | ShuttingDown => prop_assert!(lifecycle.step.is_some()),
+                    Stopped | Terminated => prop_assert_eq!(&lifecycle.step, &None),
+                    Running => prop_assert!(matches!(lifecycle.step, None | Some(Step::Reboot))),
+                }
+                prop_assert!(before != Terminated || lifecycle.state == Terminated);
+                let rest = settled(lifecycle.clone());
+                prop_assert!(matches!(rest.state, Running | Stopped | Terminated));
+            }
+        }
+    }
 }

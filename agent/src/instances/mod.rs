@@ -1,27 +1,214 @@
-//! The actors.
+//! The instances' lives: one actor each, that brings about what its record says.
+//!
+//! - [`lifecycle`] is the pure part: which step follows from what.
+//! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done.
+//! - [`vmm`] is the connection to a VMM, [`capacity`] what the host has room for, [`failpoint`] where tests let the agent
+//!   die.
+//!
+//! [`Instances`] holds the actors: it hears of every change of the records and wakes whom it concerns. After a restart it
+//! finds the same records and the same VMMs, and goes on.
 
+mod actor;
 pub mod capacity;
+mod console;
+pub mod failpoint;
 pub mod lifecycle;
+mod steps;
+pub mod vmm;
 
-/// The actors of the instances.
-pub struct Instances;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// What an instance has printed on its console.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConsoleOutput {
-    /// At most the last 64 KiB.
-    pub bytes: Vec<u8>,
-    /// When it was looked at, or when the VMM ended.
-    pub time: jiff::Timestamp,
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::catalogue::Catalogue;
+use crate::host::Host;
+use crate::ids::{InstanceId, VolumeId};
+use crate::query::ApiError;
+use crate::records::{Instance, InstanceState, Record, Volume};
+use crate::state::State;
+use crate::volumes::Volumes;
+use actor::Actor;
+pub use console::{ConsoleOutput, Consoles};
+
+/// How long an actor may take to answer: it may be copying a disk.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What every actor works with.
+pub struct Shared {
+    /// The records.
+    pub state: Arc<State>,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// The volumes' files.
+    pub volumes: Arc<dyn Volumes>,
+    /// What is kept of consoles.
+    pub consoles: Consoles,
+    /// The instance types.
+    pub catalogue: Arc<Catalogue>,
+    /// How long a guest has to reboot before it is reset.
+    pub reboot_timeout: Duration,
 }
 
+/// The actors of the instances.
+pub struct Instances {
+    shared: Arc<Shared>,
+    actors: Arc<Mutex<BTreeMap<InstanceId, Handle>>>,
+}
+
+/// How an actor is reached.
+struct Handle {
+    changed: Arc<Notify>,
+    asks: mpsc::UnboundedSender<Ask>,
+}
+
+/// Something that an actor is asked.
+type Ask = oneshot::Sender<Option<Vec<u8>>>;
+
 impl Instances {
-    /// The console of an instance, also of one that has stopped. None if it never had any. Blocks, but not for long.
-    pub fn console_output(
-        &self,
-        instance: &crate::ids::InstanceId,
-    ) -> Result<Option<ConsoleOutput>, crate::query::ApiError> {
-        let _ = instance;
-        Ok(None)
+    /// No actor runs yet: see [`Instances::supervise`].
+    pub fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared), actors: Arc::default() }
     }
+
+    fn actors(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Handle>> {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what an earlier agent has left, and runs the actors until it is dropped. Guests do not notice.
+    pub async fn supervise(&self) {
+        let mut changes = self.shared.state.watch();
+        let shared = self.shared.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || clear_leftovers(&shared)).await {
+            tracing::error!(%error, "what an earlier agent has left was not cleared up");
+        }
+        self.wake_all();
+        loop {
+            match changes.recv().await {
+                Ok(keys) => keys.iter().for_each(|key| self.changed(key)),
+                Err(RecvError::Lagged(_)) => self.wake_all(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn wake_all(&self) {
+        for instance in self.shared.state.read().all::<Instance>() {
+            self.wake(&instance.id);
+        }
+    }
+
+    /// A record has changed, or is gone.
+    fn changed(&self, key: &str) {
+        let Some((kind, name)) = key.split_once('/') else { return };
+        if kind == Instance::KIND
+            && let Ok(id) = name.parse::<InstanceId>()
+        {
+            self.wake(&id);
+        } else if kind == Volume::KIND
+            && let Ok(id) = name.parse::<VolumeId>()
+            && self.shared.state.read().get::<Volume>(&id).is_none()
+        {
+            let shared = self.shared.clone();
+            tokio::task::spawn_blocking(move || remove_volume(&shared, &id));
+        }
+    }
+
+    /// Lets an instance's actor look at its record; there is an actor for each that is not terminated.
+    fn wake(&self, id: &InstanceId) {
+        let mut actors = self.actors();
+        if let Some(handle) = actors.get(id) {
+            handle.changed.notify_one();
+            return;
+        }
+        let world = self.shared.state.read();
+        match world.get::<Instance>(id) {
+            None => self.shared.consoles.remove(id),
+            Some(instance) if instance.lifecycle.state == InstanceState::Terminated => {}
+            Some(_) => {
+                let changed = Arc::new(Notify::new());
+                let (asks, mailbox) = mpsc::unbounded_channel();
+                actors.insert(id.clone(), Handle { changed: changed.clone(), asks });
+                let actor = Actor::new(id.clone(), self.shared.clone(), changed, mailbox);
+                let (id, actors) = (id.clone(), self.actors.clone());
+                tokio::spawn(async move {
+                    actor.run().await;
+                    actors.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                });
+            }
+        }
+    }
+
+    /// The console of an instance, also of one that has stopped. None if it never had any. Blocks, for 5 s at most.
+    pub fn console_output(&self, instance: &InstanceId) -> Result<Option<ConsoleOutput>, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        let asked =
+            self.actors().get(instance).map(|handle| handle.asks.send(answer).is_ok()).unwrap_or(false);
+        if asked && let Some(Some(bytes)) = wait(answered) {
+            return Ok(Some(ConsoleOutput { bytes, time: jiff::Timestamp::now() }));
+        }
+        self.shared.consoles.read(instance).map_err(ApiError::internal)
+    }
+}
+
+/// Waits for an answer, on a thread that may block.
+fn wait<T>(answered: oneshot::Receiver<T>) -> Option<T> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, answered).await.ok()?.ok() })
+}
+
+fn remove_volume(shared: &Shared, id: &VolumeId) {
+    if let Err(error) = shared.volumes.remove(id) {
+        tracing::warn!(volume = %id, %error, "a deleted volume's file stays behind");
+    }
+}
+
+/// Removes what a crash has left and no record knows: VMMs, volumes' files, consoles.
+fn clear_leftovers(shared: &Shared) {
+    let world = shared.state.read();
+    let has_vmm = |id: &InstanceId| {
+        world.get::<Instance>(id).is_some_and(|instance| instance.lifecycle.state.holds_capacity())
+    };
+    match shared.host.vmms() {
+        Err(error) => tracing::error!(error = chain(&error), "VMMs of an earlier agent cannot be looked for"),
+        Ok(vmms) => {
+            for id in vmms.iter().filter(|id| !has_vmm(id)) {
+                let ended = shared.host.find_vmm(id).and_then(|found| match found {
+                    Some(process) => crate::host::kill(&process.pidfd),
+                    None => Ok(()),
+                });
+                match ended.and_then(|()| shared.host.forget_vmm(id)) {
+                    Ok(()) => tracing::info!(instance = %id, "cleared up what was left of a VMM"),
+                    Err(error) => {
+                        tracing::warn!(instance = %id, error = chain(&error), "a VMM is left behind")
+                    }
+                }
+            }
+        }
+    }
+    match shared.volumes.list() {
+        Err(error) => tracing::error!(%error, "volumes without a record cannot be looked for"),
+        Ok(volumes) => {
+            let known: BTreeSet<&VolumeId> = world.all::<Volume>().map(|volume| &volume.id).collect();
+            for id in volumes.iter().filter(|id| !known.contains(id)) {
+                tracing::info!(volume = %id, "removing the file of a volume that was deleted");
+                remove_volume(shared, id);
+            }
+        }
+    }
+    shared.consoles.retain(|id| world.get::<Instance>(id).is_some());
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

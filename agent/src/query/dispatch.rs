@@ -1,9 +1,12 @@
 //! From an action's name to its answer.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
-use crate::query::ApiError;
+use crate::query::{ApiError, parameters, xml};
 use crate::serve::Agent;
 
 /// Who sent a request.
@@ -32,6 +35,38 @@ pub struct Context<'a> {
     pub digest: &'a str,
 }
 
+/// Whose action it is. Both are at one address, and differ in how answers look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// EC2.
+    Ec2,
+    /// The security token service, which clients ask who they are.
+    Sts,
+}
+
+impl Service {
+    /// Its name where a request is signed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ec2 => "ec2",
+            Self::Sts => "sts",
+        }
+    }
+
+    /// The service with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Ec2, Self::Sts].into_iter().find(|service| service.name() == name)
+    }
+
+    /// The XML namespace of its answers.
+    pub fn namespace(self) -> &'static str {
+        match self {
+            Self::Ec2 => "http://ec2.amazonaws.com/doc/2016-11-15/",
+            Self::Sts => "https://sts.amazonaws.com/doc/2011-06-15/",
+        }
+    }
+}
+
 /// One of EC2's actions. The type is its request: field names in `PascalCase` are EC2's parameters
 /// (`#[serde(rename_all = "PascalCase", deny_unknown_fields)]`); `Vec` is a list (`InstanceId.1`), a struct a nested
 /// one (`Placement.AvailabilityZone`). `Action`, `Version`, `DryRun` and the signature's parameters are not among them.
@@ -40,6 +75,8 @@ pub struct Context<'a> {
 pub trait Action: DeserializeOwned + Send + 'static {
     /// EC2's name for it.
     const NAME: &'static str;
+    /// Whose it is.
+    const SERVICE: Service = Service::Ec2;
     /// What is answered: a struct whose field names in `camelCase` are EC2's elements. `None` is left out, and a `Vec`
     /// is a list of `item` elements. For an action without output, `()` makes `<return>true</return>`.
     type Response: Serialize;
@@ -54,13 +91,172 @@ pub trait Action: DeserializeOwned + Send + 'static {
     fn run(self, context: Context<'_>) -> Result<Self::Response, ApiError>;
 }
 
+/// A request, but for who sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The action's name.
+    pub action: String,
+    /// Whether it is only to be said if it would be done.
+    pub dry_run: bool,
+    /// A hash of the parameters but for the client token.
+    pub digest: String,
+    /// Those of the action itself.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Call {
+    /// Takes the parameters apart: those that every request has, and those of the action.
+    pub fn read(all: Vec<(String, String)>) -> Result<Self, ApiError> {
+        let (mut action, mut version, mut dry_run) = (None, None, None);
+        let mut parameters = Vec::with_capacity(all.len());
+        for (name, value) in all {
+            let common = match name.as_str() {
+                "Action" => &mut action,
+                "Version" => &mut version,
+                "DryRun" => &mut dry_run,
+                _ if name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("X-Amz-")) => continue,
+                _ => {
+                    parameters.push((name, value));
+                    continue;
+                }
+            };
+            if common.replace(value).is_some() {
+                let message = format!("The parameter {name} is there more than once");
+                return Err(ApiError::combination(message));
+            }
+        }
+        let missing = || ApiError::new("MissingAction", "The request must contain the parameter Action");
+        let action = action.filter(|name| !name.is_empty()).ok_or_else(missing)?;
+        let version = version.ok_or_else(|| ApiError::missing("Version"))?;
+        if !is_date(&version) {
+            let message = format!("The requested version ({version}) is not a date such as 2016-11-15");
+            return Err(ApiError::new("NoSuchVersion", message));
+        }
+        let dry_run = match dry_run {
+            None => false,
+            Some(text) => parameters::boolean(&text)
+                .ok_or_else(|| ApiError::invalid(&text, "DryRun", "Expecting true or false."))?,
+        };
+        let digest = digest(&action, &parameters);
+        Ok(Self { action, dry_run, digest, parameters })
+    }
+}
+
+fn is_date(version: &str) -> bool {
+    version.len() == 10
+        && version.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        })
+}
+
+/// A hash of what a request asks for, whatever the order of its parameters.
+fn digest(action: &str, parameters: &[(String, String)]) -> String {
+    let mut sorted: Vec<_> = parameters.iter().filter(|(name, _)| name != "ClientToken").collect();
+    sorted.sort();
+    let mut hash = Sha256::new();
+    // With its length before it, no text can pass for the end of one and the beginning of another.
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    };
+    add(action);
+    for (name, value) in sorted {
+        add(name);
+        add(value);
+    }
+    hex(&hash.finalize())
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// An action without its type.
+#[derive(Clone, Copy)]
+struct Entry {
+    service: Service,
+    handle: fn(&Call, Context<'_>) -> Result<String, ApiError>,
+}
+
 /// All actions, by name.
 #[derive(Default)]
-pub struct Registry;
+pub struct Registry {
+    actions: BTreeMap<&'static str, Entry>,
+}
 
 impl Registry {
     /// Makes an action known.
     pub fn add<A: Action>(&mut self) {
-        let _ = A::NAME;
+        self.actions.insert(A::NAME, Entry { service: A::SERVICE, handle: handle::<A> });
     }
+
+    /// The names of all actions, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.actions.keys().copied()
+    }
+
+    /// Runs an action, for a request that was signed for `service`. Blocks.
+    pub fn answer(&self, service: Service, call: &Call, context: Context<'_>) -> Result<String, ApiError> {
+        let entry = self.find(service, &call.action)?;
+        (entry.handle)(call, context)
+    }
+
+    fn find(&self, service: Service, action: &str) -> Result<Entry, ApiError> {
+        let Some(&entry) = self.actions.get(action) else { return Err(self.invalid(action)) };
+        if entry.service == service {
+            return Ok(entry);
+        }
+        let wanted = entry.service.name();
+        let message = format!("Credential should be scoped to correct service: '{wanted}'.");
+        Err(ApiError::new("SignatureDoesNotMatch", message))
+    }
+
+    /// The error for an action that is not known, which names one that may be meant.
+    fn invalid(&self, action: &str) -> ApiError {
+        let mut message = format!("The action {action} is not valid for this web service.");
+        let near = self.names().map(|name| (distance(name, action), name)).min();
+        if let Some((_, name)) = near.filter(|(distance, _)| *distance <= 3) {
+            message = format!("{message} Did you mean {name}?");
+        }
+        ApiError::new("InvalidAction", message)
+    }
+}
+
+fn handle<A: Action>(call: &Call, context: Context<'_>) -> Result<String, ApiError> {
+    let action: A = parameters::parse(&call.parameters)?;
+    action.check(context)?;
+    if call.dry_run {
+        let message = "Request would have succeeded, but DryRun flag is set.";
+        return Err(ApiError::new("DryRunOperation", message));
+    }
+    let response = action.run(context)?;
+    xml::answer(A::SERVICE, A::NAME, context.request_id, &response)
+}
+
+/// How many letters have to be added, taken away or changed to make one text of the other (Levenshtein), for texts
+/// that can be names of actions.
+fn distance(left: &str, right: &str) -> usize {
+    if right.len() > 100 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, letter) in left.bytes().enumerate() {
+        let mut diagonal = above;
+        let mut before = above + 1;
+        let mut next = vec![before];
+        for (other, &up) in right.bytes().zip(row.iter().skip(1)) {
+            before = (diagonal + usize::from(letter != other)).min(up + 1).min(before + 1);
+            next.push(before);
+            diagonal = up;
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(usize::MAX)
 }

@@ -28,11 +28,17 @@ impl ApiError {
     /// The HTTP status that EC2 sends with the code.
     pub fn status(&self) -> u16 {
         match self.code {
-            "DryRunOperation" => 412,
             "AuthFailure" => 401,
-            "UnauthorizedOperation" | "SignatureDoesNotMatch" | "RequestExpired" => 403,
-            "InternalError" | "InsufficientInstanceCapacity" | "InternalFailure" => 500,
-            "RequestLimitExceeded" | "Unavailable" | "ServiceUnavailable" => 503,
+            "InvalidClientTokenId"
+            | "MissingAuthenticationToken"
+            | "SignatureDoesNotMatch"
+            | "UnauthorizedOperation" => 403,
+            "MethodNotAllowed" => 405,
+            "RequestTimeout" => 408,
+            "DryRunOperation" => 412,
+            "RequestEntityTooLarge" => 413,
+            "InsufficientInstanceCapacity" | "InternalError" | "InternalFailure" => 500,
+            "RequestLimitExceeded" | "ServiceUnavailable" | "Unavailable" => 503,
             _ => 400,
         }
     }

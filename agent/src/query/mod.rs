@@ -15,5 +15,5 @@ pub mod sigv4;
 pub mod tags;
 pub mod xml;
 
-pub use dispatch::{Action, Caller, Context};
+pub use dispatch::{Action, Caller, Context, Service};
 pub use error::ApiError;

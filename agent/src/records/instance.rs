@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::BootFiles;
 use crate::ids::{
     ImageId, InstanceId, NetworkInterfaceId, ReservationId, SecurityGroupId, SubnetId, VolumeId, VpcId,
 };
@@ -48,6 +49,8 @@ pub struct Instance {
     pub root_device_name: String,
     /// Its volumes.
     pub block_devices: Vec<BlockDevice>,
+    /// What it boots: its image's, which may be gone since.
+    pub boot: Option<BootFiles>,
     /// What a power-off by the guest does.
     pub shutdown_behavior: ShutdownBehavior,
     /// `disableApiTermination`.
@@ -174,6 +177,8 @@ pub struct Lifecycle {
     pub transition_reason: String,
     /// When the state was entered.
     pub since: Timestamp,
+    /// Whether it was ever running.
+    pub has_run: bool,
 }
 
 /// A step on the way to the next state. Each is recorded before it is done, and is safe to be done again.

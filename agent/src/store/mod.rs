@@ -3,6 +3,11 @@
 //! Keys are `kind/name`. The trait is small enough for an embedded store, for memory in tests, and later for a store
 //! that many hosts share. [`State`](crate::state::State) tells those who want to know of changes.
 
+pub mod format;
+#[cfg(test)]
+pub mod memory;
+pub mod redb;
+
 /// Something that is written in a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {

@@ -1,0 +1,219 @@
+//! What a configuration has to be to work.
+
+use std::collections::BTreeSet;
+
+use super::{Config, ConfigError};
+
+/// What EC2 allows for a VPC.
+const VPC_PREFIXES: std::ops::RangeInclusive<u8> = 16..=28;
+
+/// The longest prefix of a subnet.
+const SUBNET_PREFIX: u8 = 28;
+
+/// In seconds.
+const DAY: u64 = 24 * 60 * 60;
+
+impl Config {
+    /// Says what is wrong.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.check_places()?;
+        self.check_region()?;
+        self.check_network()?;
+        self.check_limits()?;
+        self.check_instance_types()
+    }
+
+    fn check_places(&self) -> Result<(), ConfigError> {
+        if !self.listen.ip().is_loopback() {
+            let reason = format!(
+                "{} is not an address of the loopback. Answers such as CreateKeyPair's private key are not encrypted, \
+                 so listen on 127.0.0.1 and let a proxy or an SSH tunnel add TLS",
+                self.listen.ip()
+            );
+            return invalid("listen", reason);
+        }
+        let places = [("state-directory", &self.state_directory), ("run-directory", &self.run_directory)];
+        let images = self.image_directories.iter().map(|directory| ("image-directories", directory));
+        let vmm = self.vmm.iter().map(|vmm| ("vmm", vmm));
+        for (key, path) in places.into_iter().chain(images).chain(vmm) {
+            if !path.is_absolute() {
+                return invalid(key, format!("{:?} is not an absolute path", path.display().to_string()));
+            }
+        }
+        if self.state_directory == self.run_directory {
+            return invalid("run-directory", "it has to be another one than state-directory");
+        }
+        Ok(())
+    }
+
+    fn check_region(&self) -> Result<(), ConfigError> {
+        if self.account.len() != 12 || !self.account.bytes().all(|byte| byte.is_ascii_digit()) {
+            return invalid("account", format!("{:?} is not 12 digits", self.account));
+        }
+        if !is_name(&self.region) {
+            let reason = format!("{:?} is not lower-case words and a number, as in us-east-1", self.region);
+            return invalid("region", reason);
+        }
+        if self.zones.is_empty() {
+            return invalid("zones", "at least one is needed");
+        }
+        let mut seen = BTreeSet::new();
+        for zone in &self.zones {
+            let letters = zone.strip_prefix(&self.region).unwrap_or_default();
+            if letters.is_empty() || !letters.bytes().all(|byte| byte.is_ascii_lowercase()) {
+                return invalid("zones", format!("{zone:?} is not the region {} and a letter", self.region));
+            }
+            if !seen.insert(zone) {
+                return invalid("zones", format!("{zone} is listed twice"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_network(&self) -> Result<(), ConfigError> {
+        let vpc = self.vpc_cidr;
+        if !VPC_PREFIXES.contains(&vpc.prefix()) {
+            let reason = format!(
+                "{vpc} is too {}: the prefix of a VPC is /16 to /28",
+                if vpc.prefix() < 16 { "large" } else { "small" }
+            );
+            return invalid("vpc-cidr", reason);
+        }
+        if vpc.parts(SUBNET_PREFIX).count() < self.zones.len() {
+            let reason = format!("{vpc} has no room for a subnet in each of the {} zones", self.zones.len());
+            return invalid("vpc-cidr", reason);
+        }
+        for (number, range) in self.public_addresses.iter().enumerate() {
+            let others = self.public_addresses.iter().take(number).chain([&vpc]);
+            if let Some(other) = others.into_iter().find(|other| range.overlaps(**other)) {
+                return invalid("public-addresses", format!("{range} and {other} have addresses in common"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        for (key, seconds, most) in [
+            ("stop-timeout", self.stop_timeout, DAY),
+            ("reboot-timeout", self.reboot_timeout, DAY),
+            ("terminated-retention", self.terminated_retention, 31 * DAY),
+        ] {
+            if seconds > most {
+                return invalid(key, format!("{seconds} seconds are more than the {most} that are allowed"));
+            }
+        }
+        if !(self.cpu_overcommit > 0.0 && self.cpu_overcommit <= 1000.0) {
+            return invalid(
+                "cpu-overcommit",
+                format!("{} is not above 0 and at most 1000", self.cpu_overcommit),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_instance_types(&self) -> Result<(), ConfigError> {
+        let mut seen = BTreeSet::new();
+        for own in &self.instance_types {
+            let name = &own.name;
+            if !name.split_once('.').is_some_and(|(family, size)| is_name(family) && is_name(size)) {
+                let reason = format!("{name:?} is not a family, a dot and a size, as in lab.tiny");
+                return invalid("instance-types", reason);
+            }
+            if !seen.insert(name) {
+                return invalid("instance-types", format!("{name} is there twice"));
+            }
+            if own.vcpus == 0 || own.memory == 0 {
+                return invalid(
+                    "instance-types",
+                    format!("{name} needs at least one vCPU and 1 MiB of memory"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid(key: &'static str, reason: impl Into<String>) -> Result<(), ConfigError> {
+    Err(ConfigError::Invalid { key, reason: reason.into() })
+}
+
+/// Lower-case words of letters and digits, with dashes between them.
+fn is_name(text: &str) -> bool {
+    let word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    text.split('-').all(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::read;
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        for (text, error) in [
+            (
+                "listen = '0.0.0.0:8773'",
+                "listen in the configuration: 0.0.0.0 is not an address of the loopback.",
+            ),
+            ("listen = '[::]:8773'", "listen in the configuration: :: is not an address of the loopback."),
+            (
+                "state-directory = 'state'",
+                "state-directory in the configuration: \"state\" is not an absolute path",
+            ),
+            ("vmm = 'innkeeper-vmm'", "vmm in the configuration: "),
+            (
+                "run-directory = '/var/lib/innkeeper'",
+                "run-directory in the configuration: it has to be another",
+            ),
+            ("account = '12345'", "account in the configuration: \"12345\" is not 12 digits"),
+            ("account = '12345678901x'", "account in the configuration: "),
+            ("region = 'US East'", "region in the configuration: "),
+            ("zones = []", "zones in the configuration: at least one"),
+            (
+                "zones = ['eu-west-1a']",
+                "zones in the configuration: \"eu-west-1a\" is not the region us-east-1 and",
+            ),
+            ("zones = ['us-east-1']", "zones in the configuration: \"us-east-1\" is not"),
+            (
+                "zones = ['us-east-1a', 'us-east-1a']",
+                "zones in the configuration: us-east-1a is listed twice",
+            ),
+            ("vpc-cidr = '10.0.0.0/8'", "vpc-cidr in the configuration: 10.0.0.0/8 is too large"),
+            ("vpc-cidr = '10.0.0.0/29'", "vpc-cidr in the configuration: 10.0.0.0/29 is too small"),
+            ("vpc-cidr = '10.0.0.0/28'", "vpc-cidr in the configuration: 10.0.0.0/28 has no room"),
+            (
+                "public-addresses = ['172.31.4.0/24']",
+                "public-addresses in the configuration: 172.31.4.0/24 and 172",
+            ),
+            ("stop-timeout = 100000", "stop-timeout in the configuration: 100000 seconds are more"),
+            ("cpu-overcommit = 0", "cpu-overcommit in the configuration: 0 is not above 0"),
+            ("cpu-overcommit = nan", "cpu-overcommit in the configuration: NaN is not above 0"),
+            (
+                "[[instance-types]]\nname = 'tiny'\nvcpus = 1\nmemory = 1",
+                "instance-types in the configuration: \"tiny\" is not a family",
+            ),
+            (
+                "[[instance-types]]\nname = 'lab.tiny'\nvcpus = 0\nmemory = 1",
+                "instance-types in the configuration: lab.tiny needs at least one vCPU",
+            ),
+        ] {
+            let found = read(text, &[]).unwrap_err();
+            assert!(found.starts_with(error), "{found}");
+        }
+    }
+
+    #[test]
+    fn what_can_work_is_taken() {
+        for text in [
+            "listen = '[::1]:0'",
+            "cpu-overcommit = 0.5",
+            "vpc-cidr = '10.0.0.0/28'\nzones = ['us-east-1a']",
+            "public-addresses = ['203.0.113.0/28', '198.51.100.7/32']",
+            "stop-timeout = 0",
+            "[[instance-types]]\nname = 'lab.2x-tiny'\nvcpus = 1\nmemory = 64",
+        ] {
+            assert!(read(text, &[]).is_ok(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What the operator can choose: a TOML file, then variables of the environment, then checks.
+//!
+//! `innkeeper.toml`, beside this package, shows every key with its default.
+
+mod check;
+mod environment;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Settings;
+use crate::network::Cidr;
+
+/// Where the file is if nobody says.
+pub const DEFAULT_FILE: &str = "/etc/innkeeper/innkeeper.toml";
+
+/// The configuration. Every key can be left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Where the API listens. Not on the loopback needs TLS, which is not there yet.
+    pub listen: SocketAddr,
+    /// What is to survive a reboot of the host: records, volumes, images.
+    pub state_directory: PathBuf,
+    /// What does not: the VMMs' sockets.
+    pub run_directory: PathBuf,
+    /// The program `innkeeper-vmm`; by default the one beside this program, else the one on the `PATH`.
+    pub vmm: Option<PathBuf>,
+    /// The account: 12 digits.
+    pub account: String,
+    /// The region.
+    pub region: String,
+    /// The region's availability zones; the first one is used when none is named. By default `a`, `b` and `c` of the
+    /// region.
+    pub zones: Vec<String>,
+    /// The default VPC's range, made on the first start.
+    pub vpc_cidr: Cidr,
+    /// The ranges that public addresses are taken from.
+    pub public_addresses: Vec<Cidr>,
+    /// How long a guest has to switch itself off before it is switched off, in seconds.
+    pub stop_timeout: u64,
+    /// How long a guest has to reboot before it is reset, in seconds.
+    pub reboot_timeout: u64,
+    /// How long terminated instances stay listed, in seconds.
+    pub terminated_retention: u64,
+    /// Directories that images may be registered from.
+    pub image_directories: Vec<PathBuf>,
+    /// How many vCPUs are sold for each CPU of the host.
+    pub cpu_overcommit: f64,
+    /// MiB of memory that no instance gets.
+    pub reserved_memory: u64,
+    /// Instance types besides EC2's.
+    pub instance_types: Vec<OwnInstanceType>,
+}
+
+/// An instance type that EC2 does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct OwnInstanceType {
+    /// A family, a dot and a size, such as `lab.tiny`.
+    pub name: String,
+    /// How many CPUs the guest sees.
+    pub vcpus: u32,
+    /// In MiB.
+    pub memory: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let region = "us-east-1";
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8773)),
+            state_directory: "/var/lib/innkeeper".into(),
+            run_directory: "/run/innkeeper".into(),
+            vmm: None,
+            account: "000000000000".into(),
+            region: region.into(),
+            zones: zones_of(region),
+            vpc_cidr: Cidr::DEFAULT_VPC,
+            public_addresses: Vec::new(),
+            stop_timeout: 120,
+            reboot_timeout: 120,
+            terminated_retention: 3600,
+            image_directories: vec!["/var/lib/innkeeper/import".into()],
+            cpu_overcommit: 8.0,
+            reserved_memory: 512,
+            instance_types: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// What the host needs to know.
+    pub fn host_settings(&self) -> Settings {
+        Settings {
+            vmm: self.vmm.clone().unwrap_or_else(default_vmm),
+            run_directory: self.run_directory.clone(),
+            cpu_overcommit: self.cpu_overcommit,
+            reserved_memory: self.reserved_memory,
+        }
+    }
+}
+
+/// The VMM beside this program, if there is one; else whichever is on the `PATH`.
+fn default_vmm() -> PathBuf {
+    let name = PathBuf::from("innkeeper-vmm");
+    let beside = std::env::current_exe().map(|program| program.with_file_name(&name));
+    beside.ok().filter(|path| path.is_file()).unwrap_or(name)
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file does not say what it should.
+    #[error("{} line {line}: {reason}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A variable of the environment does not.
+    #[error("the variable {variable}: {reason}")]
+    Environment {
+        /// The variable.
+        variable: String,
+        /// Why.
+        reason: String,
+    },
+    /// A value is not allowed.
+    #[error("{key} in the configuration: {reason}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads the file at `path`, else the one at [`DEFAULT_FILE`] if there is one; then what this process' environment
+    /// says.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, needed) = path.map_or((Path::new(DEFAULT_FILE), false), |path| (path, true));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if !needed && error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        // What is not UTF-8 is none of ours.
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::read(path, &text, environment)
+    }
+
+    /// The configuration in a file with this text, where no variable of the environment says otherwise.
+    fn read(
+        path: &Path,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let failed = |error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = 1 + before.matches('\n').count();
+            ConfigError::Parse { path: path.to_owned(), line, reason: error.message().to_owned() }
+        };
+        // In one go, for errors with lines.
+        let mut config: Self = toml::from_str(text).map_err(failed)?;
+        let file: toml::Table = toml::from_str(text).map_err(failed)?;
+        let mut chosen: Vec<String> = file.keys().cloned().collect();
+        chosen.extend(environment::apply(&mut config, environment)?);
+        if !chosen.iter().any(|key| key == "zones") {
+            config.zones = zones_of(&config.region);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The id of a zone of this region, such as `use1-az1`.
+    pub fn zone_id(&self, zone: &str) -> Option<String> {
+        let number = 1 + self.zones.iter().position(|candidate| candidate == zone)?;
+        let mut words = self.region.split('-');
+        let mut id = words.next()?.to_owned();
+        for word in words {
+            for part in directions(word) {
+                id.extend(part.chars().next());
+            }
+        }
+        Some(format!("{id}-az{number}"))
+    }
+
+    /// Where the records are.
+    pub fn store(&self) -> PathBuf {
+        self.state_directory.join("state.redb")
+    }
+
+    /// Where the access key is, in the form that AWS's tools read.
+    pub fn credentials(&self) -> PathBuf {
+        self.state_directory.join("credentials")
+    }
+}
+
+/// `northeast` is two words.
+fn directions(word: &str) -> impl Iterator<Item = &str> {
+    let second = ["north", "south"].iter().find_map(|first| word.strip_prefix(first));
+    let second = second.filter(|rest| !rest.is_empty());
+    std::iter::once(word).chain(second)
+}
+
+fn zones_of(region: &str) -> Vec<String> {
+    ["a", "b", "c"].map(|letter| format!("{region}{letter}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../innkeeper.toml");
+
+    pub fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::read(Path::new("a.toml"), text, environment).map_err(|error| error.to_string())
+    }
+
+    /// The settings of the example, which are commented out.
+    fn uncommented() -> toml::Table {
+        let setting = |line: &str| {
+            let line = line.strip_prefix('#')?;
+            (!line.is_empty() && !line.starts_with([' ', '#'])).then(|| line.to_owned())
+        };
+        let lines: Vec<String> = EXAMPLE.lines().filter_map(setting).collect();
+        lines.join("\n").parse().unwrap()
+    }
+
+    #[test]
+    fn the_example_changes_nothing() {
+        assert_eq!(read(EXAMPLE, &[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_example_shows_every_key_with_its_default() {
+        let mut shown = uncommented();
+        let serde_json::Value::Object(keys) = serde_json::to_value(Config::default()).unwrap() else {
+            panic!("not an object");
+        };
+        assert_eq!(shown.keys().collect::<Vec<_>>(), keys.keys().collect::<Vec<_>>());
+        // These have none, and are shown with a value that could be.
+        for key in ["instance-types", "public-addresses", "vmm"] {
+            let shown = toml::Table::from_iter([(key.to_owned(), shown.remove(key).unwrap())]);
+            let config = read(&shown.to_string(), &[]).unwrap();
+            assert_ne!(config, Config::default(), "{key}");
+        }
+        assert_eq!(read(&shown.to_string(), &[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_named_with_its_line() {
+        for (text, error) in [
+            ("\nlissten = 1", "a.toml line 2: unknown field `lissten`"),
+            ("account = 1", "a.toml line 1: invalid type: integer `1`, expected a string"),
+            (
+                "vpc-cidr = '10.0.0.1/16'",
+                "a.toml line 1: \"10.0.0.1/16\" does not begin at its first address",
+            ),
+            ("a = [", "a.toml line 1: "),
+            ("[[instance-types]]\nname = 'a.b'\nvcpus = 1", "a.toml line 1: missing field `memory`"),
+        ] {
+            let found = read(text, &[]).unwrap_err();
+            assert!(found.starts_with(error) && !found.contains('\n'), "{found}");
+        }
+    }
+
+    #[test]
+    fn the_zones_follow_the_region() {
+        let config = read("region = 'eu-west-1'", &[]).unwrap();
+        assert_eq!(config.zones, ["eu-west-1a", "eu-west-1b", "eu-west-1c"]);
+        let config = read("region = 'eu-west-1'", &[("INNKEEPER_REGION", "eu-west-2")]).unwrap();
+        assert_eq!(config.zones[0], "eu-west-2a");
+        let config = read("zones = ['us-east-1d']", &[]).unwrap();
+        assert_eq!(config.zones, ["us-east-1d"]);
+    }
+
+    #[test]
+    fn zones_have_ids_as_in_ec2() {
+        for (region, zone, id) in [
+            ("us-east-1", "us-east-1a", Some("use1-az1")),
+            ("us-east-1", "us-east-1c", Some("use1-az3")),
+            ("us-east-1", "us-east-1d", None),
+            ("ap-northeast-1", "ap-northeast-1a", Some("apne1-az1")),
+            ("ap-south-1", "ap-south-1b", Some("aps1-az2")),
+            ("us-gov-west-1", "us-gov-west-1a", Some("usgw1-az1")),
+        ] {
+            let config = Config { region: region.into(), zones: zones_of(region), ..Config::default() };
+            assert_eq!(config.zone_id(zone).as_deref(), id);
+        }
+    }
+}

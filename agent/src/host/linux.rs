@@ -1,0 +1,234 @@
+//! This machine.
+//!
+//! Each VMM has a directory below the run directory, with its control socket, its log and a note of who it is: process
+//! number and start time. The note is written before the VMM is told anything, and a VMM that was told nothing ends
+//! with the agent; so there is no moment at which a VMM can be lost.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
+};
+
+use super::{Host, HostError, Settings, VmmProcess, process};
+use crate::ids::InstanceId;
+use crate::instances::capacity::Capacity;
+
+/// The descriptor that a VMM inherits.
+const CONTROL: i32 = 3;
+/// The most CPUs of a VMM's guest.
+const LARGEST: u32 = 32;
+
+/// This machine.
+pub struct Linux {
+    settings: Settings,
+}
+
+/// Names what was to be done.
+trait What<T> {
+    fn what(self, what: impl FnOnce() -> String) -> Result<T, HostError>;
+}
+
+impl<T, E: Into<io::Error>> What<T> for Result<T, E> {
+    fn what(self, what: impl FnOnce() -> String) -> Result<T, HostError> {
+        self.map_err(|cause| HostError { what: what(), cause: cause.into() })
+    }
+}
+
+impl Linux {
+    /// With these settings.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.settings.run_directory.join("instances")
+    }
+
+    fn directory(&self, instance: &InstanceId) -> PathBuf {
+        self.root().join(instance.as_str())
+    }
+
+    /// Connects to a VMM's control socket.
+    fn connect(&self, instance: &InstanceId) -> io::Result<OwnedFd> {
+        let path = self.directory(instance).join("control");
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        Ok(socket)
+    }
+
+    /// The process that the note is about, if it is still there.
+    fn noted(&self, instance: &InstanceId) -> io::Result<Option<OwnedFd>> {
+        let note = match fs::read_to_string(self.directory(instance).join("process")) {
+            Ok(note) => note,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut numbers = note.split_whitespace();
+        let (Some(pid), Some(started)) = (
+            numbers.next().and_then(|number| number.parse::<u32>().ok()),
+            numbers.next().and_then(|number| number.parse::<u64>().ok()),
+        ) else {
+            return Ok(None);
+        };
+        // First held, then looked at: from here on the number cannot become another's unnoticed.
+        let Ok(pidfd) = process::open(pid) else { return Ok(None) };
+        Ok(process::start_time(pid).is_ok_and(|time| time == started).then_some(pidfd))
+    }
+}
+
+impl Host for Linux {
+    fn capacity(&self) -> Result<Capacity, HostError> {
+        let meminfo =
+            fs::read_to_string("/proc/meminfo").what(|| "learn how much memory the host has".into())?;
+        let total = meminfo
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+            })
+            .ok_or_else(|| io::Error::other("/proc/meminfo has no MemTotal"))
+            .what(|| "learn how much memory the host has".into())?;
+        let cpus = std::thread::available_parallelism().what(|| "count the host's CPUs".into())?.get();
+        Ok(Capacity {
+            vcpus: (cpus as f64 * self.settings.cpu_overcommit) as u64,
+            memory: (total / 1024).saturating_sub(self.settings.reserved_memory),
+            largest: LARGEST,
+        })
+    }
+
+    fn kvm(&self) -> Result<OwnedFd, HostError> {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+        Ok(file.what(|| "open /dev/kvm (innkeeper-vmm check says more)".into())?.into())
+    }
+
+    fn boot_file(&self, path: &Path) -> Result<OwnedFd, HostError> {
+        Ok(File::open(path).what(|| format!("open {}", path.display()))?.into())
+    }
+
+    fn start_vmm(&self, instance: &InstanceId) -> Result<VmmProcess, HostError> {
+        let directory = self.directory(instance);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .what(|| format!("make {}", directory.display()))?;
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.what(|| "make a socket".into())?;
+        let log = directory.join("log");
+        let log_file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&log)
+            .what(|| format!("open {}", log.display()))?;
+        let mut command = Command::new(&self.settings.vmm);
+        command
+            .args(["serve", "--control", &CONTROL.to_string()])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file);
+        let control = theirs.as_raw_fd();
+        // SAFETY: setsid, dup2 and fcntl are allowed between fork and exec, and the descriptor is open.
+        unsafe {
+            command.pre_exec(move || {
+                // Signals of the agent's terminal are not the guests' concern.
+                libc::setsid();
+                let result = if control == CONTROL {
+                    libc::fcntl(control, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(control, CONTROL)
+                };
+                if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+        let mut child = command.spawn().what(|| format!("run {}", self.settings.vmm.display()))?;
+        let pid = child.id();
+        // The child is ours and not waited for, so that its number is its own.
+        let held = || -> io::Result<OwnedFd> {
+            let pidfd = process::open(pid)?;
+            let note = directory.join("process");
+            let new = directory.join("process.new");
+            fs::write(&new, format!("{pid} {}\n", process::start_time(pid)?))?;
+            fs::rename(new, note)?;
+            nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+            Ok(pidfd)
+        };
+        match held() {
+            Ok(pidfd) => Ok(VmmProcess { pidfd, control: ours }),
+            Err(error) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(error).what(|| format!("hold on to the VMM of {instance}"))
+            }
+        }
+    }
+
+    fn listener(&self, instance: &InstanceId) -> Result<OwnedFd, HostError> {
+        let path = self.directory(instance).join("control");
+        let what = || format!("listen at {}", path.display());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).what(what),
+            _ => {}
+        }
+        let listener = || -> nix::Result<OwnedFd> {
+            let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+            bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+            listen(&socket, Backlog::new(16)?)?;
+            Ok(socket)
+        };
+        listener().what(what)
+    }
+
+    fn find_vmm(&self, instance: &InstanceId) -> Result<Option<VmmProcess>, HostError> {
+        let what = || format!("look for the VMM of {instance}");
+        let Some(pidfd) = self.noted(instance).what(what)? else { return Ok(None) };
+        match self.connect(instance) {
+            Ok(control) => Ok(Some(VmmProcess { pidfd, control })),
+            // It has ended just now, or was told nothing yet, or can never be talked to again.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                tracing::debug!(%instance, %error, "ending a VMM that nobody can talk to");
+                process::kill(&pidfd).what(|| format!("end the VMM of {instance}"))?;
+                Ok(None)
+            }
+            // The agent's own trouble, such as having no descriptors left, is not the guest's.
+            Err(error) => Err(error).what(what),
+        }
+    }
+
+    fn vmms(&self) -> Result<Vec<InstanceId>, HostError> {
+        let root = self.root();
+        let what = || format!("read {}", root.display());
+        let entries = match fs::read_dir(&root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).what(what),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.what(what)?.file_name();
+            // What is not an instance's is not ours.
+            found.extend(name.to_str().and_then(|name| name.parse().ok()));
+        }
+        Ok(found)
+    }
+
+    fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError> {
+        let directory = self.directory(instance);
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).what(|| format!("remove {}", directory.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! How each [`Step`] is done. Each can be done again after it was done in part.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use innkeeper_protocol::{
+    Answer, AttachDisk, BootSource, Command, Configure, Descriptor, DiskEngine, DiskFormat, Identity, Limits,
+    State as GuestState,
+};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::actor::{Actor, Woken, blocking};
+use super::chain;
+use super::failpoint::pass;
+use super::lifecycle::Observation;
+use super::vmm::Vmm;
+use crate::ids::{InstanceId, VolumeId};
+use crate::records::{Instance, NetworkInterface, Snapshot, Step, Tags, Volume, VolumeState};
+use crate::state::Draft;
+
+/// How often the power button is pressed: a guest that was busy booting has not heard it.
+const BUTTON_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Actor {
+    /// Makes the files of the instance's volumes.
+    pub(super) async fn prepare_volumes(&mut self, instance: &Instance) -> Result<()> {
+        pass("prepare-volumes.before");
+        for device in &instance.block_devices {
+            self.prepare_volume(&device.volume).await?;
+        }
+        pass("prepare-volumes.made");
+        Ok(())
+    }
+
+    /// Makes a volume's file, if it is not there.
+    async fn prepare_volume(&mut self, id: &VolumeId) -> Result<()> {
+        let volume = self.record::<Volume>(id).with_context(|| format!("{id} does not exist any more"))?;
+        let snapshot = match &volume.snapshot {
+            None => None,
+            Some(id) => {
+                let snapshot = self.record::<Snapshot>(id);
+                // A volume outlives its snapshot: only one that has no file yet still needs it.
+                snapshot.and_then(|snapshot| snapshot.file.clone())
+            }
+        };
+        let shared = self.shared.clone();
+        let made = blocking(move || {
+            let size = u64::from(volume.size) << 30;
+            shared.volumes.make(&volume.id, size, snapshot.as_deref())
+        });
+        made.await.with_context(|| format!("cannot make {id}"))
+    }
+
+    /// Starts the guest, unless it runs already.
+    pub(super) async fn start_vmm(&mut self, instance: &Instance) -> Result<()> {
+        pass("start-vmm.before");
+        if self.take_over_started().await? {
+            return Ok(());
+        }
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        let process = blocking(move || shared.host.start_vmm(&id)).await?;
+        pass("start-vmm.spawned");
+        let vmm = self.vmm.insert(Vmm::open(process).await?);
+        vmm.say(Command::Events { after: 0 }).await?;
+        self.configure(instance).await?;
+        pass("start-vmm.configured");
+        self.disks.clear();
+        for device in &instance.block_devices {
+            self.attach_disk(&device.volume).await?;
+        }
+        pass("start-vmm.attached");
+        self.vmm()?.say(Command::Start).await?;
+        pass("start-vmm.started");
+        Ok(())
+    }
+
+    /// Whether an earlier try has come so far that the guest runs. What has not is ended.
+    async fn take_over_started(&mut self) -> Result<bool> {
+        self.vmm = None;
+        let Some(mut vmm) = self.find_vmm().await? else { return Ok(false) };
+        let status = vmm.status().await?;
+        if matches!(status.state, GuestState::Unconfigured | GuestState::Configured | GuestState::Ended) {
+            vmm.end().await?;
+            return Ok(false);
+        }
+        // The actor takes it over once more, as any running guest.
+        Ok(true)
+    }
+
+    /// The VMM that an earlier agent has started, if it can be talked to. One that does not answer is ended.
+    async fn find_vmm(&self) -> Result<Option<Vmm>> {
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        let Some(process) = blocking(move || shared.host.find_vmm(&id)).await? else { return Ok(None) };
+        let pidfd = process.pidfd.try_clone()?;
+        match Vmm::open(process).await {
+            Ok(vmm) => Ok(Some(vmm)),
+            Err(error) => {
+                tracing::warn!(instance = %self.id, error = chain(&error), "ending a VMM that does not answer");
+                blocking(move || crate::host::kill(&pidfd)).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn vmm(&mut self) -> Result<&mut Vmm> {
+        self.vmm.as_mut().context("there is no VMM")
+    }
+
+    async fn configure(&mut self, instance: &Instance) -> Result<()> {
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        let opened = blocking(move || {
+            Ok::<_, crate::host::HostError>([shared.host.kvm()?, shared.host.listener(&id)?])
+        });
+        let mut parcel = Vec::from(opened.await?);
+        let boot = self.boot_source(instance, &mut parcel).await?;
+        let shared = self.shared.clone();
+        let size = shared
+            .catalogue
+            .get(&instance.instance_type)
+            .with_context(|| format!("there is no instance type {} any more", instance.instance_type))?;
+        let configure = Configure {
+            kvm: Descriptor(0),
+            cpus: u8::try_from(size.vcpus).context("more CPUs than a guest can have")?,
+            memory: size.memory << 20,
+            identity: Identity { uuid: uuid(&self.id), serial: None, asset_tag: Some(self.id.to_string()) },
+            boot,
+            listener: Some(Descriptor(1)),
+            virtio_console: false,
+            balloon: false,
+            vsock: None,
+        };
+        self.vmm()?.call(Command::Configure(Box::new(configure)), &parcel).await?;
+        Ok(())
+    }
+
+    /// Opens what the instance boots, and adds it to the descriptors that go with the message.
+    pub(super) async fn boot_source(
+        &mut self,
+        instance: &Instance,
+        parcel: &mut Vec<OwnedFd>,
+    ) -> Result<BootSource> {
+        let boot = instance
+            .boot
+            .clone()
+            .with_context(|| format!("{} has no kernel: register it with one", instance.image))?;
+        let command_line = boot.command_line.clone();
+        let shared = self.shared.clone();
+        let opened = blocking(move || {
+            let kernel = shared.host.boot_file(&boot.kernel)?;
+            let initrd = boot.initrd.as_deref().map(|path| shared.host.boot_file(path)).transpose()?;
+            Ok::<_, crate::host::HostError>((kernel, initrd))
+        });
+        let (kernel, initrd) = opened.await?;
+        let mut add = |descriptor| {
+            parcel.push(descriptor);
+            Descriptor(u32::try_from(parcel.len() - 1).unwrap_or(u32::MAX))
+        };
+        let (kernel, initrd) = (add(kernel), initrd.map(add));
+        Ok(BootSource { kernel, initrd, command_line })
+    }
+
+    async fn attach_disk(&mut self, id: &VolumeId) -> Result<()> {
+        self.prepare_volume(id).await?;
+        let (shared, volume) = (self.shared.clone(), id.clone());
+        let file = blocking(move || shared.volumes.open(&volume))
+            .await
+            .with_context(|| format!("cannot open {id}"))?;
+        let disk = AttachDisk {
+            id: id.to_string(),
+            file: Descriptor(0),
+            format: DiskFormat::Raw,
+            read_only: false,
+            serial: id.as_str().replace('-', ""),
+            engine: DiskEngine::Auto,
+            queues: None,
+            limits: Limits::default(),
+        };
+        match self.vmm()?.call(Command::AttachDisk(Box::new(disk)), &[file]).await? {
+            Answer::Attached { slot } => {
+                tracing::debug!(instance = %self.id, volume = %id, slot, "attached");
+                self.disks.insert(id.clone());
+                Ok(())
+            }
+            other => anyhow::bail!("the VMM has answered {other:?}"),
+        }
+    }
+
+    /// Gives a running guest the disks that it is to have, and asks it for those that it is to lose.
+    pub(super) async fn reconcile_disks(&mut self, instance: &Instance) {
+        for device in &instance.block_devices {
+            if !self.disks.contains(&device.volume)
+                && let Err(error) = self.attach_disk(&device.volume).await
+            {
+                tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot attach a volume");
+            }
+        }
+        let wanted = |id: &VolumeId| instance.block_devices.iter().any(|device| device.volume == *id);
+        let unwanted: Vec<VolumeId> = self.disks.iter().filter(|id| !wanted(id)).cloned().collect();
+        for id in unwanted {
+            let detach = Command::Detach { id: id.to_string(), force: false };
+            if let Some(vmm) = self.vmm.as_mut()
+                && let Err(error) = vmm.say(detach).await
+            {
+                tracing::warn!(instance = %self.id, volume = %id, error = chain(&error), "cannot detach");
+            }
+        }
+    }
+
+    /// Lets the guest reboot.
+    pub(super) async fn reboot(&mut self, instance: &Instance) -> Result<Option<Observation>> {
+        pass("reboot.before");
+        if let Err(seen) = self.adopt(instance).await {
+            return Ok(Some(seen));
+        }
+        let timeout_ms = u64::try_from(self.shared.reboot_timeout.as_millis()).unwrap_or(u64::MAX);
+        self.vmm()?.say(Command::Reboot { timeout_ms }).await?;
+        pass("reboot.asked");
+        Ok(None)
+    }
+
+    /// Presses the power button until the guest is off or its time is over.
+    pub(super) async fn press_button(
+        &mut self,
+        instance: &Instance,
+        deadline: Timestamp,
+    ) -> Option<Observation> {
+        let step = Step::PressButton { deadline };
+        pass("press-button.before");
+        loop {
+            if let Err(seen) = self.adopt(instance).await {
+                return Some(seen);
+            }
+            let rest = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
+            if rest.is_zero() {
+                return Some(Observation::Failed(step, "The guest has not switched itself off".into()));
+            }
+            match self.vmm().ok()?.say(Command::PowerButton).await {
+                Ok(()) => pass("press-button.pressed"),
+                Err(error) => tracing::debug!(instance = %self.id, error = chain(&error), "the power button"),
+            }
+            match self.wait(Some(Instant::now() + rest.min(BUTTON_INTERVAL))).await {
+                Woken::Seen(Observation::PoweredOff) => return Some(Observation::Done(step)),
+                Woken::Seen(other) => return Some(other),
+                Woken::Time => {}
+                // The record says whether that matters.
+                Woken::Changed => {
+                    let now = self.record::<Instance>(&self.id)?;
+                    if now.lifecycle.step.as_ref() != Some(&step) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the VMM, if there is one, and removes what it leaves.
+    pub(super) async fn end_vmm(&mut self) -> Result<()> {
+        pass("end-vmm.before");
+        let vmm = match self.vmm.take() {
+            Some(vmm) => Some(vmm),
+            None => self.find_vmm().await?,
+        };
+        if let Some(mut vmm) = vmm {
+            self.keep_console(&mut vmm).await;
+            pass("end-vmm.console-kept");
+            vmm.end().await?;
+        }
+        pass("end-vmm.ended");
+        self.disks.clear();
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        blocking(move || shared.host.forget_vmm(&id)).await?;
+        pass("end-vmm.forgotten");
+        Ok(())
+    }
+
+    /// What the guest has said last can be read after its end. That this fails keeps nobody from ending it.
+    async fn keep_console(&mut self, vmm: &mut Vmm) {
+        let kept = match vmm.console().await {
+            Ok(bytes) => {
+                let (shared, id) = (self.shared.clone(), self.id.clone());
+                blocking(move || shared.consoles.keep(&id, &bytes)).await
+            }
+            Err(error) => Err(io::Error::other(error)),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(instance = %self.id, %error, "the console's last output is lost");
+        }
+    }
+
+    /// Removes the volumes that go with the instance.
+    pub(super) async fn release_volumes(&mut self, instance: &Instance) -> Result<()> {
+        pass("release-volumes.before");
+        for device in instance.block_devices.iter().filter(|device| device.delete_on_termination) {
+            let (shared, volume) = (self.shared.clone(), device.volume.clone());
+            let removed = blocking(move || shared.volumes.remove(&volume));
+            removed.await.with_context(|| format!("cannot remove {}", device.volume))?;
+        }
+        pass("release-volumes.removed");
+        Ok(())
+    }
+}
+
+/// Brings other records in line with an instance that has just taken a step.
+pub(super) fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
+    match seen {
+        Observation::Done(Step::PrepareVolumes) => {
+            for device in &instance.block_devices {
+                draft.update::<Volume>(&device.volume, |volume| volume.state = VolumeState::InUse);
+            }
+        }
+        Observation::Done(Step::ReleaseVolumes) => {
+            for device in &instance.block_devices {
+                if device.delete_on_termination {
+                    draft.remove::<Volume>(&device.volume);
+                    draft.remove::<Tags>(&device.volume);
+                } else {
+                    draft.update::<Volume>(&device.volume, |volume| {
+                        volume.state = VolumeState::Available;
+                        volume.attachment = None;
+                    });
+                }
+            }
+            draft.remove::<NetworkInterface>(&instance.network_interface);
+            draft.remove::<Tags>(&instance.network_interface);
+        }
+        _ => {}
+    }
+}
+
+/// The product UUID that the guest sees. It begins with `ec2`, by which guests recognise EC2, and stays the same for
+/// life.
+fn uuid(id: &InstanceId) -> String {
+    let hash = Sha256::digest(id.as_str());
+    let mut digits = String::from("ec2");
+    for byte in hash.iter().take(15) {
+        digits.push_str(&format!("{byte:02x}"));
+    }
+    digits.truncate(32);
+    let part = |range: std::ops::Range<usize>| digits.get(range).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_ec2_and_stays() {
+        let id: InstanceId = "i-0123456789abcdef0".parse().unwrap();
+        assert_eq!(uuid(&id), uuid(&id));
+        assert_ne!(uuid(&id), uuid(&InstanceId::random()));
+        assert!(uuid(&id).starts_with("ec2"));
+        assert_eq!(uuid(&id).split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+    }
+}

@@ -1,0 +1,191 @@
+//! A connection to a VMM, for an actor: calls with a deadline, events, and word of its death.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use innkeeper_protocol::{
+    Answer, Command, ConsoleKind, Descriptor, Error as ProtocolError, Event, Message, Outcome, Request,
+    State, Status, VERSION, receive_packet, send_packet,
+};
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+
+use crate::host::{self, VmmProcess};
+
+/// How long a VMM may take to answer. It answers at once, however long what it was asked for takes; but the host may be
+/// busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The most of a console that a VMM keeps.
+const CONSOLE: u64 = 64 << 10;
+
+/// Why a VMM does not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// It cannot be talked to.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// It does not answer.
+    #[error("the VMM has not answered within {} s", PATIENCE.as_secs())]
+    Silent,
+}
+
+impl From<io::Error> for VmmError {
+    fn from(error: io::Error) -> Self {
+        Self::Protocol(error.into())
+    }
+}
+
+/// A VMM.
+#[derive(Debug)]
+pub struct Vmm {
+    control: AsyncFd<OwnedFd>,
+    process: AsyncFd<OwnedFd>,
+    last_id: u64,
+    events: VecDeque<Event>,
+}
+
+impl Vmm {
+    /// Takes over a process, and says hello.
+    pub async fn open(process: VmmProcess) -> Result<Self, VmmError> {
+        let mut vmm = Self {
+            control: watched(process.control)?,
+            process: watched(process.pidfd)?,
+            last_id: 0,
+            events: VecDeque::new(),
+        };
+        vmm.call(Command::Hello { version: VERSION }, &[]).await?;
+        Ok(vmm)
+    }
+
+    /// Has a command carried out.
+    pub async fn call(&mut self, command: Command, descriptors: &[OwnedFd]) -> Result<Answer, VmmError> {
+        self.last_id += 1;
+        let id = self.last_id;
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let exchange = async {
+            let request = Request { id, command };
+            loop {
+                let mut ready = self.control.writable().await?;
+                match send_packet(self.control.get_ref().as_fd(), &request, &descriptors) {
+                    Err(ProtocolError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready.clear_ready();
+                    }
+                    result => break result?,
+                }
+            }
+            loop {
+                match receive(&self.control).await? {
+                    Message::Event(event) => self.events.push_back(event),
+                    Message::Reply(reply) if reply.id == id => {
+                        return match reply.outcome {
+                            Outcome::Ok(answer) => Ok(answer),
+                            Outcome::Error(failure) => Err(ProtocolError::Refused(failure).into()),
+                        };
+                    }
+                    // To a call before this one that was given up.
+                    Message::Reply(reply) if reply.id < id => {}
+                    Message::Reply(_) => return Err(ProtocolError::Unexpected.into()),
+                }
+            }
+        };
+        timeout(PATIENCE, exchange).await.map_err(|_| VmmError::Silent)?
+    }
+
+    /// Has a command carried out that needs no descriptors and has no answer.
+    pub async fn say(&mut self, command: Command) -> Result<(), VmmError> {
+        self.call(command, &[]).await.map(|_| ())
+    }
+
+    /// How things stand.
+    pub async fn status(&mut self) -> Result<Status, VmmError> {
+        match self.call(Command::Status, &[]).await? {
+            Answer::Status(status) => Ok(*status),
+            _ => Err(ProtocolError::Unexpected.into()),
+        }
+    }
+
+    /// The next event, if it was asked for events. Nothing is lost when this is given up.
+    pub async fn event(&mut self) -> Result<Event, VmmError> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(event);
+        }
+        loop {
+            if let Message::Event(event) = receive(&self.control).await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// What the guest has printed on its serial port and the VMM has kept.
+    pub async fn console(&mut self) -> Result<Vec<u8>, VmmError> {
+        let (ours, theirs) = io::pipe()?;
+        let ours = pipe::Receiver::from_owned_fd(ours.into())?;
+        let command = Command::AttachConsole {
+            console: ConsoleKind::Serial,
+            output: Some(Descriptor(0)),
+            input: None,
+            follow: false,
+            after: 0,
+        };
+        self.call(command, &[theirs.into()]).await?;
+        let mut bytes = Vec::new();
+        let mut limited = ours.take(CONSOLE);
+        timeout(PATIENCE, limited.read_to_end(&mut bytes)).await.map_err(|_| VmmError::Silent)??;
+        Ok(bytes)
+    }
+
+    /// Returns when the process has ended.
+    pub async fn died(&self) {
+        // A pidfd is readable from the process's end on; an error here would be the agent's own, and then the control
+        // socket's end says the same.
+        if self.process.readable().await.is_ok() {
+            host::reap(self.process.get_ref());
+        }
+    }
+
+    /// Ends the guest and the process: by the protocol first, which lets writes that are under way end, then by force.
+    pub async fn end(mut self) -> Result<(), host::HostError> {
+        let politely = async {
+            let status = self.status().await?;
+            if status.state != State::Ended && status.state != State::Unconfigured {
+                // It may have ended by itself since.
+                let _ = self.say(Command::PowerOff).await;
+            }
+            self.say(Command::Quit).await?;
+            self.died().await;
+            Ok::<(), VmmError>(())
+        };
+        if !matches!(timeout(PATIENCE, politely).await, Ok(Ok(()))) {
+            let process = self.process.into_inner();
+            return match tokio::task::spawn_blocking(move || host::kill(&process)).await {
+                Ok(result) => result,
+                Err(error) => {
+                    Err(host::HostError { what: "end a VMM".into(), cause: io::Error::other(error) })
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Lets the runtime watch a descriptor.
+fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, stays the same one, and is not given away before the AsyncFd is.
+    unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
+}
+
+/// The next message. Packets arrive whole, so nothing is lost when this is given up.
+async fn receive(control: &AsyncFd<OwnedFd>) -> Result<Message, VmmError> {
+    loop {
+        let mut ready = control.readable().await?;
+        match receive_packet(control.get_ref().as_fd()) {
+            Ok((bytes, _)) => return Ok(serde_json::from_slice(&bytes).map_err(ProtocolError::from)?),
+            Err(ProtocolError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
