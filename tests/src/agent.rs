@@ -1,8 +1,8 @@
-//! A running daemon, `innkeeper serve`, with directories of its own and a free port, and the clients that talk to it.
+//! A running daemon, `innkeeper serve`, with directories and a port of its own, and the clients that talk to it.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -41,9 +41,8 @@ impl Agent {
     /// Starts a daemon over empty directories. `more` are further lines of its configuration, before any section.
     pub fn start(more: &str) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("innkeeper-agent-").tempdir()?;
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let configuration = format!(
-            "listen = \"127.0.0.1:{port}\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
+            "listen = \"127.0.0.1:0\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
              run-directory = \"{0}/run\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}\n\
              [[instance-types]]\nname = \"{TINY}\"\nvcpus = 1\nmemory = 64\n",
             path(directory.path()),
@@ -53,8 +52,7 @@ impl Agent {
         std::fs::create_dir(directory.path().join("import"))?;
         std::fs::write(directory.path().join("innkeeper.toml"), configuration)?;
         let log = new_log()?.with_extension("agent");
-        let endpoint = format!("http://127.0.0.1:{port}");
-        let mut agent = Self { daemon: None, directory, endpoint, log };
+        let mut agent = Self { daemon: None, directory, endpoint: String::new(), log };
         agent.resume()?;
         Ok(agent)
     }
@@ -63,18 +61,24 @@ impl Agent {
     pub fn resume(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options().create(true).append(true).open(&self.log)?;
+        let notices = self.directory.path().join("notify");
+        let _ = std::fs::remove_file(&notices);
+        let ready = UnixDatagram::bind(&notices)?;
         let mut command = self.innkeeper();
         let daemon = command
             .arg("serve")
             .arg("--config")
             .arg(self.directory.path().join("innkeeper.toml"))
+            .env("NOTIFY_SOCKET", &notices)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("cannot run innkeeper")?;
         self.daemon = Some(daemon);
-        self.wait_until_ready()
+        self.wait_until_ready(&ready)?;
+        self.endpoint = self.credential("endpoint_url")?;
+        Ok(())
     }
 
     /// The program `innkeeper`, with nothing of our environment that it would take for its configuration.
@@ -91,19 +95,24 @@ impl Agent {
         command
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
-        let address = self.endpoint.trim_start_matches("http://").to_owned();
+    /// Waits until the daemon says that it is ready, as it would to systemd.
+    fn wait_until_ready(&mut self, notices: &UnixDatagram) -> Result<()> {
+        notices.set_read_timeout(Some(Duration::from_millis(50)))?;
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(&address).is_err() {
+        let mut notice = [0; 4096];
+        loop {
+            if let Ok(length) = notices.recv(&mut notice)
+                && String::from_utf8_lossy(&notice[..length]).lines().any(|line| line == "READY=1")
+            {
+                return Ok(());
+            }
             let daemon = self.daemon.as_mut().context("the daemon does not run")?;
             if let Some(status) = daemon.try_wait()? {
                 self.daemon = None;
                 bail!("the daemon ended with {status}: {}", self.last_words());
             }
             ensure!(Instant::now() < deadline, "the daemon is not ready: {}", self.last_words());
-            std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
     }
 
     /// Asks the daemon to end, and waits until it has. Its guests go on.
@@ -180,15 +189,20 @@ impl Agent {
 
     /// A client of our own.
     pub fn client(&self) -> Result<ec2::Client> {
-        let credentials = std::fs::read_to_string(self.credentials())
-            .with_context(|| format!("no credentials in {}", self.credentials().display()))?;
-        let value = |key: &str| {
-            let line = credentials.lines().find(|line| line.trim_start().starts_with(key));
-            line.and_then(|line| line.split_once('=')).map(|(_, value)| value.trim().to_owned())
-        };
-        let key = value("aws_access_key_id").context("no key id")?;
-        let secret = value("aws_secret_access_key").context("no secret")?;
+        let (key, secret) =
+            (self.credential("aws_access_key_id")?, self.credential("aws_secret_access_key")?);
         Ok(ec2::Client::new(&self.endpoint, REGION, &key, &secret))
+    }
+
+    /// A line of the file with the credentials.
+    fn credential(&self, name: &str) -> Result<String> {
+        let path = self.credentials();
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let values = text.lines().filter_map(|line| line.split_once('='));
+        let value =
+            values.map(|(found, value)| (found.trim(), value.trim())).find(|(found, _)| *found == name);
+        Ok(value.with_context(|| format!("{} has no {name}", path.display()))?.1.to_owned())
     }
 
     /// The file with the credentials, in the form that all clients of AWS read.

@@ -11,13 +11,14 @@ use innkeeper_tests::ec2::{numbered, texts};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A payload does not know the power button: what waits for it is not to wait long.
+/// Not every payload knows the power button: what waits for it is not to wait long.
 const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
 
-/// A daemon, and an image of the payload that says that it is ready and then does what it is told.
-fn start(more: &str) -> Result<(Agent, String, Template)> {
+/// A daemon, and an image of a payload that says that it is ready: `idle` does nothing more, `button` switches itself
+/// off when the power button is pressed.
+fn start(payload: &'static str, more: &str) -> Result<(Agent, String, Template)> {
     let agent = Agent::start(&format!("{IMPATIENT}\n{more}"))?;
-    let template = agent.payload("control")?;
+    let template = agent.payload(payload)?;
     let image = agent.register("bare", &template)?;
     Ok((agent, image, template))
 }
@@ -45,34 +46,34 @@ fn the_walker_finds_what_is_wrong_with_an_answer() -> Result<()> {
 
 #[test]
 fn every_answer_is_as_the_model_has_it() -> Result<()> {
-    let (agent, image, template) = start("")?;
+    let (agent, image, template) = start("idle", "")?;
     agent.run_suite("every_action", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 
 #[test]
 fn bad_requests_get_ec2s_errors() -> Result<()> {
-    let (agent, image, template) = start("")?;
+    let (agent, image, template) = start("idle", "")?;
     agent.run_suite("bad_requests", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 
 #[test]
 fn instances_live_in_boto3s_resources() -> Result<()> {
-    let (agent, image, template) = start("")?;
+    let (agent, image, template) = start("button", "")?;
     agent.run_suite("life", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 
 #[test]
 fn the_documented_commands_do_what_they_say() -> Result<()> {
-    let (agent, image, template) = start("")?;
+    let (agent, image, template) = start("button", "")?;
     aws::life(&agent, &image, &template)
 }
 
 #[test]
 fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
-    let (agent, image, _) = start("terminated-retention = 1")?;
+    let (agent, image, _) = start("idle", "terminated-retention = 1")?;
     let client = agent.client()?;
     let before = [files(&agent.state_directory())?, files(&agent.run_directory())?];
     let launch =
@@ -120,7 +121,7 @@ fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
 
 #[test]
 fn guests_outlive_the_daemon() -> Result<()> {
-    let (mut agent, image, template) = start("")?;
+    let (mut agent, image, template) = start("idle", "")?;
     let client = agent.client()?;
     let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "3"), ("MaxCount", "3")];
     let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
