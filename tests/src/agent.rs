@@ -59,6 +59,15 @@ impl Agent {
 
     /// Starts the daemon again after [`Agent::stop`] or [`Agent::kill`], over what the last one has left.
     pub fn resume(&mut self) -> Result<()> {
+        self.resume_with(&[])
+    }
+
+    /// As [`Agent::resume`], with a daemon that kills itself at a place: `NAME`, or `NAME:N` for the Nth time there.
+    pub fn resume_until(&mut self, place: &str) -> Result<()> {
+        self.resume_with(&[("INNKEEPER_FAILPOINT", place)])
+    }
+
+    fn resume_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options().create(true).append(true).open(&self.log)?;
         let notices = self.directory.path().join("notify");
@@ -70,6 +79,7 @@ impl Agent {
             .arg("--config")
             .arg(self.directory.path().join("innkeeper.toml"))
             .env("NOTIFY_SOCKET", &notices)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -140,6 +150,16 @@ impl Agent {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Whether the daemon has ended by itself since this was asked last.
+    pub fn has_died(&mut self) -> Result<bool> {
+        let Some(daemon) = &mut self.daemon else { return Ok(false) };
+        let has_died = daemon.try_wait()?.is_some();
+        if has_died {
+            self.daemon = None;
+        }
+        Ok(has_died)
     }
 
     /// The daemon's process id, if it runs.

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,6 +102,13 @@ pub fn texts(answer: &str, element: &str) -> Vec<String> {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
     let after = answer.split(&open).skip(1);
     after.filter_map(|rest| rest.split(&close).next()).map(str::to_owned).collect()
+}
+
+/// What the console has printed, of an answer to GetConsoleOutput.
+pub fn console_text(answer: &str) -> Result<String> {
+    let encoded = texts(answer, "output").pop().unwrap_or_default();
+    let bytes = BASE64_STANDARD.decode(&encoded).with_context(|| format!("not base64: {encoded}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
