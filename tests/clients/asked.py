@@ -80,7 +80,7 @@ ASKED = [
             BlockDeviceMapping__1__Ebs__VolumeType="gp9",
             BlockDeviceMapping__1__Ebs__VolumeSize="1",
         ),
-        "InvalidParameterValue",
+        "UnknownVolumeType",
     ),
     (
         "RunInstances",
@@ -169,7 +169,7 @@ ASKED = [
     ("CreateVolume", {"AvailabilityZone": "us-east-9z", "Size": "1"}, "InvalidZone.NotFound"),
     ("CreateVolume", {"AvailabilityZone": "{zone}", "Size": "0"}, "InvalidParameterValue"),
     ("CreateVolume", {"AvailabilityZone": "{zone}", "Size": "99999999"}, "InvalidParameterValue"),
-    ("CreateVolume", {"AvailabilityZone": "{zone}", "Size": "1", "VolumeType": "gp9"}, "InvalidParameterValue"),
+    ("CreateVolume", {"AvailabilityZone": "{zone}", "Size": "1", "VolumeType": "gp9"}, "UnknownVolumeType"),
     (
         "CreateVolume",
         {"AvailabilityZone": "{zone}", "Size": "8", "VolumeType": "gp2", "Iops": "3000"},
@@ -183,7 +183,7 @@ ASKED = [
     ("CreateVolume", {"AvailabilityZone": "{zone}", "Size": "8", "VolumeType": "io1"}, "MissingParameter"),
     ("CreateVolume", {"AvailabilityZone": "{zone}", "SnapshotId": f"snap-{NOBODY}"}, "InvalidSnapshot.NotFound"),
     ("DescribeVolumes", {"VolumeId.1": f"vol-{NOBODY}"}, "InvalidVolume.NotFound"),
-    ("DescribeVolumes", {"VolumeId.1": "disk"}, "InvalidParameterValue"),
+    ("DescribeVolumes", {"VolumeId.1": "disk"}, "InvalidVolumeID.Malformed"),
     ("DescribeVolumes", {"MaxResults": "5", "VolumeId.1": "{volume}"}, "InvalidParameterCombination"),
     ("DeleteVolume", {}, "MissingParameter"),
     ("DeleteVolume", {"VolumeId": f"vol-{NOBODY}"}, "InvalidVolume.NotFound"),

@@ -10,6 +10,7 @@ from datetime import timedelta
 from clients.asked import ASKED
 from clients.daemon import IMAGE, INSTANCE_TYPE, QUICK, Recorder
 from clients.signed import REGIONS, SIGNED, form, presigned, sent, with_body
+from clients.walker import walk_error
 from clients.wire import Request
 
 
@@ -148,6 +149,15 @@ class BadRequests(unittest.TestCase):
             filled = {"Action": action, **{name: value.format(**self.names) for name, value in parameters.items()}}
             with self.subTest(action=action, code=code):
                 self.expect(Request(filled, method="GET").send(), code, *status or [400])
+
+    def test_what_is_signed_for_sts_is_answered_as_sts_does(self):
+        for action, code, status in [
+            ("DescribeRegions", "SignatureDoesNotMatch", 403),
+            ("GetSessionToken", "InvalidAction", 400),
+        ]:
+            answer = Request({"Action": action}, service="sts", version="2011-06-15").send()
+            found = walk_error(answer.body, "query")
+            self.assertEqual((found.errors, found.leaves["Code"], answer.status), ([], code, status))
 
     def test_good_ones_are_answered(self):
         """What the bad ones begin with is good, so that they are refused for what they change."""

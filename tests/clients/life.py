@@ -1,4 +1,4 @@
-"""The life of an instance in boto3's resources: launched, looked at, rebooted, stopped, changed, started, terminated."""
+"""The life of an instance in boto3's resources: launched, rebooted, stopped, changed, started, terminated."""
 
 import time
 import unittest
