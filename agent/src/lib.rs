@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod ids;
+pub mod images;
 pub mod instances;
 pub mod keys;
 pub mod network;
