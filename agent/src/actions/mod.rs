@@ -1,6 +1,7 @@
 //! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
 mod images;
+mod innkeeper;
 mod key_pairs;
 pub(crate) mod lookup;
 mod network;
@@ -15,6 +16,7 @@ use crate::query::dispatch::Registry;
 /// Makes every action known.
 pub fn register(registry: &mut Registry) {
     images::register(registry);
+    innkeeper::register(registry);
     key_pairs::register(registry);
     network::register(registry);
     regions::register(registry);
