@@ -166,9 +166,7 @@ impl Server {
             }
             _ if !controller.has_said_hello => refuse("a connection begins with hello".into()),
             Command::Events { after } => {
-                // What is not kept any more it cannot have; the numbers tell.
-                let first = self.events.next(after).map_or(after, |event| event.sequence - 1);
-                controller.last_event = Some(first);
+                controller.subscribe(after);
                 Ok(Answer::Done)
             }
             command => self.execute(command, descriptors),
