@@ -201,6 +201,28 @@ impl Vmm {
         );
     }
 
+    /// How many descriptors and how many threads it has.
+    pub fn holds(&self) -> Result<[usize; 2]> {
+        let count = |what| {
+            Ok::<_, std::io::Error>(std::fs::read_dir(format!("/proc/{}/{what}", self.pid()))?.count())
+        };
+        Ok([count("fd")?, count("task")?])
+    }
+
+    /// Waits until it has as many descriptors and threads as `before`: a thread that has told that something is gone
+    /// is itself there for a moment longer.
+    pub fn expect_to_hold(&self, before: [usize; 2], patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let now = self.holds()?;
+            if now == before {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{now:?} descriptors and threads, and not {before:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// What the VMM has said on standard error.
     pub fn errors(&self) -> String {
         std::fs::read_to_string(self.log.with_extension("stderr")).unwrap_or_default()

@@ -243,20 +243,15 @@ fn a_hostile_guest_harms_only_itself() -> Result<()> {
 /// Descriptors and threads do not grow with resets.
 #[test]
 fn resets_leak_nothing() -> Result<()> {
-    fn count(vmm: &Vmm) -> Result<[usize; 2]> {
-        let entries =
-            |what| Ok::<_, std::io::Error>(std::fs::read_dir(format!("/proc/{}/{what}", vmm.pid()))?.count());
-        Ok([entries("fd")?, entries("task")?])
-    }
     let file = disk_image(8, "");
     let mut vmm = run("control", &["--disk", &disk(file.path(), "")])?;
     vmm.expect("ready\n", PATIENCE)?;
-    let before = count(&vmm)?;
+    let before = vmm.holds()?;
     for _ in 0..20 {
         vmm.send("r")?;
         vmm.expect("ready\n", PATIENCE)?;
     }
-    assert_eq!(count(&vmm)?, before);
+    vmm.expect_to_hold(before, PATIENCE)?;
     vmm.send("p")?;
     vmm.wait_for_code(0, PATIENCE)
 }

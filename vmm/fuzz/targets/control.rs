@@ -18,7 +18,7 @@ use innkeeper_protocol::{
     DiskFormat, Event, Identity, Limit, Limits, MAX_PACKET, Message, Outcome, Reply, Request, State, Status,
     Vsock, receive_packet,
 };
-use innkeeper_vmm::control::{Turns, parse};
+use innkeeper_vmm::control::{Server, parse};
 use libfuzzer_sys::fuzz_target;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
@@ -241,7 +241,7 @@ struct Controller {
 }
 
 struct Bench {
-    turns: Turns,
+    server: Server,
     controllers: Vec<Controller>,
     listeners: Vec<UnixAddr>,
     last_id: u64,
@@ -269,8 +269,8 @@ impl Bench {
     fn new() -> Self {
         let (ours, theirs) = pair();
         let first = Controller { socket: ours, expected: VecDeque::new(), is_served: true };
-        let turns = Turns::new(theirs).unwrap();
-        Self { turns, controllers: vec![first], listeners: Vec::new(), last_id: 0, others: Vec::new() }
+        let server = Server::new(theirs).unwrap();
+        Self { server, controllers: vec![first], listeners: Vec::new(), last_id: 0, others: Vec::new() }
     }
 
     fn descriptor(&mut self, kind: Kind) -> OwnedFd {
@@ -396,7 +396,8 @@ impl Bench {
     }
 
     fn turn(&mut self) -> bool {
-        let goes_on = self.turns.turn();
+        self.server.turn();
+        let goes_on = !self.server.is_quitting();
         self.controllers.iter_mut().for_each(Controller::read);
         goes_on
     }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recv, recvmsg, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -64,7 +64,8 @@ pub fn send_packet(
 
 /// Receives one packet: its bytes and its descriptors.
 pub fn receive_packet(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
-    let mut bytes = vec![0; MAX_PACKET];
+    // Most packets are small, and a large buffer costs more than a look at the packet's length does.
+    let mut bytes = vec![0; next_length(socket)?.min(MAX_PACKET)];
     let mut control = cmsg_space!([std::os::fd::RawFd; MAX_DESCRIPTORS]);
     let (count, flags, descriptors) = loop {
         let mut data = [IoSliceMut::new(&mut bytes)];
@@ -95,6 +96,18 @@ pub fn receive_packet(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>),
     Ok((bytes, descriptors))
 }
 
+/// The length of the packet that is next, which stays where it is. Waits for it, unless the socket is non-blocking.
+fn next_length(socket: BorrowedFd<'_>) -> Result<usize, Error> {
+    loop {
+        match recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Ok(length) => return Ok(length),
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::ECONNRESET) => return Err(Error::Closed),
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+    }
+}
+
 /// A controller's end. Calls wait for their answer, and keep the events that come before it.
 #[derive(Debug)]
 pub struct Connection {
@@ -104,18 +117,39 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Takes over a connected socket. The first thing to say is [`Command::Hello`].
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket, last_id: 0, events: Default::default() }
+    }
+
     /// Takes over a connected socket and says hello.
     pub fn open(socket: OwnedFd) -> Result<Self, Error> {
-        let mut connection = Self { socket, last_id: 0, events: Default::default() };
+        let mut connection = Self::new(socket);
         connection.call(Command::Hello { version: crate::VERSION }, &[])?;
         Ok(connection)
     }
 
     /// Sends a command and waits for its answer.
     pub fn call(&mut self, command: Command, descriptors: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
+        let id = self.send(command, descriptors)?;
+        self.answer(id)
+    }
+
+    /// Sends a command without waiting for its answer; returns the number to ask for it with.
+    ///
+    /// Several commands can be on their way, which saves a wait for each. The VMM carries out each of them, also if it
+    /// has refused the one before. It reads no more once the socket has no room for its answers: whoever sends ten
+    /// without reading one may wait for ever.
+    pub fn send(&mut self, command: Command, descriptors: &[BorrowedFd<'_>]) -> Result<u64, Error> {
         self.last_id += 1;
         let id = self.last_id;
         send_packet(self.socket.as_fd(), &Request { id, command }, descriptors)?;
+        Ok(id)
+    }
+
+    /// The answer to a command that [`Connection::send`] has sent; to be asked for in the order of the commands. Waits
+    /// for it; if the socket is a non-blocking one, it can be asked for again.
+    pub fn answer(&mut self, id: u64) -> Result<Answer, Error> {
         loop {
             match self.receive()? {
                 Message::Event(event) => self.events.push_back(event),
@@ -204,6 +238,22 @@ mod tests {
         send_packet(ours.as_fd(), &&text[..MAX_PACKET - 2], &many[..MAX_DESCRIPTORS]).unwrap();
         let (bytes, descriptors) = receive_packet(theirs.as_fd()).unwrap();
         assert_eq!((bytes.len(), descriptors.len()), (MAX_PACKET, MAX_DESCRIPTORS));
+    }
+
+    #[test]
+    fn several_commands_can_be_on_their_way() {
+        use crate::message::Reply;
+        let (ours, theirs) = pair();
+        let mut connection = Connection::new(ours);
+        let ids = [Command::Hello { version: 1 }, Command::Status, Command::Start]
+            .map(|command| connection.send(command, &[]).unwrap());
+        for expected in ids {
+            let (Request { id, .. }, _) = receive(theirs.as_fd()).unwrap();
+            assert_eq!(id, expected);
+            let reply = Message::Reply(Reply { id, outcome: Outcome::Ok(Answer::Done) });
+            send_packet(theirs.as_fd(), &reply, &[]).unwrap();
+        }
+        assert!(ids.into_iter().all(|id| matches!(connection.answer(id), Ok(Answer::Done))));
     }
 
     #[test]

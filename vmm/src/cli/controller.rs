@@ -2,15 +2,16 @@
 //! finds out how it all ended.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use innkeeper_protocol::{Command, Connection, Ending, Error, Event, Happening, ResetCause};
+use innkeeper_protocol::{Command, Ending, Error, Event, Happening, ResetCause};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::ending_status;
+use super::local::LocalVmm;
 use super::run::{BootOptions, Keyboard, Parcel};
 use super::terminal::Escape;
 
@@ -52,7 +53,7 @@ struct Stop {
 
 /// The controller.
 pub struct Controller<'a> {
-    vmm: &'a mut Connection,
+    vmm: &'a mut LocalVmm,
     boot: BootOptions,
     signals: Signals,
     keyboard: Option<Keyboard>,
@@ -69,7 +70,7 @@ pub struct Controller<'a> {
 
 impl<'a> Controller<'a> {
     pub fn new(
-        vmm: &'a mut Connection,
+        vmm: &'a mut LocalVmm,
         boot: BootOptions,
         signals: Signals,
         keyboard: Option<Keyboard>,
@@ -93,22 +94,25 @@ impl<'a> Controller<'a> {
     pub fn drive(mut self) -> anyhow::Result<Outcome> {
         self.vmm.call(Command::Events { after: 0 }, &[])?;
         loop {
-            let (has_event, has_keys) = self.wait()?;
-            while self.vmm.has_event() || has_event && is_readable(self.vmm)? {
-                if let Some(ending) = self.hear()? {
+            while let Some(event) = self.vmm.event()? {
+                if let Some(ending) = self.hear(event)? {
                     return Ok(self.outcome(ending));
                 }
+            }
+            if self.vmm.is_quitting() {
+                return Err(Error::Closed.into());
             }
             while self.signals.0.read_signal()?.is_some() {
                 self.stop()?;
             }
-            if has_keys && self.take_keys() {
+            if self.has_keys()? && self.take_keys() {
                 self.switch_off(Ending::Stopped)?;
             }
             self.keep_time()?;
             if self.end_at.is_some_and(|end| Instant::now() >= end) {
                 return Ok(self.outcome(Ending::Stopped));
             }
+            self.wait()?;
         }
     }
 
@@ -120,37 +124,16 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// Sleeps until there is something to do; says whether the VMM, and whether the keyboard, have something.
-    fn wait(&self) -> io::Result<(bool, bool)> {
-        if self.vmm.has_event() {
-            return Ok((true, false));
-        }
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) -> io::Result<()> {
         let stop = self.stop.map(|stop| stop.deadline.min(stop.next_press));
-        let timeout = match stop.into_iter().chain(self.end_at).min() {
-            None => PollTimeout::NONE,
-            Some(deadline) => {
-                let rest = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        let mut sources = vec![
-            PollFd::new(self.vmm.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN),
-        ];
-        sources.extend(
-            self.keyboard.as_ref().map(|keyboard| PollFd::new(keyboard.keys.as_fd(), PollFlags::POLLIN)),
-        );
-        match poll(&mut sources, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let is_ready = |index: usize| sources.get(index).is_some_and(|source| source.any().unwrap_or(true));
-        Ok((is_ready(0), is_ready(2)))
+        let keys = self.keyboard.as_ref().map(|keyboard| keyboard.keys.as_fd());
+        let sources: Vec<BorrowedFd<'_>> = [self.signals.0.as_fd()].into_iter().chain(keys).collect();
+        self.vmm.wait(&sources, stop.into_iter().chain(self.end_at).min())
     }
 
     /// Deals with one event; returns how the guest ended, if that is what it says.
-    fn hear(&mut self) -> anyhow::Result<Option<Ending>> {
-        let Event { what, .. } = self.vmm.event()?;
+    fn hear(&mut self, Event { what, .. }: Event) -> anyhow::Result<Option<Ending>> {
         match what {
             Happening::Ended(ending) => return Ok(Some(ending)),
             Happening::Reset { cause } => self.reset = Some(cause),
@@ -168,7 +151,8 @@ impl<'a> Controller<'a> {
         Ok(None)
     }
 
-    /// Opens the boot source anew: there may be another kernel by now.
+    /// Opens the boot source anew: there may be another kernel by now. If that takes long, so would what the VMM does
+    /// with it, which is to read it.
     fn boot_again(&mut self) -> anyhow::Result<()> {
         let mut parcel = Parcel::default();
         let source = match self.boot.open(&mut parcel) {
@@ -227,6 +211,17 @@ impl<'a> Controller<'a> {
         Ok(())
     }
 
+    /// Whether somebody has typed, or will not any more.
+    fn has_keys(&self) -> io::Result<bool> {
+        let Some(keyboard) = &self.keyboard else { return Ok(false) };
+        let mut source = [PollFd::new(keyboard.keys.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut source, PollTimeout::ZERO) {
+            Ok(count) => Ok(count > 0),
+            Err(nix::Error::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Passes keys on; true if it was the escape that ends the guest.
     fn take_keys(&mut self) -> bool {
         let Some(keyboard) = &mut self.keyboard else { return false };
@@ -244,9 +239,4 @@ impl<'a> Controller<'a> {
         let _ = keyboard.guest.write(&passed);
         false
     }
-}
-
-fn is_readable(connection: &Connection) -> io::Result<bool> {
-    let mut source = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut source, PollTimeout::ZERO)? > 0)
 }

@@ -2,6 +2,7 @@
 
 mod control;
 mod controller;
+mod local;
 mod options;
 mod run;
 mod serve;

@@ -1,4 +1,4 @@
-//! `innkeeper-vmm run`: opens everything by name, and is then the controller of a guest in this same process.
+//! `innkeeper-vmm run`: opens everything by name, and is then the controller of a guest in this same thread.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,21 +9,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use innkeeper_protocol::{
-    AttachDisk, AttachInterface, BootSource, Command, Configure, Connection, ConsoleKind, Descriptor,
-    DiskFormat, Error, FailureCode, Identity, Limits, Vsock,
+    AttachDisk, AttachInterface, BootSource, Command, Configure, ConsoleKind, Descriptor, DiskFormat, Error,
+    FailureCode, Identity, Limits, Vsock,
 };
 use nix::fcntl::OFlag;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, socketpair,
-};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::unistd::pipe2;
 use uuid::Uuid;
 
 use super::controller::{Controller, Signals};
 use super::ending_status;
+use super::local::LocalVmm;
 use super::options::{ConsoleOption, DiskOption, Size, SmbiosOption, TapOption, VsockOption};
 use super::terminal::RawTerminal;
-use crate::control;
 use crate::memory;
 use crate::virtio::net::{MacAddress, tap};
 
@@ -152,29 +150,16 @@ struct Streams {
 impl Run {
     pub fn execute(self) -> anyhow::Result<u8> {
         let (mut terminal, mut sockets) = (None, Vec::new());
-        let (controller_end, vmm_end) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .context("cannot make the control socket")?;
         let (parts, keyboard) = self.open(&mut terminal, &mut sockets)?;
         // Before the first thread is started, so that all have these signals blocked.
         let signals = Signals::take().context("cannot take over signals")?;
-        let boot = self.boot.clone();
         let stop_timeout = std::time::Duration::from_secs(self.stop_timeout.into());
-        let drive = move || {
-            let mut vmm = Connection::open(controller_end)?;
-            let outcome = parts
-                .bring_up(&mut vmm, &boot)
-                .and_then(|()| Controller::new(&mut vmm, boot, signals, keyboard, stop_timeout).drive());
-            // However it went, it is over. It may have been over before.
-            let _ = vmm.call(Command::Quit, &[]);
-            outcome
-        };
-        let thread = std::thread::Builder::new()
-            .name("controller".into())
-            .spawn(drive)
-            .context("cannot start the controller")?;
-        let ending = control::serve(vmm_end).context("the control thread cannot go on");
-        let outcome = thread.join().map_err(|_| anyhow!("the controller panicked"))?;
+        let mut vmm = LocalVmm::new()?;
+        let outcome = parts
+            .bring_up(&mut vmm, &self.boot)
+            .and_then(|()| Controller::new(&mut vmm, self.boot, signals, keyboard, stop_timeout).drive());
+        // However it went, it is over.
+        let ending = vmm.quit().context("the control thread cannot go on");
         drop(terminal);
         let ending = ending?;
         match outcome {
@@ -278,10 +263,12 @@ impl Run {
 
 impl Parts {
     /// Has the VMM make a machine of the parts, and starts it.
-    fn bring_up(self, vmm: &mut Connection, boot: &BootOptions) -> anyhow::Result<()> {
+    fn bring_up(self, vmm: &mut LocalVmm, boot: &BootOptions) -> anyhow::Result<()> {
         let (configure, parcel) = self.machine;
         vmm.call(Command::Configure(Box::new(configure)), &parcel.descriptors())
             .map_err(|error| boot.explain(error))?;
+        // From here on they are the VMM's.
+        drop(parcel);
         for (disk, parcel, path) in self.disks {
             vmm.call(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())
                 .with_context(|| format!("cannot open disk {}", path.display()))?;
@@ -290,19 +277,31 @@ impl Parts {
             vmm.call(Command::AttachInterface(Box::new(interface)), &parcel.descriptors())
                 .with_context(|| format!("cannot use tap {name}"))?;
         }
-        vmm.call(Command::Start, &[]).map_err(|error| boot.explain(error))?;
-        for (console, Streams { output, input, is_emptied }) in self.consoles {
-            if is_emptied && output.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                output.set_len(0).context("cannot empty the console's file")?;
-            }
-            let mut parcel = Parcel::default();
-            let output = Some(parcel.add(output));
-            let input = input.map(|input| parcel.add(input));
-            vmm.call(
-                Command::AttachConsole { console, output, input, follow: true, after: 0 },
-                &parcel.descriptors(),
-            )?;
+        // What the guest prints need not wait for its reader then. But a file is only emptied once there is a guest.
+        let (files, streams): (Vec<_>, Vec<_>) =
+            self.consoles.into_iter().partition(|(_, streams)| streams.is_emptied);
+        for (console, streams) in streams {
+            streams.attach(vmm, console)?;
         }
+        vmm.call(Command::Start, &[]).map_err(|error| boot.explain(error))?;
+        for (console, streams) in files {
+            if streams.output.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                streams.output.set_len(0).context("cannot empty the console's file")?;
+            }
+            streams.attach(vmm, console)?;
+        }
+        Ok(())
+    }
+}
+
+impl Streams {
+    /// Connects a console with them.
+    fn attach(self, vmm: &mut LocalVmm, console: ConsoleKind) -> anyhow::Result<()> {
+        let mut parcel = Parcel::default();
+        let output = Some(parcel.add(self.output));
+        let input = self.input.map(|input| parcel.add(input));
+        let command = Command::AttachConsole { console, output, input, follow: true, after: 0 };
+        vmm.call(command, &parcel.descriptors())?;
         Ok(())
     }
 }

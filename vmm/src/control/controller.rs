@@ -17,8 +17,10 @@ pub struct Controller {
     socket: OwnedFd,
     /// Whether the versions go together.
     pub has_said_hello: bool,
-    /// The number of the last event that it got, if it wants events.
-    pub last_event: Option<u64>,
+    /// The number of the last event that it got or knew of before, if it wants events.
+    last_event: Option<u64>,
+    /// Whether it has got an event since it asked for them. From then on it expects them without a gap.
+    has_events: bool,
     /// What the socket had no room for. Until it has gone, nothing more is read.
     unsent: Option<Message>,
     /// It is gone, or cannot be served any longer.
@@ -32,7 +34,14 @@ impl Controller {
     /// Takes over a connected socket.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&socket)?;
-        Ok(Self { socket, has_said_hello: false, last_event: None, unsent: None, is_over: false })
+        Ok(Self {
+            socket,
+            has_said_hello: false,
+            last_event: None,
+            has_events: false,
+            unsent: None,
+            is_over: false,
+        })
     }
 
     /// Whether it is to be forgotten.
@@ -74,6 +83,11 @@ impl Controller {
         self.send(Message::Reply(Reply { id, outcome }));
     }
 
+    /// It wants events from behind number `after` on. What is not kept any more it cannot have; the numbers tell.
+    pub fn subscribe(&mut self, after: u64) {
+        (self.last_event, self.has_events) = (Some(after), false);
+    }
+
     /// Sends what waits, and then the events that it has not got yet, as far as the socket takes them.
     pub fn flush(&mut self, events: &EventLog) {
         if let Some(message) = self.unsent.take() {
@@ -82,13 +96,13 @@ impl Controller {
         while let Some((last, event)) =
             self.last_event.and_then(|last| Some((last, events.next(last)?))).filter(|_| self.is_ready())
         {
-            if event.sequence > last + 1 {
+            if self.has_events && event.sequence > last + 1 {
                 // What comes next is not what it expects. It had better begin anew.
                 tracing::warn!("a controller does not read its events, and is cut off");
                 self.is_over = true;
                 return;
             }
-            self.last_event = Some(event.sequence);
+            (self.last_event, self.has_events) = (Some(event.sequence), true);
             self.send(Message::Event(event.clone()));
         }
     }
@@ -205,11 +219,26 @@ mod tests {
         assert!(descriptors.take(Descriptor(0), "a disk").unwrap_err().message.contains("named twice"));
     }
 
+    /// One that asks for all there is cannot have lost what goes before the first event is sent to it.
+    #[test]
+    fn events_may_be_forgotten_before_a_controller_gets_the_first() {
+        let (ours, mut controller) = pair();
+        let mut events = EventLog::default();
+        (0..protocol::EVENTS_KEPT).for_each(|_| events.add(Happening::Started));
+        controller.subscribe(0);
+        events.add(Happening::Paused);
+        controller.flush(&events);
+        assert!(!controller.is_over());
+        let (bytes, _) = protocol::receive_packet(ours.as_fd()).unwrap();
+        let Ok(Message::Event(event)) = serde_json::from_slice(&bytes) else { panic!("no event") };
+        assert_eq!(event.sequence, 2);
+    }
+
     #[test]
     fn a_controller_that_does_not_read_is_not_waited_for() {
         let (ours, mut controller) = pair();
         let mut events = EventLog::default();
-        controller.last_event = Some(0);
+        controller.subscribe(0);
         while controller.unsent.is_none() {
             events.add(Happening::Started);
             controller.flush(&events);

@@ -1,8 +1,8 @@
 //! The control thread: it serves controllers, watches the guest, and carries console input.
 //!
 //! Everything here happens in one loop that sleeps in `poll(2)` and waits for nobody else: not for a controller to
-//! read, not for the guest to answer, not for a disk. [`innkeeper_protocol`] describes what is spoken; [`Server`]
-//! runs the loop; its `execute` (in `commands`) does what a request asks for.
+//! read, not for the guest to answer, not for a disk. [`innkeeper_protocol`] describes what is spoken; [`Server`] is
+//! the loop, which [`serve`] runs; its `execute` (in `commands`) does what a request asks for.
 
 mod commands;
 mod consoles;
@@ -10,7 +10,7 @@ mod controller;
 mod events;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use innkeeper_protocol::{Answer, Command, Ending, Failure, FailureCode, Outcome, VERSION};
@@ -36,13 +36,12 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
 /// gone and no other can come. Returns how the guest ended; the process should end then, because threads of a guest
 /// that was ended hard may be left.
 pub fn serve(socket: OwnedFd) -> io::Result<Ending> {
-    cpu::install_kick_handler()?;
     Server::new(socket)?.run()
 }
 
-/// What the control thread has.
+/// What the control thread has. Dropping it takes the guest down, and waits for that; [`Server::run`] does not.
 #[derive(Debug)]
-struct Server {
+pub struct Server {
     controllers: Vec<Controller>,
     /// Where controllers come from.
     listener: Option<OwnedFd>,
@@ -55,7 +54,9 @@ struct Server {
 }
 
 impl Server {
-    fn new(socket: OwnedFd) -> io::Result<Self> {
+    /// With a controller at the other end of `socket`.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        cpu::install_kick_handler()?;
         Ok(Self {
             controllers: vec![Controller::new(socket)?],
             listener: None,
@@ -67,9 +68,10 @@ impl Server {
         })
     }
 
-    fn run(mut self) -> io::Result<Ending> {
+    /// As [`serve`], from here on.
+    pub fn run(mut self) -> io::Result<Ending> {
         while !self.is_quitting {
-            self.wait()?;
+            self.wait(&[], None)?;
             self.turn();
         }
         let ending = self.guest.as_ref().and_then(Guest::ending).cloned();
@@ -79,8 +81,13 @@ impl Server {
         Ok(ending.unwrap_or(Ending::Stopped))
     }
 
+    /// Whether there is nobody left to do anything for.
+    pub fn is_quitting(&self) -> bool {
+        self.is_quitting
+    }
+
     /// Does what there is to do.
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         self.serve_controllers();
         if let Some(guest) = &mut self.guest {
             guest.look(Instant::now());
@@ -93,8 +100,8 @@ impl Server {
         self.is_quitting |= self.controllers.is_empty() && self.listener.is_none();
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&self) -> io::Result<()> {
+    /// Sleeps until there is something to do, something to read from one of `others`, or until `later`.
+    pub fn wait(&self, others: &[BorrowedFd<'_>], later: Option<Instant>) -> io::Result<()> {
         let mut waiting = Vec::new();
         let mut add = |fd, events| waiting.push(PollFd::new(fd, events));
         if let Some(guest) = &self.guest {
@@ -106,8 +113,10 @@ impl Server {
         if let Some(listener) = self.listener.as_ref().filter(|_| accepts_now) {
             add(listener.as_fd(), PollFlags::POLLIN);
         }
-        let later = (!accepts_now).then_some(self.accepts_after);
-        let deadline = self.guest.as_ref().and_then(Guest::deadline).into_iter().chain(later).min();
+        others.iter().for_each(|other| add(*other, PollFlags::POLLIN));
+        let accepts_later = (!accepts_now).then_some(self.accepts_after);
+        let guests = self.guest.as_ref().and_then(Guest::deadline);
+        let deadline = [guests, accepts_later, later].into_iter().flatten().min();
         match poll(&mut waiting, timeout(deadline)) {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -157,9 +166,7 @@ impl Server {
             }
             _ if !controller.has_said_hello => refuse("a connection begins with hello".into()),
             Command::Events { after } => {
-                // What is not kept any more it cannot have; the numbers tell.
-                let first = self.events.next(after).map_or(after, |event| event.sequence - 1);
-                controller.last_event = Some(first);
+                controller.subscribe(after);
                 Ok(Answer::Done)
             }
             command => self.execute(command, descriptors),
@@ -203,25 +210,6 @@ fn make_room(controllers: &mut [Controller]) {
             tracing::warn!("too many controllers; one is cut off");
             controllers[*index].cut_off();
         }
-    }
-}
-
-/// The control thread's work without its sleep, for fuzzers. Dropping it takes the guest down.
-#[cfg(fuzzing)]
-#[derive(Debug)]
-pub struct Turns(Server);
-
-#[cfg(fuzzing)]
-impl Turns {
-    /// With a controller at the other end of `socket`.
-    pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        Server::new(socket).map(Self)
-    }
-
-    /// Does what there is to do. False when there is nobody left to do it for.
-    pub fn turn(&mut self) -> bool {
-        self.0.turn();
-        !self.0.is_quitting
     }
 }
 
