@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::cli::answer::{list, parse, text};
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::query::Service;
 use crate::query::sigv4::{self, Signed};
 
@@ -109,70 +110,42 @@ impl Parameters {
     }
 }
 
-/// What requests are signed with.
-#[derive(Clone, PartialEq, Eq)]
-struct Credentials {
-    access_key: String,
-    secret: String,
-}
-
-impl Credentials {
-    /// Those of the environment, else those that the agent has written.
-    fn find(config: &Config) -> anyhow::Result<Self> {
-        if let (Ok(access_key), Ok(secret)) =
-            (std::env::var("AWS_ACCESS_KEY_ID"), std::env::var("AWS_SECRET_ACCESS_KEY"))
-        {
-            return Ok(Self { access_key, secret });
-        }
-        let path = config.credentials();
-        let text = std::fs::read_to_string(&path).with_context(|| {
-            let path = path.display();
-            format!(
-                "there are no credentials: cannot read {path}, which `innkeeper serve` writes on its first start \
-                 (run this as the agent's user, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
-            )
-        })?;
-        Self::parse(&text)
-            .with_context(|| format!("{} has no access key in its section [default]", path.display()))
-    }
-
-    /// Those in the section `[default]` of a file as AWS's tools have it.
-    fn parse(file: &str) -> Option<Self> {
-        let (mut access_key, mut secret, mut is_default) = (None, None, false);
-        for line in file.lines().map(str::trim) {
-            if line.starts_with('[') {
-                is_default = line == "[default]";
-            } else if let Some((name, value)) = line.split_once('=').filter(|_| is_default) {
-                let value = Some(value.trim().to_owned());
-                match name.trim() {
-                    "aws_access_key_id" => access_key = value,
-                    "aws_secret_access_key" => secret = value,
-                    _ => {}
-                }
-            }
-        }
-        Some(Self { access_key: access_key?, secret: secret? })
-    }
-}
-
 /// A client of one agent.
 pub struct Client {
     http: ureq::Agent,
-    endpoint: String,
-    region: String,
     credentials: Credentials,
+}
+
+/// Those of the environment, else those that the agent has written.
+fn credentials(config: &Config) -> anyhow::Result<Credentials> {
+    if let (Ok(access_key_id), Ok(secret_access_key)) =
+        (std::env::var("AWS_ACCESS_KEY_ID"), std::env::var("AWS_SECRET_ACCESS_KEY"))
+    {
+        let (region, endpoint_url) = (config.region.clone(), format!("http://{}", config.listen));
+        return Ok(Credentials { access_key_id, secret_access_key, region, endpoint_url });
+    }
+    let path = config.credentials();
+    Credentials::read(&path).with_context(|| {
+        let path = path.display();
+        format!(
+            "there are no credentials: cannot read {path}, which `innkeeper serve` writes on its first start \
+             (become the agent's user, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        )
+    })
 }
 
 impl Client {
     /// One of the agent that is configured, or of the one at an address.
     pub fn new(config: &Config, endpoint: Option<&str>) -> anyhow::Result<Self> {
-        let endpoint = endpoint.map_or_else(|| format!("http://{}", config.listen), str::to_owned);
-        let credentials = Credentials::find(config)?;
-        Self::with(endpoint, config.region.clone(), credentials)
+        let mut credentials = credentials(config)?;
+        if let Some(endpoint) = endpoint {
+            credentials.endpoint_url = endpoint.to_owned();
+        }
+        Self::with(credentials)
     }
 
-    fn with(endpoint: String, region: String, credentials: Credentials) -> anyhow::Result<Self> {
-        let endpoint = endpoint.trim_end_matches('/').to_owned();
+    fn with(mut credentials: Credentials) -> anyhow::Result<Self> {
+        let endpoint = credentials.endpoint_url.trim_end_matches('/').to_owned();
         let host = endpoint.strip_prefix("http://").unwrap_or_default();
         if host.is_empty() || host.contains('/') {
             bail!("{endpoint:?} is not an address of an agent: write http://HOST:PORT");
@@ -185,7 +158,8 @@ impl Client {
             .timeout_global(Some(TIMEOUT))
             .build()
             .new_agent();
-        Ok(Self { http, endpoint, region, credentials })
+        credentials.endpoint_url = endpoint;
+        Ok(Self { http, credentials })
     }
 
     /// Asks for one of EC2's actions.
@@ -193,18 +167,18 @@ impl Client {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("Action", action).append_pair("Version", VERSION);
         let body = form.extend_pairs(parameters.0).finish();
-        let host = self.endpoint.strip_prefix("http://").unwrap_or_default();
+        let Credentials { access_key_id, secret_access_key, region, endpoint_url } = &self.credentials;
+        let host = endpoint_url.strip_prefix("http://").unwrap_or_default();
         let mut headers = vec![
             ("content-type".to_owned(), "application/x-www-form-urlencoded; charset=utf-8".to_owned()),
             ("host".to_owned(), host.to_owned()),
         ];
         let request =
             Signed { method: "POST", path: "/", query: &[], headers: &headers, body: body.as_bytes() };
-        let Credentials { access_key, secret } = &self.credentials;
-        let signature =
-            sigv4::sign(request, access_key, secret, &self.region, Service::Ec2, Timestamp::now());
+        let now = Timestamp::now();
+        let signature = sigv4::sign(request, access_key_id, secret_access_key, region, Service::Ec2, now);
         headers.extend(signature);
-        let mut request = self.http.post(format!("{}/", self.endpoint));
+        let mut request = self.http.post(format!("{endpoint_url}/"));
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -212,9 +186,8 @@ impl Client {
         let status = response.status();
         let answer = response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_string();
         let answer = answer.map_err(|error| self.unanswered(error))?;
-        let tree = parse(&answer).with_context(|| {
-            format!("{} does not answer as an agent (HTTP status {status})", self.endpoint)
-        })?;
+        let tree = parse(&answer)
+            .with_context(|| format!("{endpoint_url} does not answer as an agent (HTTP status {status})"))?;
         if status.is_success() {
             return Ok(tree);
         }
@@ -245,7 +218,7 @@ impl Client {
 
     /// Says why there is no answer, and what to do.
     fn unanswered(&self, error: ureq::Error) -> anyhow::Error {
-        let endpoint = &self.endpoint;
+        let endpoint = &self.credentials.endpoint_url;
         let is_refused = match &error {
             ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
             ureq::Error::ConnectionFailed => true,
@@ -267,6 +240,15 @@ pub(crate) mod tests {
     use std::thread::JoinHandle;
 
     use super::*;
+
+    fn client_of(endpoint: &str) -> anyhow::Result<Client> {
+        Client::with(Credentials {
+            access_key_id: "AKIAEXAMPLE".into(),
+            secret_access_key: "secret".into(),
+            region: "us-east-1".into(),
+            endpoint_url: endpoint.into(),
+        })
+    }
 
     /// A server that gives these answers, one per connection, and then returns what it was asked.
     pub fn serve(answers: Vec<(u16, String)>) -> (Client, JoinHandle<Vec<String>>) {
@@ -295,8 +277,7 @@ pub(crate) mod tests {
             };
             answers.into_iter().map(answer).collect()
         });
-        let credentials = Credentials { access_key: "AKIAEXAMPLE".into(), secret: "secret".into() };
-        (Client::with(endpoint, "us-east-1".into(), credentials).unwrap(), server)
+        (client_of(&endpoint).unwrap(), server)
     }
 
     #[test]
@@ -352,8 +333,7 @@ pub(crate) mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
-        let credentials = Credentials { access_key: "a".into(), secret: "b".into() };
-        let client = Client::with(endpoint, "us-east-1".into(), credentials).unwrap();
+        let client = client_of(&endpoint).unwrap();
         let error = client.call("DescribeInstances", Parameters::default()).unwrap_err();
         assert!(error.to_string().contains("start it with `innkeeper serve`"), "{error}");
     }
@@ -374,31 +354,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn credentials_are_those_of_the_default_section() {
-        for (file, found) in [
-            ("[default]\naws_access_key_id = a\naws_secret_access_key = b\n", Some(("a", "b"))),
-            (
-                "[x]\naws_access_key_id=c\n[default]\naws_access_key_id=a\naws_secret_access_key=b=\n",
-                Some(("a", "b=")),
-            ),
-            ("[default]\naws_access_key_id = a\n", None),
-            ("aws_access_key_id = a\naws_secret_access_key = b\n", None),
-            ("", None),
-        ] {
-            let parsed = Credentials::parse(file);
-            assert_eq!(
-                parsed.as_ref().map(|each| (each.access_key.as_str(), each.secret.as_str())),
-                found,
-                "{file}"
-            );
-        }
-    }
-
-    #[test]
     fn only_plain_addresses_are_endpoints() {
         for endpoint in ["127.0.0.1:8773", "https://127.0.0.1:8773", "http://", "http://a/b"] {
-            let credentials = Credentials { access_key: "a".into(), secret: "b".into() };
-            assert!(Client::with(endpoint.into(), "us-east-1".into(), credentials).is_err(), "{endpoint}");
+            assert!(client_of(endpoint).is_err(), "{endpoint}");
         }
     }
 }

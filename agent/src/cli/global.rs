@@ -96,7 +96,7 @@ impl Global {
     }
 }
 
-/// Prints a text as it is. That nobody reads on, as with `| head`, is no error.
+/// Prints a text as it is.
 pub fn print(text: &str) -> anyhow::Result<()> {
     print_bytes(text.as_bytes())
 }
@@ -104,12 +104,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// Prints bytes as they are.
 pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
-    }
+    out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
 /// Splits `NAME=VALUE`; what for is in the error.

@@ -1,21 +1,143 @@
-//! What people type.
+//! What people type: one file for each subcommand, or for each kind of resource.
 //!
-//! The commands for people on the host are clients of the agent's own EC2 API, as `aws` is.
+//! [`serve`], [`credentials`], [`check`] and [`debug`] are for whoever runs the daemon. The commands in [`people`] are
+//! clients of its EC2 API, as `aws` is: [`client`] asks, [`answer`] reads the XML, [`names`] finds what is meant,
+//! [`wait`] waits, and [`output`] makes the tables.
 
-pub mod answer;
-pub mod client;
-pub mod completions;
-pub mod console;
-pub mod global;
-pub mod groups;
-pub mod images;
-pub mod instances;
-pub mod keys;
-pub mod names;
-pub mod output;
-pub mod people;
-pub mod run;
-pub mod tags;
-pub mod types;
-pub mod volumes;
-pub mod wait;
+mod answer;
+mod check;
+mod client;
+mod completions;
+mod console;
+mod credentials;
+mod debug;
+mod global;
+mod groups;
+mod images;
+mod instances;
+mod keys;
+mod names;
+mod output;
+mod people;
+mod run;
+mod serve;
+mod tags;
+mod types;
+mod volumes;
+mod wait;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// Exit statuses. Usage errors are 2, which is clap's.
+mod exit_status {
+    /// It was done.
+    pub const SUCCESS: u8 = 0;
+    /// It could not be done.
+    pub const ERROR: u8 = 1;
+}
+
+/// EC2 on this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "innkeeper",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = people::EXAMPLES
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    People(people::Command),
+    Serve(serve::Serve),
+    Credentials(credentials::Credentials),
+    Check(check::Check),
+    Debug(debug::Debug),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration [default: /etc/innkeeper/innkeeper.toml, if it is there].
+    #[arg(long, value_name = "FILE", env = "INNKEEPER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref())
+    }
+}
+
+/// Runs the program; returns its exit status.
+pub fn main() -> u8 {
+    let outcome = match Arguments::parse().command {
+        Command::People(command) => command.execute(Arguments::command()),
+        Command::Serve(serve) => serve.execute(),
+        Command::Credentials(credentials) => credentials.execute(),
+        Command::Check(check) => check.execute(),
+        Command::Debug(debug) => debug.execute(),
+    };
+    match outcome {
+        Ok(status) => status,
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => exit_status::SUCCESS,
+        Err(error) => {
+            // One line, the causes behind one another; and perhaps nobody is there to read it.
+            let _ = writeln!(io::stderr(), "innkeeper: {error:#}");
+            exit_status::ERROR
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_are_commands() {
+        for line in people::EXAMPLES.lines().filter_map(|line| line.strip_prefix("  ")) {
+            for part in line.split(" | xargs ") {
+                let names = part.starts_with("innkeeper terminate").then_some("web");
+                let parsed = Arguments::try_parse_from(part.split(' ').chain(names));
+                assert!(parsed.is_ok(), "{part}: {parsed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_before_anything_is_asked() {
+        for line in [
+            "innkeeper stop",
+            "innkeeper run",
+            "innkeeper run micro --count 0",
+            "innkeeper ps --output xml",
+            "innkeeper ps --quiet --output json",
+            "innkeeper stop web --timeout 5",
+            "innkeeper tag i-1",
+            "innkeeper completions dos",
+        ] {
+            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -4,13 +4,15 @@
 //! waits for. [`State::change`] runs a transaction on a [`Draft`] of it, one at a time; what it has changed is on the
 //! disk before anybody sees it.
 
+mod document;
+#[cfg(test)]
+mod model;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use imbl::OrdMap;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::records::{
@@ -19,21 +21,25 @@ use crate::records::{
 };
 use crate::store::{Store, StoreError, Write, format};
 
+use document::encode;
+pub use document::{Document, decode};
+
 /// How many transactions a watcher may be behind.
 const WATCH_DEPTH: usize = 1024;
 
 /// The keys, `kind/name`, that one transaction has changed.
 pub type Changed = Arc<[String]>;
 
-/// The records of one kind, by key.
-pub type Table<R> = OrdMap<String, Arc<R>>;
+/// The records of one kind, by key. Shared by the worlds in which it is the same; who changes it copies it first, which
+/// takes some 20 µs for a thousand records.
+pub type Table<R> = Arc<BTreeMap<Arc<str>, Arc<R>>>;
 
 /// A record that has a table.
 pub trait Kept: Record {
     /// Its table.
     fn table(world: &World) -> &Table<Self>;
     /// Its table.
-    fn table_mut(world: &mut World) -> &mut Table<Self>;
+    fn table_mut(world: &mut World) -> &mut BTreeMap<Arc<str>, Arc<Self>>;
 }
 
 macro_rules! world {
@@ -49,8 +55,8 @@ macro_rules! world {
                 &world.$field
             }
 
-            fn table_mut(world: &mut World) -> &mut Table<Self> {
-                &mut world.$field
+            fn table_mut(world: &mut World) -> &mut BTreeMap<Arc<str>, Arc<Self>> {
+                Arc::make_mut(&mut world.$field)
             }
         })*
 
@@ -60,6 +66,16 @@ macro_rules! world {
                 let mut world = Self::default();
                 $(load::<$record>(store, &mut world)?;)*
                 Ok(world)
+            }
+
+            /// All records as they are kept, in the order of their keys.
+            pub fn documents(&self) -> Result<Vec<Document>, serde_json::Error> {
+                let mut documents = Vec::new();
+                $(for record in self.all::<$record>() {
+                    documents.push(Document::new(record.as_ref())?);
+                })*
+                documents.sort_by(|one, other| one.key.cmp(&other.key));
+                Ok(documents)
             }
         }
     };
@@ -98,13 +114,6 @@ impl World {
     }
 }
 
-/// How a record lies in the store.
-#[derive(Serialize, Deserialize)]
-struct Envelope<D> {
-    version: u32,
-    document: D,
-}
-
 fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError> {
     let prefix = format!("{}/", R::KIND);
     for (key, bytes) in store.load(&prefix)? {
@@ -113,28 +122,9 @@ fn load<R: Kept>(store: &dyn Store, world: &mut World) -> Result<(), StoreError>
         if key.strip_prefix(&prefix) != Some(record.key()) {
             return Err(failed(format!("the document says that it is {prefix}{}", record.key())));
         }
-        R::table_mut(world).insert(record.key().to_owned(), Arc::new(record));
+        R::table_mut(world).insert(record.key().into(), Arc::new(record));
     }
     Ok(())
-}
-
-/// Reads a stored record, of this version or an older one.
-pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, String> {
-    let envelope: Envelope<serde_json::Value> =
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let mut document = envelope.document;
-    if envelope.version > R::VERSION {
-        return Err(format!(
-            "it has version {} and this agent knows {} up to {}: use the newer agent that wrote it",
-            envelope.version,
-            R::KIND,
-            R::VERSION
-        ));
-    }
-    for version in envelope.version..R::VERSION {
-        document = R::migrate(version, document)?;
-    }
-    serde_json::from_value(document).map_err(|error| error.to_string())
 }
 
 /// A world in the making.
@@ -157,10 +147,10 @@ impl Draft {
     /// Adds a record, or replaces the one of its key.
     pub fn put<R: Kept>(&mut self, record: R) {
         let name = format!("{}/{}", R::KIND, record.key());
-        match serde_json::to_vec(&Envelope { version: R::VERSION, document: &record }) {
+        match encode(&record) {
             Ok(bytes) => {
                 self.writes.insert(name, Some(bytes));
-                R::table_mut(&mut self.world).insert(record.key().to_owned(), Arc::new(record));
+                R::table_mut(&mut self.world).insert(record.key().into(), Arc::new(record));
             }
             Err(cause) => {
                 self.failure = Some(StoreError { what: format!("write {name}"), cause: cause.into() });
@@ -170,7 +160,8 @@ impl Draft {
 
     /// Takes a record away, if it is there.
     pub fn remove<R: Kept>(&mut self, key: impl AsRef<str>) {
-        if R::table_mut(&mut self.world).remove(key.as_ref()).is_some() {
+        if self.get::<R>(&key).is_some() {
+            R::table_mut(&mut self.world).remove(key.as_ref());
             self.writes.insert(format!("{}/{}", R::KIND, key.as_ref()), None);
         }
     }

@@ -1,0 +1,218 @@
+//! The state against a model: a map that is copied before each transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+
+use super::{Draft, State};
+use crate::records::{Record, Tags};
+use crate::store::memory::Memory;
+use crate::store::redb::Redb;
+use crate::store::{Store, StoreError, Write};
+
+/// What a transaction does.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, u8),
+    Remove(u8),
+    /// Adds to what is there.
+    Update(u8, u8),
+    Tag(u8, u8),
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Commit,
+    /// It changes its mind.
+    GiveUp,
+    /// The store cannot write.
+    StoreFails,
+    /// The agent is started again.
+    Reopen,
+}
+
+/// By resource, the tags.
+type Model = BTreeMap<String, BTreeMap<String, String>>;
+
+/// A store that can be made to fail.
+struct Unreliable {
+    store: Box<dyn Store>,
+    fails: AtomicBool,
+}
+
+impl Store for Unreliable {
+    fn load(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.store.load(prefix)
+    }
+
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(failure());
+        }
+        self.store.commit(writes)
+    }
+}
+
+fn failure() -> StoreError {
+    StoreError { what: "write".into(), cause: "it was told so".into() }
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Vec<Step>, End)>> {
+    let step = prop_oneof![
+        (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+        (0..6_u8).prop_map(Step::Remove),
+        (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Update(key, value)),
+        (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Tag(key, value)),
+    ];
+    let end = prop_oneof![
+        6 => Just(End::Commit),
+        1 => Just(End::GiveUp),
+        1 => Just(End::StoreFails),
+        1 => Just(End::Reopen),
+    ];
+    prop::collection::vec((prop::collection::vec(step, 0..6), end), 0..12)
+}
+
+fn name(key: u8) -> String {
+    format!("i-{key}")
+}
+
+fn tag(value: u8) -> (String, String) {
+    (format!("key-{}", value % 3), value.to_string())
+}
+
+fn perform(draft: &mut Draft, step: &Step) {
+    match *step {
+        Step::Put(key, value) => draft.put(Tags { resource: name(key), tags: [tag(value)].into() }),
+        Step::Remove(key) => draft.remove::<Tags>(name(key)),
+        Step::Update(key, value) => {
+            draft.update::<Tags>(name(key), |record| record.tags.extend([tag(value)]));
+        }
+        Step::Tag(key, value) => draft.tag(name(key), [tag(value)]),
+    }
+}
+
+/// Does the same to the model, and returns the key if it has changed something.
+fn expect(model: &mut Model, step: &Step) -> Option<String> {
+    let (key, has_changed) = match *step {
+        Step::Put(key, value) => {
+            model.insert(name(key), [tag(value)].into());
+            (key, true)
+        }
+        Step::Remove(key) => (key, model.remove(&name(key)).is_some()),
+        Step::Update(key, value) => {
+            (key, model.get_mut(&name(key)).map(|tags| tags.extend([tag(value)])).is_some())
+        }
+        Step::Tag(key, value) => {
+            model.entry(name(key)).or_default().extend([tag(value)]);
+            (key, true)
+        }
+    };
+    has_changed.then(|| format!("{}/{}", Tags::KIND, name(key)))
+}
+
+fn seen(state: &State) -> Model {
+    let world = state.read();
+    world.all::<Tags>().map(|record| (record.resource.clone(), record.tags.clone())).collect()
+}
+
+fn check(store: Box<dyn Store>, transactions: &[(Vec<Step>, End)]) {
+    let store = Arc::new(Unreliable { store, fails: AtomicBool::new(false) });
+    let mut state = State::open(store.clone()).unwrap();
+    let mut model = Model::new();
+    for (steps, end) in transactions {
+        let mut changes = state.watch();
+        let before = state.read();
+        let mut next = model.clone();
+        let expected: BTreeSet<String> = steps.iter().filter_map(|step| expect(&mut next, step)).collect();
+        store.fails.store(*end == End::StoreFails, Ordering::Relaxed);
+        let result = state.change(|draft| {
+            for step in steps {
+                perform(draft, step);
+            }
+            if *end == End::GiveUp { Err(failure()) } else { Ok(()) }
+        });
+        store.fails.store(false, Ordering::Relaxed);
+        let is_done = match end {
+            End::Commit | End::Reopen => true,
+            End::GiveUp => false,
+            // Without anything to write it is not asked.
+            End::StoreFails => expected.is_empty(),
+        };
+        assert_eq!(result.is_ok(), is_done);
+        // Who has looked before goes on seeing what it saw.
+        assert_eq!(before.all::<Tags>().count(), model.len());
+        if is_done {
+            model = next;
+        }
+        match changes.try_recv() {
+            Ok(keys) => assert_eq!((is_done, keys.iter().cloned().collect()), (true, expected)),
+            Err(_) => assert!(!is_done || expected.is_empty()),
+        }
+        if *end == End::Reopen {
+            state = State::open(store.clone()).unwrap();
+        }
+        assert_eq!(seen(&state), model);
+    }
+    assert_eq!(seen(&State::open(store).unwrap()), model);
+}
+
+proptest! {
+    #[test]
+    fn the_state_in_memory_is_as_its_model(transactions in steps()) {
+        check(Box::new(Memory::default()), &transactions);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn the_state_in_a_file_is_as_its_model(transactions in steps()) {
+        let directory = tempfile::tempdir().unwrap();
+        check(Box::new(Redb::open(directory.path().join("state.redb")).unwrap()), &transactions);
+    }
+}
+
+#[test]
+fn transactions_wait_for_each_other() {
+    let state = State::open(Arc::new(Memory::default())).unwrap();
+    let count = |draft: &Draft| draft.tags("i-1").and_then(|tags| tags["count"].parse::<u32>().ok());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let result: Result<(), StoreError> = state.change(|draft| {
+                        let next = count(draft).unwrap_or(0) + 1;
+                        draft.tag("i-1", [("count".to_owned(), next.to_string())]);
+                        Ok(())
+                    });
+                    result.unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(state.read().tags("i-1").unwrap()["count"], "400");
+}
+
+#[test]
+fn a_transaction_that_panics_changes_nothing_and_lets_the_next_one_in() {
+    let state = State::open(Arc::new(Memory::default())).unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _: Result<(), StoreError> = state.change(|draft| {
+            draft.tag("i-1", [("half".to_owned(), "done".to_owned())]);
+            panic!("in the middle");
+        });
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(seen(&state), Model::new());
+    let result: Result<(), StoreError> = state.change(|draft| {
+        draft.tag("i-2", [("all".to_owned(), "done".to_owned())]);
+        Ok(())
+    });
+    result.unwrap();
+    assert_eq!(seen(&state).len(), 1);
+}
