@@ -11,10 +11,6 @@ use crate::cli::names;
 use crate::cli::output::{View, age};
 use crate::cli::tags::tags;
 
-/// The tags that say what EC2's RegisterImage has no parameters for.
-const ID_TAG: &str = "innkeeper:image-id";
-const COMMAND_LINE_TAG: &str = "innkeeper:command-line";
-
 const IMAGES: View = View {
     id: "imageId",
     columns: &[
@@ -70,9 +66,7 @@ impl Images {
                 global.show(&IMAGES, &found)?;
             }
             Self::Register { directory, name, id, command_line, description, tag } => {
-                let mut tags = tags(None, &tag)?;
-                tags.extend(id.map(|id| (ID_TAG.to_owned(), id)));
-                tags.extend(command_line.map(|line| (COMMAND_LINE_TAG.to_owned(), line)));
+                let tags = tags(None, &tag)?;
                 // The agent has another working directory.
                 let directory = std::fs::canonicalize(&directory)
                     .with_context(|| format!("cannot find the directory {}", directory.display()))?;
@@ -82,6 +76,9 @@ impl Images {
                     .with("Name", name)
                     .with("Architecture", "x86_64")
                     .with_some("Description", description)
+                    // These are not EC2's, but the agent's.
+                    .with_some("ImageId", id)
+                    .with_some("KernelCommandLine", command_line)
                     .with_tags("image", &tags);
                 let answer = client.call("RegisterImage", parameters)?;
                 global.done("imageId", &[text(&answer, "imageId").to_owned()])?;
