@@ -28,4 +28,5 @@ pub mod records;
 pub mod serve;
 pub mod state;
 pub mod store;
+pub mod volume_types;
 pub mod volumes;

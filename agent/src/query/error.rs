@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::store::StoreError;
+
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -18,6 +20,12 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal(format_args!("{error}: {}", error.cause))
+    }
+}
 
 impl ApiError {
     /// An error with this code.

@@ -1,7 +1,7 @@
 //! The API's HTTP server: connections, limits, and the way of a request from its bytes to its answer.
 //!
-//! Whatever comes, the answer is EC2's XML. What a client can make us hold is bounded: connections, the time that each
-//! may take to say something, the size of a request, the actions that run at once.
+//! Whatever comes as HTTP is answered in EC2's XML. What a client can make us hold is bounded: connections, the time
+//! that each may take to say something, the size of a request, the actions that run at once.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tracing::Instrument;
 
 use crate::query::dispatch::{Call, Registry};
 use crate::query::sigv4::{self, Signed};
@@ -35,33 +36,33 @@ const MAX_BODY: usize = 512 * 1024;
 /// How much of a longer body is taken and thrown away, so that its sender gets to read the answer.
 const MAX_DISCARDED: usize = 64 * 1024 * 1024;
 
-/// How many connections there are at once. The next ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
-
-/// How many actions run at once.
-const MAX_ACTIONS: usize = 32;
-
 /// A request that takes longer is worth a warning.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// How long things may take.
+/// How many clients are served, and how long they are waited for.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
-    /// A client, to send a request's head: also the next one on the same connection.
+struct Limits {
+    /// Connections at once. The next ones wait to be accepted.
+    connections: usize,
+    /// Actions that run at once.
+    actions: usize,
+    /// For a client to send a request's head: also the next one on the same connection.
     head: Duration,
-    /// A client, to send a request's body.
+    /// For a client to send a request's body.
     body: Duration,
-    /// A request, to get a turn when all actions are busy.
+    /// For a request to get its turn when all actions are busy.
     turn: Duration,
-    /// A connection altogether. Clients open another.
+    /// For a connection altogether. Clients open another.
     connection: Duration,
-    /// The last request of a connection, once that is to end.
+    /// For a connection's last request, once it is to end.
     end: Duration,
 }
 
-impl Default for Patience {
+impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 512,
+            actions: 32,
             head: Duration::from_secs(30),
             body: Duration::from_secs(30),
             turn: Duration::from_secs(5),
@@ -78,7 +79,7 @@ pub async fn serve(
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let front = Front::new(Api { agent, registry }, Patience::default());
+    let front = Front::new(Api { agent, registry }, Limits::default());
     accept(listener, Arc::new(front), shutdown).await;
     Ok(())
 }
@@ -125,7 +126,7 @@ async fn accept<A: Application>(
     let (end, ending) = watch::channel(());
     let mut connections = JoinSet::new();
     loop {
-        let room = connections.len() < MAX_CONNECTIONS;
+        let room = connections.len() < front.limits.connections;
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
@@ -150,7 +151,7 @@ async fn accept<A: Application>(
 struct Front<A> {
     application: Arc<A>,
     actions: Arc<Semaphore>,
-    patience: Patience,
+    limits: Limits,
 }
 
 /// What the log says of a request.
@@ -161,8 +162,8 @@ struct Trace {
 }
 
 impl<A: Application> Front<A> {
-    fn new(application: A, patience: Patience) -> Self {
-        Self { application: Arc::new(application), actions: Arc::new(Semaphore::new(MAX_ACTIONS)), patience }
+    fn new(application: A, limits: Limits) -> Self {
+        Self { application: Arc::new(application), actions: Arc::new(Semaphore::new(limits.actions)), limits }
     }
 
     /// Serves a connection until it ends, or `ending` says that it has to.
@@ -172,7 +173,7 @@ impl<A: Application> Front<A> {
         peer: SocketAddr,
         mut ending: watch::Receiver<()>,
     ) {
-        let patience = self.patience;
+        let limits = self.limits;
         // Answers are small, and whole when they are sent.
         let _ = stream.set_nodelay(true);
         let service = service_fn(move |request| {
@@ -181,20 +182,20 @@ impl<A: Application> Front<A> {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(patience.head)
+            .header_read_timeout(limits.head)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             // It never has a value; its end is what tells.
             _ = ending.changed() => None,
-            () = sleep(patience.connection) => None,
+            () = sleep(limits.connection) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
-                timeout(patience.end, connection).await.unwrap_or(Ok(()))
+                timeout(limits.end, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
@@ -211,7 +212,11 @@ impl<A: Application> Front<A> {
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
         let mut trace = Trace::default();
         let mut service = Service::Ec2;
-        let result = self.answer(request, &id, &mut service, &mut trace).await;
+        // Whatever is logged on the way has the request's id.
+        let span = tracing::info_span!("request", id);
+        let answering = self.answer(request, &id, &mut service, &mut trace).instrument(span.clone());
+        let result = answering.await;
+        let _span = span.enter();
         let (status, code, document) = match result {
             Ok(document) => (200, "", document),
             Err(error) => (error.status(), error.code, xml::error(service, &id, &error)),
@@ -219,9 +224,9 @@ impl<A: Application> Front<A> {
         let Trace { action, access_key } = trace;
         let took = began.elapsed();
         if status >= 500 || took > SLOW {
-            tracing::warn!(request = id, action, access_key, status, code, ?took, "answered a request");
+            tracing::warn!(action, access_key, status, code, ?took, "answered a request");
         } else {
-            tracing::debug!(request = id, action, access_key, status, code, ?took, "answered a request");
+            tracing::debug!(action, access_key, status, code, ?took, "answered a request");
         }
         let mut response = Response::new(Full::new(Bytes::from(document)));
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -246,7 +251,7 @@ impl<A: Application> Front<A> {
         B: Body<Data = Bytes> + Unpin,
     {
         let (head, body) = request.into_parts();
-        let reading = timeout(self.patience.body, read(body)).await;
+        let reading = timeout(self.limits.body, read(body)).await;
         let body =
             reading.map_err(|_| ApiError::new("RequestTimeout", "The request's body did not come."))??;
         if !matches!(head.method, Method::GET | Method::POST) {
@@ -261,33 +266,35 @@ impl<A: Application> Front<A> {
             headers: &headers(&head.headers),
             body: &body,
         };
+        *service = sigv4::service(signed).unwrap_or(Service::Ec2);
         let mut found = None;
         let signer = sigv4::verify(signed, self.application.region(), Timestamp::now(), |key| {
             found = self.application.access_key(key);
             found.as_ref().map(|key| key.secret.clone())
         })?;
-        *service = signer.service;
         trace.access_key = signer.access_key;
         let Some(key) = found else { return Err(ApiError::internal("a signature was good without a key")) };
         let mut all = query;
         all.extend(parameters::decode(&body)?);
+        drop(body);
         let call = Call::read(all)?;
         trace.action.clone_from(&call.action);
-        self.run(*service, call, caller(key), id).await
+        self.run(signer.service, call, caller(key), id).await
     }
 
     /// Runs an action on a thread that may block, when it is its turn.
     async fn run(&self, service: Service, call: Call, caller: Caller, id: &str) -> Result<String, ApiError> {
-        let turn = timeout(self.patience.turn, Arc::clone(&self.actions).acquire_owned()).await;
+        let turn = timeout(self.limits.turn, Arc::clone(&self.actions).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             return Err(ApiError::new("RequestLimitExceeded", "Request limit exceeded."));
         };
         let application = Arc::clone(&self.application);
         let id = id.to_owned();
+        let span = tracing::Span::current();
         let running = tokio::task::spawn_blocking(move || {
             // Also when the client has gone, it is a turn until it ends.
             let _turn = turn;
-            application.answer(service, &call, &caller, &id)
+            span.in_scope(|| application.answer(service, &call, &caller, &id))
         });
         running.await.unwrap_or_else(|failure| Err(ApiError::internal(failure)))
     }
@@ -330,4 +337,287 @@ async fn read<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Vec<u8>, Api
         return Err(ApiError::new("RequestEntityTooLarge", message));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(150);
+    /// For what has to be long enough for a busy machine to do something else in it.
+    const SECOND: Duration = Duration::from_secs(1);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Answers with the action's name; one panics, one waits until it may go on.
+    #[derive(Default)]
+    struct Echo {
+        door: Mutex<Door>,
+        opened: Condvar,
+    }
+
+    #[derive(Default)]
+    struct Door {
+        open: bool,
+        waiting: usize,
+    }
+
+    impl Echo {
+        fn open(&self) {
+            self.door.lock().unwrap().open = true;
+            self.opened.notify_all();
+        }
+
+        /// Returns when so many actions wait.
+        async fn fills(&self, count: usize) {
+            while self.door.lock().unwrap().waiting < count {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    impl Application for Arc<Echo> {
+        fn region(&self) -> &str {
+            "us-east-1"
+        }
+
+        fn access_key(&self, id: &str) -> Option<AccessKey> {
+            let text = |text: &str| text.to_owned();
+            let key = AccessKey {
+                id: text(id),
+                secret: text("secret"),
+                account: text("000000000000"),
+                created: Timestamp::now(),
+            };
+            (id == "AKIA").then_some(key)
+        }
+
+        fn answer(&self, _: Service, call: &Call, caller: &Caller, id: &str) -> Result<String, ApiError> {
+            match call.action.as_str() {
+                "Panic" => panic!("as it should"),
+                "Wait" => {
+                    let mut door = self.door.lock().unwrap();
+                    door.waiting += 1;
+                    drop(self.opened.wait_while(door, |door| !door.open).unwrap());
+                }
+                _ => {}
+            }
+            Ok(format!("{} {} {} {}", call.action, caller.arn, id.len(), call.parameters.len()))
+        }
+    }
+
+    struct Server {
+        address: SocketAddr,
+        echo: Arc<Echo>,
+        stop: oneshot::Sender<()>,
+        ended: tokio::task::JoinHandle<()>,
+    }
+
+    async fn server(limits: Limits) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = Arc::new(Echo::default());
+        let (stop, stopped) = oneshot::channel();
+        let front = Arc::new(Front::new(Arc::clone(&echo), limits));
+        let ended = tokio::spawn(accept(listener, front, async { stopped.await.unwrap_or(()) }));
+        Server { address, echo, stop, ended }
+    }
+
+    impl Server {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        /// Sends bytes; returns what comes until the connection ends.
+        async fn exchange(&self, bytes: &[u8]) -> String {
+            exchange(self.address, bytes).await
+        }
+    }
+
+    async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        rest(&mut stream).await
+    }
+
+    async fn rest(stream: &mut TcpStream) -> String {
+        let mut all = Vec::new();
+        timeout(LONG, stream.read_to_end(&mut all)).await.expect("the connection should end").unwrap();
+        String::from_utf8(all).unwrap()
+    }
+
+    /// A signed request as bytes, after which the connection is to end.
+    fn signed_by(key: &str, secret: &str, method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut headers = vec![header("host", "innkeeper")];
+        let pairs = parameters::decode(query.as_bytes()).unwrap_or_default();
+        let request = Signed { method, path: "/", query: &pairs, headers: &headers, body };
+        let more = sigv4::sign(request, key, secret, "us-east-1", Service::Ec2, Timestamp::now());
+        headers.extend(more);
+        let length = body.len();
+        let mut text =
+            format!("{method} /?{query} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n");
+        text.extend(headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")));
+        text.push_str("\r\n");
+        [text.as_bytes(), body].concat()
+    }
+
+    fn signed(method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+        signed_by("AKIA", "secret", method, query, body)
+    }
+
+    fn post(body: &str) -> Vec<u8> {
+        signed("POST", "", body.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn a_signed_request_is_answered() {
+        let server = server(Limits::default()).await;
+        let body = "Action=Describe&Version=2016-11-15&A.1=x";
+        for request in [
+            post(body),
+            signed("GET", body, b""),
+            signed("POST", "Action=Describe&A.1=x", b"Version=2016-11-15"),
+        ] {
+            let answer = server.exchange(&request).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(answer.contains("content-type: text/xml;charset=UTF-8\r\n"), "{answer}");
+            assert!(answer.contains("x-amzn-requestid: "), "{answer}");
+            assert!(answer.ends_with("\r\n\r\nDescribe arn:aws:iam::000000000000:root 36 1"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_comes_the_answer_is_xml() {
+        let server = server(Limits::default()).await;
+        let plain =
+            |line: &str| format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").into_bytes();
+        let version = "&Version=2016-11-15";
+        for (request, status, code) in [
+            (plain("GET /"), 403, "MissingAuthenticationToken"),
+            (plain("GET /some/where?else"), 403, "MissingAuthenticationToken"),
+            (plain("DELETE /"), 405, "MethodNotAllowed"),
+            (plain("BREW *"), 405, "MethodNotAllowed"),
+            (plain("GET /?%zz"), 400, "MalformedQueryString"),
+            (plain("GET /?%ff"), 400, "MalformedQueryString"),
+            (plain("GET /?X-Amz-Algorithm=x"), 400, "IncompleteSignature"),
+            (post(&format!("Action=A%{version}")), 400, "MalformedQueryString"),
+            (signed("POST", "", b"Action=\xff"), 400, "MalformedQueryString"),
+            (post("{\"Action\": \"DescribeInstances\"}"), 400, "MissingAction"),
+            (post(""), 400, "MissingAction"),
+            (post("Action=A"), 400, "MissingParameter"),
+            (post("Action=A&Version=new"), 400, "NoSuchVersion"),
+            (post(&format!("Action=A&Action=B{version}")), 400, "InvalidParameterCombination"),
+            (post(&format!("Action=A&DryRun=perhaps{version}")), 400, "InvalidParameterValue"),
+            (post(&format!("Action=A{version}{}", "&x".repeat(10_000))), 400, "InvalidParameterValue"),
+            (post(&"x".repeat(MAX_BODY + 1)), 413, "RequestEntityTooLarge"),
+            (post(&"x".repeat(8 * MAX_BODY)), 413, "RequestEntityTooLarge"),
+            (post(&format!("Action=Panic{version}")), 500, "InternalError"),
+        ] {
+            let answer = server.exchange(&request).await;
+            let begin = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{begin}: {answer}");
+            assert!(answer.contains("content-type: text/xml;charset=UTF-8\r\n"), "{begin}: {answer}");
+            let start = format!(
+                "\r\n\r\n<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>{code}<"
+            );
+            assert!(answer.contains(&start), "{begin}: {answer}");
+            assert!(answer.ends_with("</RequestID></Response>"), "{begin}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_of_sts_has_its_form() {
+        let server = server(Limits::default()).await;
+        let request = String::from_utf8(post("Action=A")).unwrap().replace("/ec2/", "/sts/");
+        let answer = server.exchange(request.as_bytes()).await;
+        assert!(answer.contains("<Type>Sender</Type><Code>SignatureDoesNotMatch</Code>"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn the_agent_answers_whom_it_knows() {
+        let agent = Arc::new(Agent::for_tests());
+        let mut registry = Registry::default();
+        crate::actions::register(&mut registry);
+        let key = AccessKey::clone(agent.state.read().all::<AccessKey>().next().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(serve(listener, agent, Arc::new(registry), async { drop(stopped.await) }));
+
+        let body = "Action=DescribeRegions&Version=2016-11-15";
+        let good = signed_by(&key.id, &key.secret, "POST", "", body.as_bytes());
+        let answer = exchange(address, &good).await;
+        assert!(answer.contains("<regionName>us-east-1</regionName>"), "{answer}");
+        for bad in
+            [signed_by("AKIAX", &key.secret, "POST", "", b""), signed_by(&key.id, "x", "POST", "", b"")]
+        {
+            let answer = exchange(address, &bad).await;
+            assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("<Code>AuthFailure<"), "{answer}");
+        }
+
+        stop.send(()).unwrap();
+        timeout(LONG, serving).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn too_many_requests_are_told_so() {
+        let server = server(Limits { actions: 2, turn: SHORT, ..Limits::default() }).await;
+        let wait = post("Action=Wait&Version=2016-11-15");
+        let (first, second) =
+            tokio::join!(async { tokio::join!(server.exchange(&wait), server.exchange(&wait)) }, async {
+                server.echo.fills(2).await;
+                let refused = server.exchange(&post("Action=A&Version=2016-11-15")).await;
+                server.echo.open();
+                refused
+            });
+        assert!(second.starts_with("HTTP/1.1 503 "), "{second}");
+        assert!(second.contains("<Code>RequestLimitExceeded</Code>"), "{second}");
+        assert!(first.0.starts_with("HTTP/1.1 200 ") && first.1.starts_with("HTTP/1.1 200 "), "{first:?}");
+        assert!(server.exchange(&post("Action=A&Version=2016-11-15")).await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_loses_its_connection() {
+        let silent = server(Limits { head: SHORT, ..Limits::default() }).await;
+        assert_eq!(silent.exchange(b"").await, "");
+        silent.exchange(b"POST / HTTP/1.1\r\nhost:").await;
+
+        let half = server(Limits { body: SHORT, ..Limits::default() }).await;
+        let answer = half.exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nAction").await;
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("<Code>RequestTimeout<"), "{answer}");
+
+        let idle = server(Limits { head: SECOND, ..Limits::default() }).await;
+        let answer = idle.exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.ends_with("</Response>"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn connections_have_an_end_and_then_others_get_their_turn() {
+        let server = server(Limits { connections: 1, connection: SECOND, ..Limits::default() }).await;
+        let mut first = server.connect().await;
+        let second = server.exchange(&post("Action=A&Version=2016-11-15")).await;
+        assert!(second.starts_with("HTTP/1.1 200 "), "{second}");
+        assert_eq!(rest(&mut first).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_begun_is_answered_before_the_end() {
+        let server = server(Limits::default()).await;
+        let mut idle = server.connect().await;
+        let mut busy = server.connect().await;
+        busy.write_all(&post("Action=Wait&Version=2016-11-15")).await.unwrap();
+        server.echo.fills(1).await;
+        server.stop.send(()).unwrap();
+        assert_eq!(rest(&mut idle).await, "");
+        assert!(TcpStream::connect(server.address).await.is_err());
+        assert!(!server.ended.is_finished());
+        server.echo.open();
+        assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 "));
+        timeout(LONG, server.ended).await.unwrap().unwrap();
+    }
 }
