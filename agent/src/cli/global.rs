@@ -87,7 +87,7 @@ impl Global {
 
     /// Says which resources something was done to: their ids, or elements with them for programs.
     pub fn done(&self, id: &str, ids: &[String]) -> anyhow::Result<()> {
-        if self.quiet || self.output == Output::Table {
+        if self.output == Output::Table {
             return print(&output::lines(ids.iter().map(String::as_str)));
         }
         let items: Vec<Value> =

@@ -6,7 +6,7 @@ use crate::cli::answer::{list, tag, text};
 use crate::cli::client::Parameters;
 use crate::cli::global::{Global, Output, print, split};
 use crate::cli::names;
-use crate::cli::output::{View, age, columns, lines, plain};
+use crate::cli::output::{View, age, columns, plain};
 use crate::cli::wait::Wait;
 
 /// How instances look.
@@ -229,11 +229,7 @@ impl Reboot {
         let client = global.client()?;
         let ids = names::instances(&client, &self.instances)?;
         client.call("RebootInstances", Parameters::default().with_list("InstanceId", &ids))?;
-        if global.output == Output::Json {
-            global.done("instanceId", &ids)?;
-        } else {
-            print(&lines(ids.iter().map(String::as_str)))?;
-        }
+        global.done("instanceId", &ids)?;
         Ok(0)
     }
 }

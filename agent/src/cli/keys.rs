@@ -98,7 +98,7 @@ impl Keys {
                     file.map(|path| Ok::<_, anyhow::Error>((private_file(&path)?, path))).transpose()?;
                 let answer = match (client.call("CreateKeyPair", parameters), &file) {
                     (Err(error), Some((_, path))) => {
-                        // Nothing is in it yet. What is more, the error says enough.
+                        // Nothing is in it yet, and if it stays, that does no harm.
                         let _ = std::fs::remove_file(path);
                         return Err(error);
                     }

@@ -1,6 +1,6 @@
 //! Which resource a person means: by its id, or by its name.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::cli::answer::{tag, text};
@@ -88,7 +88,7 @@ pub fn instances(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<Strin
 
 /// The id of an instance.
 pub fn instance(client: &Client, wanted: &str) -> anyhow::Result<String> {
-    Ok(instances(client, &[wanted.to_owned()])?.remove(0))
+    instances(client, &[wanted.to_owned()])?.pop().context("there is no such instance")
 }
 
 /// The ids of volumes.
