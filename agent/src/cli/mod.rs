@@ -1,14 +1,35 @@
-//! What people type: one file for each subcommand.
+//! What people type: one file for each subcommand, or for each kind of resource.
+//!
+//! [`serve`], [`credentials`], [`check`] and [`debug`] are for whoever runs the daemon. The commands in [`people`] are
+//! clients of its EC2 API, as `aws` is: [`client`] asks, [`answer`] reads the XML, [`names`] finds what is meant,
+//! [`wait`] waits, and [`output`] makes the tables.
 
+mod answer;
 mod check;
+mod client;
+mod completions;
+mod console;
 mod credentials;
 mod debug;
+mod global;
+mod groups;
+mod images;
+mod instances;
+mod keys;
+mod names;
+mod output;
+mod people;
+mod run;
 mod serve;
+mod tags;
+mod types;
+mod volumes;
+mod wait;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
 
@@ -22,7 +43,13 @@ mod exit_status {
 
 /// EC2 on this host.
 #[derive(Debug, Parser)]
-#[command(name = "innkeeper", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "innkeeper",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = people::EXAMPLES
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -30,6 +57,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    People(people::Command),
     Serve(serve::Serve),
     Credentials(credentials::Credentials),
     Check(check::Check),
@@ -53,6 +82,7 @@ impl ConfigFile {
 /// Runs the program; returns its exit status.
 pub fn main() -> u8 {
     let outcome = match Arguments::parse().command {
+        Command::People(command) => command.execute(Arguments::command()),
         Command::Serve(serve) => serve.execute(),
         Command::Credentials(credentials) => credentials.execute(),
         Command::Check(check) => check.execute(),
@@ -76,12 +106,38 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_commands_are_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_are_commands() {
+        for line in people::EXAMPLES.lines().filter_map(|line| line.strip_prefix("  ")) {
+            for part in line.split(" | xargs ") {
+                let names = part.starts_with("innkeeper terminate").then_some("web");
+                let parsed = Arguments::try_parse_from(part.split(' ').chain(names));
+                assert!(parsed.is_ok(), "{part}: {parsed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_before_anything_is_asked() {
+        for line in [
+            "innkeeper stop",
+            "innkeeper run",
+            "innkeeper run micro --count 0",
+            "innkeeper ps --output xml",
+            "innkeeper ps --quiet --output json",
+            "innkeeper stop web --timeout 5",
+            "innkeeper tag i-1",
+            "innkeeper completions dos",
+        ] {
+            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
     }
 }

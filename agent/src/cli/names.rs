@@ -1,0 +1,183 @@
+//! Which resource a person means: by its id, or by its name.
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::cli::answer::{tag, text};
+use crate::cli::client::{Client, Parameters};
+
+/// A resource that can be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: String,
+    /// Its name; nobody has to give one.
+    pub name: String,
+}
+
+/// A kind of resource, as far as names go.
+struct Kind {
+    word: &'static str,
+    prefix: &'static str,
+    /// The command that lists them.
+    listed: &'static str,
+}
+
+const INSTANCE: Kind = Kind { word: "instance", prefix: "i-", listed: "innkeeper ps --all" };
+const IMAGE: Kind = Kind { word: "image", prefix: "ami-", listed: "innkeeper image list" };
+const VOLUME: Kind = Kind { word: "volume", prefix: "vol-", listed: "innkeeper volume list" };
+
+/// Whether a text can only be an id of EC2's, with the prefix of its kind.
+fn is_id(text: &str, prefix: &str) -> bool {
+    let digits = text.strip_prefix(prefix).unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The one candidate that is meant: that with this name, else the only one whose name begins with it.
+fn choose(kind: &Kind, wanted: &str, candidates: &[Candidate], abbreviated: bool) -> anyhow::Result<String> {
+    let Kind { word, listed, .. } = kind;
+    let named: Vec<_> = candidates.iter().filter(|each| each.name == wanted).collect();
+    let found = if named.is_empty() && abbreviated {
+        candidates.iter().filter(|each| !wanted.is_empty() && each.name.starts_with(wanted)).collect()
+    } else {
+        named
+    };
+    match found.as_slice() {
+        [] => bail!("no {word} is named {wanted:?}: `{listed}` lists what there is"),
+        [one] => Ok(one.id.clone()),
+        many => {
+            let many: Vec<_> = many.iter().map(|each| format!("{} ({})", each.id, each.name)).collect();
+            bail!("{wanted:?} can be more than one {word}: {}. Give an id", many.join(", "))
+        }
+    }
+}
+
+/// The candidates among tagged resources, whose names are tags.
+fn tagged(resources: &[Value], id: &str) -> Vec<Candidate> {
+    let candidate = |each: &Value| Candidate {
+        id: text(each, id).to_owned(),
+        name: tag(each, "Name").unwrap_or_default().to_owned(),
+    };
+    resources.iter().map(candidate).collect()
+}
+
+fn all(
+    kind: &Kind,
+    wanted: &[String],
+    candidates: impl FnOnce() -> anyhow::Result<Vec<Candidate>>,
+) -> anyhow::Result<Vec<String>> {
+    if wanted.iter().all(|each| is_id(each, kind.prefix)) {
+        return Ok(wanted.to_vec());
+    }
+    let candidates = candidates()?;
+    let one = |each: &String| {
+        if is_id(each, kind.prefix) { Ok(each.clone()) } else { choose(kind, each, &candidates, false) }
+    };
+    wanted.iter().map(one).collect()
+}
+
+/// The ids of instances.
+pub fn instances(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>> {
+    all(&INSTANCE, wanted, || {
+        let mut found = client.instances(Parameters::default())?;
+        // A name is free again when its instance is terminated.
+        found.retain(|each| text(each, "instanceState.name") != "terminated");
+        Ok(tagged(&found, "instanceId"))
+    })
+}
+
+/// The id of an instance.
+pub fn instance(client: &Client, wanted: &str) -> anyhow::Result<String> {
+    instances(client, &[wanted.to_owned()])?.pop().context("there is no such instance")
+}
+
+/// The ids of volumes.
+pub fn volumes(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>> {
+    all(&VOLUME, wanted, || {
+        Ok(tagged(&client.describe("DescribeVolumes", Parameters::default(), "volumeSet")?, "volumeId"))
+    })
+}
+
+/// The id of an image. The beginning of its name is enough.
+pub fn image(client: &Client, wanted: &str) -> anyhow::Result<String> {
+    find_image(client, wanted, true)
+}
+
+/// The id of an image, whose name has to be given in full.
+pub fn exact_image(client: &Client, wanted: &str) -> anyhow::Result<String> {
+    find_image(client, wanted, false)
+}
+
+fn find_image(client: &Client, wanted: &str, abbreviated: bool) -> anyhow::Result<String> {
+    if is_id(wanted, IMAGE.prefix) {
+        return Ok(wanted.to_owned());
+    }
+    let found = client.describe("DescribeImages", Parameters::default(), "imagesSet")?;
+    let candidate = |each: &Value| Candidate {
+        id: text(each, "imageId").to_owned(),
+        name: text(each, "name").to_owned(),
+    };
+    choose(&IMAGE, wanted, &found.iter().map(candidate).collect::<Vec<_>>(), abbreviated)
+}
+
+/// The id of a resource of any kind; a name is an instance's.
+pub fn resource(client: &Client, wanted: &str) -> anyhow::Result<String> {
+    match wanted.rsplit_once('-') {
+        Some((prefix, _)) if is_id(wanted, &format!("{prefix}-")) => Ok(wanted.to_owned()),
+        _ => instance(client, wanted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(named: &[(&str, &str)]) -> Vec<Candidate> {
+        named.iter().map(|(id, name)| Candidate { id: (*id).into(), name: (*name).into() }).collect()
+    }
+
+    #[test]
+    fn a_name_means_one_resource_or_none() {
+        let images = candidates(&[
+            ("ami-1", "debian-12"),
+            ("ami-2", "debian-12-arm"),
+            ("ami-3", "micro"),
+            ("ami-4", "twice"),
+            ("ami-5", "twice"),
+            ("ami-6", ""),
+        ]);
+        for (wanted, abbreviated, found) in [
+            ("debian-12", true, Ok("ami-1")),
+            ("mic", true, Ok("ami-3")),
+            ("mic", false, Err("no image is named \"mic\": `innkeeper image list` lists what there is")),
+            (
+                "deb",
+                true,
+                Err(
+                    "\"deb\" can be more than one image: ami-1 (debian-12), ami-2 (debian-12-arm). Give an id",
+                ),
+            ),
+            (
+                "twice",
+                false,
+                Err("\"twice\" can be more than one image: ami-4 (twice), ami-5 (twice). Give an id"),
+            ),
+            ("x", true, Err("no image is named \"x\": `innkeeper image list` lists what there is")),
+        ] {
+            let chosen = choose(&IMAGE, wanted, &images, abbreviated).map_err(|error| error.to_string());
+            assert_eq!(chosen.as_deref().map_err(String::as_str), found, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn ids_have_their_kinds_prefix() {
+        for (text, prefix, is) in [
+            ("i-0123456789abcdef0", "i-", true),
+            ("i-web", "i-", false),
+            ("i-", "i-", false),
+            ("ami-12345678", "i-", false),
+        ] {
+            assert_eq!(is_id(text, prefix), is, "{text}");
+        }
+    }
+}
