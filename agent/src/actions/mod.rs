@@ -9,6 +9,8 @@ mod regions;
 mod security_groups;
 mod sts;
 mod tags;
+#[cfg(test)]
+mod testing;
 mod volumes;
 
 use crate::query::dispatch::Registry;
