@@ -2,6 +2,7 @@
 
 mod images;
 mod innkeeper;
+mod instances;
 mod key_pairs;
 pub(crate) mod lookup;
 mod network;
@@ -19,6 +20,7 @@ use crate::query::dispatch::Registry;
 pub fn register(registry: &mut Registry) {
     images::register(registry);
     innkeeper::register(registry);
+    instances::register(registry);
     key_pairs::register(registry);
     network::register(registry);
     regions::register(registry);

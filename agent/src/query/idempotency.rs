@@ -4,12 +4,12 @@ use jiff::Timestamp;
 
 use crate::query::{ApiError, Context};
 use crate::records::Idempotency;
-use crate::state::Draft;
+use crate::state::{Draft, World};
 
-/// What an earlier request with this token has made, to be called in the transaction that would make it again. An
-/// earlier one with other parameters is an error.
+/// What an earlier request with this token has made, to be called in the transaction that would make it again, and
+/// before everything else in a check. An earlier one with other parameters is an error.
 pub fn recall(
-    draft: &Draft,
+    world: &World,
     context: Context<'_>,
     action: &str,
     token: Option<&str>,
@@ -18,7 +18,7 @@ pub fn recall(
     if token.len() > 64 || !token.is_ascii() {
         return Err(ApiError::invalid(token, "clientToken", "At most 64 ASCII characters."));
     }
-    match draft.get::<Idempotency>(key(context, action, token)) {
+    match world.get::<Idempotency>(key(context, action, token)) {
         None => Ok(None),
         Some(earlier) if earlier.request == context.digest => Ok(Some(earlier.resource.clone())),
         Some(_) => Err(ApiError::new(

@@ -120,7 +120,9 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let store = Arc::new(Redb::open(config.store())?);
     let host = Arc::new(Linux::new(config.host_settings()));
     let capacity = host.capacity()?;
-    let agent = Agent::new(config, store, Catalogue::default(), capacity, host)?;
+    let own = config.instance_types.iter().map(|own| (own.name.as_str(), own.vcpus, own.memory));
+    let catalogue = Catalogue::new(own);
+    let agent = Agent::new(config, store, catalogue, capacity, host)?;
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }

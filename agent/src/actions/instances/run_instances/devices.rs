@@ -1,0 +1,222 @@
+//! Which volumes instances are launched with: the image's, as the request changes them, and more.
+
+use std::collections::BTreeSet;
+
+use super::request::{BlockDeviceMapping, Ebs};
+use crate::actions::instances::refused::unsupported;
+use crate::actions::lookup::find;
+use crate::query::{ApiError, Context};
+use crate::records::{Image, MappedVolume, Snapshot};
+use crate::state::World;
+use crate::volume_types;
+
+/// The most volumes of an instance.
+const MAX: usize = 27;
+
+/// A volume to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Such as `/dev/sdf`.
+    pub name: String,
+    /// What it is.
+    pub volume: MappedVolume,
+}
+
+/// The volumes of each instance, the root first.
+pub fn plan(
+    world: &World,
+    context: Context<'_>,
+    image: &Image,
+    wanted: &[BlockDeviceMapping],
+) -> Result<Vec<Device>, ApiError> {
+    let root = &image.root_device_name;
+    let mut names = BTreeSet::new();
+    for mapping in wanted {
+        if !names.insert(mapping.device_name.as_str()) {
+            let message =
+                format!("The device '{}' is used in more than one block-device mapping", mapping.device_name);
+            return Err(bad_mapping(message));
+        }
+    }
+    let mut devices = Vec::new();
+    for mapping in &image.block_devices {
+        let volume = mapping.volume.clone();
+        let change = wanted.iter().find(|change| change.device_name == mapping.device_name);
+        let volume = match change {
+            Some(change) => resolve(world, context, change, volume, mapping.device_name == *root)?,
+            None => volume.map(|volume| checked(volume, &mapping.device_name)).transpose()?,
+        };
+        devices.extend(volume.map(|volume| Device { name: mapping.device_name.clone(), volume }));
+    }
+    let known = |name: &str| image.block_devices.iter().any(|mapping| mapping.device_name == name);
+    for mapping in wanted.iter().filter(|mapping| !known(&mapping.device_name)) {
+        let name = &mapping.device_name;
+        if !is_device_name(name) {
+            let reason = format!("{name} is not a valid EBS device name.");
+            return Err(ApiError::invalid(name, "blockDeviceMapping.deviceName", reason));
+        }
+        let volume = resolve(world, context, mapping, None, false)?;
+        devices.extend(volume.map(|volume| Device { name: name.clone(), volume }));
+    }
+    if devices.len() > MAX {
+        let message = format!("An instance can have at most {MAX} volumes.");
+        return Err(ApiError::new("AttachmentLimitExceeded", message));
+    }
+    devices.sort_by_key(|device| device.name != *root);
+    Ok(devices)
+}
+
+/// What an entry of the request makes of the image's: a volume, or nothing.
+fn resolve(
+    world: &World,
+    context: Context<'_>,
+    mapping: &BlockDeviceMapping,
+    image: Option<MappedVolume>,
+    is_root: bool,
+) -> Result<Option<MappedVolume>, ApiError> {
+    let name = &mapping.device_name;
+    let kinds = [mapping.ebs.is_some(), mapping.virtual_name.is_some(), mapping.no_device.is_some()];
+    if kinds.iter().filter(|kind| **kind).count() > 1 {
+        let message =
+            format!("The block device mapping of {name} has more than one of Ebs, VirtualName and NoDevice.");
+        return Err(ApiError::combination(message));
+    }
+    if is_root && mapping.ebs.is_none() && kinds.contains(&true) {
+        return Err(bad_mapping(format!(
+            "The root device {name} cannot be left out or be an instance store volume."
+        )));
+    }
+    if let Some(virtual_name) = &mapping.virtual_name {
+        let number = virtual_name.strip_prefix("ephemeral").and_then(|number| number.parse::<u8>().ok());
+        if number.is_none_or(|number| number > 23) {
+            let reason = "Expecting ephemeral0 to ephemeral23.";
+            return Err(ApiError::invalid(virtual_name, "blockDeviceMapping.virtualName", reason));
+        }
+        // The disks of an instance store come with the type, whatever is said here, as EC2's NVMe disks do.
+        return Ok(None);
+    }
+    if mapping.no_device.is_some() {
+        return Ok(None);
+    }
+    let Some(ebs) = &mapping.ebs else {
+        return match image {
+            Some(volume) => checked(volume, name).map(Some),
+            None => Err(ApiError::missing("ebs")),
+        };
+    };
+    volume(world, context, name, ebs, image, is_root).map(Some)
+}
+
+fn volume(
+    world: &World,
+    context: Context<'_>,
+    name: &str,
+    ebs: &Ebs,
+    image: Option<MappedVolume>,
+    is_root: bool,
+) -> Result<MappedVolume, ApiError> {
+    if let Some(zone) = ebs.availability_zone.as_ref().or(ebs.availability_zone_id.as_ref()) {
+        let reason = "A volume is made where its instance is.";
+        return Err(ApiError::invalid(zone, "blockDeviceMapping.ebs.availabilityZone", reason));
+    }
+    if ebs.kms_key_id.is_some() && ebs.encrypted != Some(true) {
+        let message = "The parameter KmsKeyId requires the parameter Encrypted to be set.";
+        return Err(ApiError::new("InvalidParameterDependency", message));
+    }
+    if ebs.kms_key_id.is_some() || ebs.outpost_arn.is_some() || ebs.ebs_card_index != 0 {
+        return Err(unsupported("This host has no KMS keys, no outposts and one EBS card: leave them out."));
+    }
+    if is_root
+        && let Some(wanted) = &ebs.snapshot_id
+        && image.as_ref().and_then(|volume| volume.snapshot.as_ref()).is_none_or(|own| own.as_str() != wanted)
+    {
+        return Err(bad_mapping(format!(
+            "The snapshot of the root device {name} is the image's, and cannot be changed."
+        )));
+    }
+    let snapshot = match &ebs.snapshot_id {
+        Some(id) => Some(find::<Snapshot>(world, context, id)?.id.clone()),
+        None => image.as_ref().and_then(|volume| volume.snapshot.clone()),
+    };
+    let smallest = snapshot.as_ref().and_then(|id| Some(world.get::<Snapshot>(id)?.volume_size));
+    let of_image = image.as_ref().map(|volume| volume.size);
+    let Some(size) = ebs.volume_size.or(of_image.max(smallest)) else {
+        return Err(ApiError::new(
+            "MissingParameter",
+            "The request must contain the parameter size or snapshotId",
+        ));
+    };
+    // An image can have a volume without a record of its snapshot: what it needs is what it was made with.
+    let smallest = smallest.or(of_image.filter(|_| snapshot.is_some() || is_root));
+    if let Some(smallest) = smallest.filter(|smallest| size < *smallest) {
+        let from = snapshot.map_or_else(|| "its image".to_owned(), |id| format!("snapshot '{id}'"));
+        return Err(bad_mapping(format!(
+            "Volume of size {size}GB is smaller than {from}, expect size >= {smallest}GB"
+        )));
+    }
+    // The operations of one type say nothing of another.
+    let same_type =
+        |volume: &&MappedVolume| ebs.volume_type.as_ref().is_none_or(|wanted| *wanted == volume.volume_type);
+    let alike = image.as_ref().filter(same_type);
+    let volume_type = match (&ebs.volume_type, &image) {
+        (Some(wanted), _) => wanted.clone(),
+        (None, Some(volume)) => volume.volume_type.clone(),
+        (None, None) => volume_types::DEFAULT.to_owned(),
+    };
+    let volume = MappedVolume {
+        snapshot,
+        size,
+        volume_type,
+        iops: ebs.iops.or(alike.and_then(|volume| volume.iops)),
+        throughput: ebs.throughput.or(alike.and_then(|volume| volume.throughput)),
+        encrypted: ebs.encrypted.unwrap_or(false) || image.as_ref().is_some_and(|volume| volume.encrypted),
+        delete_on_termination: ebs
+            .delete_on_termination
+            .or(image.as_ref().map(|volume| volume.delete_on_termination))
+            .unwrap_or(true),
+    };
+    if is_root && matches!(volume.volume_type.as_str(), "st1" | "sc1") {
+        let message = format!("A volume of type {} cannot be the root device {name}.", volume.volume_type);
+        return Err(ApiError::new("InvalidParameterValue", message));
+    }
+    checked(volume, name)
+}
+
+/// A volume within the limits of its type, with everything that was left open filled in.
+fn checked(volume: MappedVolume, name: &str) -> Result<MappedVolume, ApiError> {
+    // What an image says of a type without a choice was EC2's figure, and nobody's wish.
+    let iops = volume.iops.filter(|_| volume.volume_type != "gp2");
+    let found = volume_types::check(&volume.volume_type, volume.size, iops, volume.throughput)
+        .map_err(|error| ApiError { message: format!("{} (device {name})", error.message), ..error })?;
+    Ok(MappedVolume { iops: found.iops, throughput: found.throughput, ..volume })
+}
+
+/// Whether EC2 lets a volume have this name.
+fn is_device_name(name: &str) -> bool {
+    let rest = name.strip_prefix("/dev/").unwrap_or(name);
+    let Some(rest) = rest.strip_prefix("sd").or_else(|| rest.strip_prefix("xvd")) else { return false };
+    let digits = rest.trim_start_matches(|character: char| character.is_ascii_lowercase());
+    let letters = rest.len() - digits.len();
+    matches!(letters, 1 | 2) && digits.len() <= 2 && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn bad_mapping(message: String) -> ApiError {
+    ApiError::new("InvalidBlockDeviceMapping", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_are_those_of_ec2() {
+        for name in ["/dev/sdf", "/dev/sda1", "/dev/xvda", "/dev/xvdba", "xvdf", "sdh"] {
+            assert!(is_device_name(name), "{name}");
+        }
+        for name in
+            ["", "/dev/", "/dev/sd", "/dev/vda", "/dev/sdF", "/dev/sdabc", "/dev/sda123", "/dev/sdf x"]
+        {
+            assert!(!is_device_name(name), "{name}");
+        }
+    }
+}

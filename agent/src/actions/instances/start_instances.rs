@@ -1,0 +1,93 @@
+//! StartInstances.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::named::{Changes, States};
+use super::view::has_ebs_root;
+use crate::query::{Action, ApiError, Context};
+use crate::records::{Instance, InstanceState};
+use crate::state::World;
+
+/// Starts stopped instances, if the host has room for all of them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct StartInstances {
+    #[serde(default, rename = "InstanceId")]
+    ids: Vec<String>,
+    /// Reserved by EC2.
+    #[serde(rename = "AdditionalInfo")]
+    _additional_info: Option<IgnoredAny>,
+}
+
+impl StartInstances {
+    fn plan(&self, world: &World, context: Context<'_>) -> Result<Changes, ApiError> {
+        let now = Timestamp::now();
+        Changes::plan(world, context, &self.ids, |world, instance| start(world, context, instance, now))
+    }
+}
+
+fn start(
+    world: &World,
+    context: Context<'_>,
+    instance: &mut Instance,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let id = &instance.id;
+    if instance.lifecycle.state == InstanceState::Stopped {
+        let root = &instance.root_device_name;
+        let attached = instance.block_devices.iter().any(|device| device.device_name == *root);
+        if has_ebs_root(world, instance) && !attached {
+            let message = format!(
+                "Invalid value '{id}' for instanceId. Instance does not have a volume attached at root ({root})"
+            );
+            return Err(ApiError::new("IncorrectState", message));
+        }
+        let agent = context.agent;
+        let Some(kind) = agent.catalogue.get(&instance.instance_type) else {
+            let message = format!(
+                "This host has no instance type '{}' any more. Give '{id}' another one with ModifyInstanceAttribute.",
+                instance.instance_type
+            );
+            return Err(ApiError::new("Unsupported", message));
+        };
+        if agent.capacity.room(world, &agent.catalogue, kind) == 0 {
+            return Err(no_capacity(&instance.instance_type));
+        }
+        instance.launch_time = now;
+    }
+    instance.lifecycle.start(now).map_err(|_| {
+        let message =
+            format!("The instance '{}' is not in a state from which it can be started.", instance.id);
+        ApiError::new("IncorrectInstanceState", message)
+    })
+}
+
+/// The host is full.
+pub fn no_capacity(instance_type: &str) -> ApiError {
+    ApiError::new(
+        "InsufficientInstanceCapacity",
+        format!(
+            "This host does not have enough free CPUs and memory for {instance_type}. Stop or terminate instances, \
+             or choose a smaller type."
+        ),
+    )
+}
+
+impl Action for StartInstances {
+    const NAME: &'static str = "StartInstances";
+    type Response = States;
+
+    fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+        self.plan(&context.agent.state.read(), context).map(drop)
+    }
+
+    fn run(self, context: Context<'_>) -> Result<States, ApiError> {
+        context.agent.state.change(|draft| {
+            let changes = self.plan(draft, context)?;
+            changes.record(draft);
+            Ok(changes.states())
+        })
+    }
+}

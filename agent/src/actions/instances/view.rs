@@ -1,0 +1,481 @@
+//! EC2's `Instance` element: how an instance looks in the answers of RunInstances and DescribeInstances.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::actions::lookup::time;
+use crate::actions::regions::zone_id;
+use crate::ids::SecurityGroupId;
+use crate::query::Context;
+use crate::query::tags::{Tag, tag_set};
+use crate::records::{
+    BlockDevice, Image, Instance, InstanceState, MetadataOptions, NetworkInterface, SecurityGroup, Volume,
+    VolumeState,
+};
+use crate::state::World;
+
+/// A reservation: what one RunInstances has launched.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reservation {
+    pub reservation_id: String,
+    pub owner_id: String,
+    /// Only instances outside of VPCs had groups here.
+    pub group_set: Vec<Group>,
+    pub instances_set: Vec<Item>,
+}
+
+/// An instance.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Item {
+    instance_id: String,
+    image_id: String,
+    instance_state: State,
+    private_dns_name: String,
+    dns_name: &'static str,
+    reason: String,
+    key_name: Option<String>,
+    ami_launch_index: u32,
+    product_codes: Vec<Nothing>,
+    instance_type: String,
+    launch_time: String,
+    placement: Placement,
+    monitoring: Monitoring,
+    subnet_id: Option<String>,
+    vpc_id: Option<String>,
+    private_ip_address: Option<String>,
+    source_dest_check: Option<bool>,
+    group_set: Vec<Group>,
+    state_reason: Option<StateReason>,
+    architecture: String,
+    root_device_type: &'static str,
+    root_device_name: String,
+    block_device_mapping: Vec<Mapping>,
+    virtualization_type: &'static str,
+    client_token: String,
+    tag_set: Vec<Tag>,
+    hypervisor: &'static str,
+    network_interface_set: Vec<Interface>,
+    ebs_optimized: bool,
+    ena_support: bool,
+    cpu_options: CpuOptions,
+    capacity_reservation_specification: CapacityReservationSpecification,
+    hibernation_options: HibernationOptions,
+    metadata_options: MetadataItem,
+    enclave_options: EnclaveOptions,
+    platform_details: &'static str,
+    usage_operation: &'static str,
+    usage_operation_update_time: String,
+    private_dns_name_options: Option<DnsOptions>,
+    maintenance_options: MaintenanceOptions,
+    current_instance_boot_mode: &'static str,
+    network_performance_options: NetworkPerformanceOptions,
+    operator: Operator,
+}
+
+/// What there is never any of.
+#[derive(Debug, Serialize)]
+pub enum Nothing {}
+
+/// A state, as a number and a name.
+#[derive(Debug, Serialize)]
+pub struct State {
+    code: u32,
+    name: &'static str,
+}
+
+impl From<InstanceState> for State {
+    fn from(state: InstanceState) -> Self {
+        Self { code: state.code(), name: state.name() }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Placement {
+    availability_zone: String,
+    availability_zone_id: String,
+    group_name: &'static str,
+    tenancy: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Monitoring {
+    state: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct StateReason {
+    code: String,
+    message: String,
+}
+
+/// A security group.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    group_id: String,
+    group_name: String,
+}
+
+/// An entry of `blockDeviceMapping`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mapping {
+    device_name: String,
+    ebs: Ebs,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ebs {
+    volume_id: String,
+    status: &'static str,
+    attach_time: String,
+    delete_on_termination: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Interface {
+    network_interface_id: String,
+    subnet_id: String,
+    vpc_id: String,
+    description: String,
+    owner_id: String,
+    status: &'static str,
+    mac_address: String,
+    private_ip_address: String,
+    private_dns_name: String,
+    source_dest_check: bool,
+    group_set: Vec<Group>,
+    attachment: InterfaceAttachment,
+    private_ip_addresses_set: Vec<InterfaceAddress>,
+    ipv6_addresses_set: Vec<Nothing>,
+    interface_type: &'static str,
+    operator: Operator,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InterfaceAttachment {
+    attachment_id: String,
+    device_index: u32,
+    status: &'static str,
+    attach_time: String,
+    delete_on_termination: bool,
+    network_card_index: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InterfaceAddress {
+    private_ip_address: String,
+    private_dns_name: String,
+    primary: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CpuOptions {
+    core_count: u32,
+    threads_per_core: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CapacityReservationSpecification {
+    capacity_reservation_preference: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct HibernationOptions {
+    configured: bool,
+}
+
+/// How the metadata service answers.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetadataItem {
+    state: &'static str,
+    http_tokens: String,
+    http_put_response_hop_limit: u32,
+    http_endpoint: String,
+    http_protocol_ipv6: &'static str,
+    instance_metadata_tags: String,
+}
+
+impl From<&MetadataOptions> for MetadataItem {
+    fn from(options: &MetadataOptions) -> Self {
+        Self {
+            state: "applied",
+            http_tokens: options.http_tokens.clone(),
+            http_put_response_hop_limit: options.http_put_response_hop_limit,
+            http_endpoint: options.http_endpoint.clone(),
+            http_protocol_ipv6: "disabled",
+            instance_metadata_tags: options.instance_metadata_tags.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct EnclaveOptions {
+    enabled: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DnsOptions {
+    hostname_type: &'static str,
+    enable_resource_name_dns_a_record: bool,
+    #[serde(rename = "enableResourceNameDnsAAAARecord")]
+    enable_resource_name_dns_aaaa_record: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MaintenanceOptions {
+    auto_recovery: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NetworkPerformanceOptions {
+    bandwidth_weighting: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Operator {
+    managed: bool,
+}
+
+/// A reservation with these instances of it.
+pub fn reservation<'w>(
+    world: &'w World,
+    context: Context<'_>,
+    id: String,
+    instances: impl Iterator<Item = &'w Instance>,
+) -> Reservation {
+    let instances_set = instances.map(|instance| item(world, context, instance)).collect();
+    Reservation {
+        reservation_id: id,
+        owner_id: context.caller.account.clone(),
+        group_set: Vec::new(),
+        instances_set,
+    }
+}
+
+/// An instance.
+pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
+    let region = &context.agent.config.region;
+    // What is gone has left its network and its volumes.
+    let there = instance.lifecycle.state != InstanceState::Terminated;
+    let interface = world.get::<NetworkInterface>(&instance.network_interface).filter(|_| there);
+    let kind = context.agent.catalogue.get(&instance.instance_type);
+    let threads = kind.map_or(1, |kind| kind.processor.threads_per_core);
+    let vcpus = kind.map_or(1, |kind| kind.vcpus);
+    let lifecycle = &instance.lifecycle;
+    Item {
+        instance_id: instance.id.to_string(),
+        image_id: instance.image.to_string(),
+        instance_state: lifecycle.state.into(),
+        private_dns_name: if there {
+            private_dns_name(instance.private_address, region)
+        } else {
+            String::new()
+        },
+        dns_name: "",
+        reason: lifecycle.transition_reason.clone(),
+        key_name: instance.key_name.clone(),
+        ami_launch_index: instance.launch_index,
+        product_codes: Vec::new(),
+        instance_type: instance.instance_type.clone(),
+        launch_time: time(instance.launch_time),
+        placement: Placement {
+            availability_zone: instance.availability_zone.clone(),
+            availability_zone_id: zone_id(region, &instance.availability_zone),
+            group_name: "",
+            tenancy: "default",
+        },
+        monitoring: Monitoring { state: enabled(instance.monitoring) },
+        subnet_id: there.then(|| instance.subnet.to_string()),
+        vpc_id: there.then(|| instance.vpc.to_string()),
+        private_ip_address: there.then(|| instance.private_address.to_string()),
+        source_dest_check: there.then_some(instance.source_dest_check),
+        group_set: if there { groups(world, &instance.security_groups) } else { Vec::new() },
+        state_reason: lifecycle
+            .state_reason
+            .as_ref()
+            .map(|reason| StateReason { code: reason.code.clone(), message: reason.message.clone() }),
+        architecture: architecture(world, instance),
+        root_device_type: if has_ebs_root(world, instance) { "ebs" } else { "instance-store" },
+        root_device_name: instance.root_device_name.clone(),
+        block_device_mapping: mappings(world, instance),
+        virtualization_type: "hvm",
+        client_token: instance.client_token.clone().unwrap_or_default(),
+        tag_set: tag_set(world.tags(&instance.id)),
+        // For Nitro, too.
+        hypervisor: "xen",
+        network_interface_set: interface
+            .map(|found| interface_item(world, region, found))
+            .into_iter()
+            .collect(),
+        ebs_optimized: instance.ebs_optimized,
+        ena_support: true,
+        cpu_options: CpuOptions { core_count: (vcpus / threads).max(1), threads_per_core: threads },
+        capacity_reservation_specification: CapacityReservationSpecification {
+            capacity_reservation_preference: "open",
+        },
+        hibernation_options: HibernationOptions { configured: false },
+        metadata_options: (&instance.metadata_options).into(),
+        enclave_options: EnclaveOptions { enabled: false },
+        platform_details: "Linux/UNIX",
+        usage_operation: "RunInstances",
+        usage_operation_update_time: time(launched(world, instance)),
+        private_dns_name_options: there.then_some(DnsOptions {
+            hostname_type: "ip-name",
+            enable_resource_name_dns_a_record: false,
+            enable_resource_name_dns_aaaa_record: false,
+        }),
+        maintenance_options: MaintenanceOptions { auto_recovery: "default" },
+        current_instance_boot_mode: "legacy-bios",
+        network_performance_options: NetworkPerformanceOptions { bandwidth_weighting: "default" },
+        operator: Operator { managed: false },
+    }
+}
+
+fn interface_item(world: &World, region: &str, interface: &NetworkInterface) -> Interface {
+    let address = interface.private_address.to_string();
+    let name = private_dns_name(interface.private_address, region);
+    Interface {
+        network_interface_id: interface.id.to_string(),
+        subnet_id: interface.subnet.to_string(),
+        vpc_id: interface.vpc.to_string(),
+        description: interface.description.clone(),
+        owner_id: interface.owner.clone(),
+        status: "in-use",
+        mac_address: interface.mac.clone(),
+        private_ip_address: address.clone(),
+        private_dns_name: name.clone(),
+        source_dest_check: interface.source_dest_check,
+        group_set: groups(world, &interface.groups),
+        attachment: InterfaceAttachment {
+            attachment_id: interface.attachment.to_string(),
+            device_index: 0,
+            status: "attached",
+            attach_time: time(interface.attached),
+            delete_on_termination: interface.delete_on_termination,
+            network_card_index: 0,
+        },
+        private_ip_addresses_set: vec![InterfaceAddress {
+            private_ip_address: address,
+            private_dns_name: name,
+            primary: true,
+        }],
+        ipv6_addresses_set: Vec::new(),
+        interface_type: "interface",
+        operator: Operator { managed: false },
+    }
+}
+
+/// Security groups with their names.
+pub fn groups(world: &World, ids: &[SecurityGroupId]) -> Vec<Group> {
+    ids.iter()
+        .map(|id| Group {
+            group_id: id.to_string(),
+            group_name: world.get::<SecurityGroup>(id).map(|group| group.name.clone()).unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// `blockDeviceMapping`.
+pub fn mappings(world: &World, instance: &Instance) -> Vec<Mapping> {
+    attached_devices(instance)
+        .map(|device| {
+            let (status, attached) = attachment(world, instance, device);
+            Mapping {
+                device_name: device.device_name.clone(),
+                ebs: Ebs {
+                    volume_id: device.volume.to_string(),
+                    status,
+                    attach_time: time(attached),
+                    delete_on_termination: device.delete_on_termination,
+                },
+            }
+        })
+        .collect()
+}
+
+/// The volumes of an instance. One that is terminated has none.
+pub fn attached_devices(instance: &Instance) -> impl Iterator<Item = &BlockDevice> {
+    let there = instance.lifecycle.state != InstanceState::Terminated;
+    instance.block_devices.iter().filter(move |_| there)
+}
+
+/// How far a volume's attachment is, and since when it is there.
+pub fn attachment(world: &World, instance: &Instance, device: &BlockDevice) -> (&'static str, Timestamp) {
+    let volume = world.get::<Volume>(&device.volume);
+    let attached = volume.and_then(|volume| volume.attachment.as_ref()).map(|found| found.attached);
+    let status = match volume.map(|volume| volume.state) {
+        Some(VolumeState::Creating) => "attaching",
+        _ => "attached",
+    };
+    (status, attached.unwrap_or(instance.launch_time))
+}
+
+/// When it was launched, and not just started.
+pub fn launched(world: &World, instance: &Instance) -> Timestamp {
+    world
+        .get::<NetworkInterface>(&instance.network_interface)
+        .map_or(instance.launch_time, |found| found.attached)
+}
+
+/// Whether its root device is a volume, even if that is detached now. Only such an instance can be stopped.
+pub fn has_ebs_root(world: &World, instance: &Instance) -> bool {
+    instance.block_devices.iter().any(|device| device.device_name == instance.root_device_name)
+        || world.get::<Image>(&instance.image).is_none_or(|image| maps_root(image))
+}
+
+/// Whether an image's instances get a volume as their root device.
+pub fn maps_root(image: &Image) -> bool {
+    image
+        .block_devices
+        .iter()
+        .any(|mapping| mapping.device_name == image.root_device_name && mapping.volume.is_some())
+}
+
+/// What its image is for. There is one architecture.
+pub fn architecture(world: &World, instance: &Instance) -> String {
+    world
+        .get::<Image>(&instance.image)
+        .map_or_else(|| "x86_64".to_owned(), |image| image.architecture.clone())
+}
+
+/// The name that an address has inside of the VPC.
+pub fn private_dns_name(address: Ipv4Addr, region: &str) -> String {
+    let [a, b, c, d] = address.octets();
+    match region {
+        "us-east-1" => format!("ip-{a}-{b}-{c}-{d}.ec2.internal"),
+        _ => format!("ip-{a}-{b}-{c}-{d}.{region}.compute.internal"),
+    }
+}
+
+/// EC2's word for what is on or off.
+pub fn enabled(on: bool) -> &'static str {
+    if on { "enabled" } else { "disabled" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_name_has_the_address_and_the_region() {
+        let address = Ipv4Addr::new(172, 31, 0, 4);
+        assert_eq!(private_dns_name(address, "us-east-1"), "ip-172-31-0-4.ec2.internal");
+        assert_eq!(private_dns_name(address, "eu-west-3"), "ip-172-31-0-4.eu-west-3.compute.internal");
+    }
+}
