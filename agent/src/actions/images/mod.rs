@@ -106,7 +106,7 @@ mod tests {
             ("RegisterImage", "MissingParameter"),
             ("RegisterImage&Name=free", "MissingParameter"),
             ("RegisterImage&Name=free&RootDeviceName=/dev/xvda", "InvalidBlockDeviceMapping"),
-            ("RegisterImage&Name=free&ImageLocation=/etc", "InvalidParameterValue"),
+            ("RegisterImage&Name=free&ImageLocation=/etc", "InvalidManifest"),
             (&with("&ImageId=ami-12345678"), "InvalidParameterValue"),
             (&with("&ImageId=mine"), "InvalidAMIID.Malformed"),
             (&with("&Architecture=arm64"), "InvalidParameterValue"),
