@@ -288,7 +288,12 @@ pub fn clean_up(images: &Path, state: &State) -> io::Result<()> {
         entries => entries?,
     };
     for entry in entries {
-        let path = entry?.path();
+        let entry = entry?;
+        // Whatever else there is, we have not made it.
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let path = entry.path();
         let _claiming = CLAIMING.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = File::open(&path)?;
         // Whoever has the lock is about to record it. Who has recorded it before we had the lock is in the state now.
