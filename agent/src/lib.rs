@@ -5,9 +5,10 @@
 //! the work itself. It records what is to become of an instance, and the instance's actor in [`instances`] brings that
 //! about, step by step, through the [`host`]: the only part that touches the machine.
 //!
-//! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' files.
+//! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' files, and
+//!   [`network`] the address plans.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
-//! - [`cli`] is what people type.
+//! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 
 // Nothing that a guest, a user or a disk can influence may end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -16,6 +17,7 @@ pub mod actions;
 pub mod catalogue;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod host;
 pub mod ids;
 pub mod instances;

@@ -1,9 +1,13 @@
 //! The harness of the end-to-end tests: it runs the real `innkeeper-vmm` and talks to real guests.
 //!
 //! [`Vmm`] is a running VMM process whose console the test reads and writes; [`Shell`] adds the prompt of a
-//! guest's shell. Everything has a deadline, and whatever fails says where the console's log is.
+//! guest's shell. [`agent::Agent`] is a running daemon with directories of its own, which real clients and
+//! [`ec2::Client`] talk to. Everything has a deadline, and whatever fails says where the log is.
 
+pub mod agent;
+pub mod aws;
 pub mod controller;
+pub mod ec2;
 pub mod exchange;
 pub mod network;
 
@@ -43,14 +47,18 @@ pub fn payload(name: &str) -> PathBuf {
     Path::new(env!("PAYLOADS")).join(name)
 }
 
-/// A file of an image in the cache, as `innkeeper-images build` has left it.
-pub fn image(name: &str, file: &str) -> PathBuf {
-    let cache = match (std::env::var_os("INNKEEPER_CACHE"), std::env::var_os("XDG_CACHE_HOME")) {
+/// Where `innkeeper-images` keeps what it builds.
+pub fn cache() -> PathBuf {
+    match (std::env::var_os("INNKEEPER_CACHE"), std::env::var_os("XDG_CACHE_HOME")) {
         (Some(cache), _) => PathBuf::from(cache),
         (None, Some(cache)) => Path::new(&cache).join("innkeeper"),
         (None, None) => Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/innkeeper"),
-    };
-    let path = cache.join("images").join(name).join("current").join(file);
+    }
+}
+
+/// A file of an image in the cache, as `innkeeper-images build` has left it.
+pub fn image(name: &str, file: &str) -> PathBuf {
+    let path = cache().join("images").join(name).join("current").join(file);
     assert!(path.exists(), "{} is missing; scripts/test builds it", path.display());
     path
 }

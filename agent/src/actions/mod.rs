@@ -1,19 +1,27 @@
-//! EC2's actions, one small file each, in a folder per kind of resource.
+//! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
+mod innkeeper;
 mod instances;
+mod key_pairs;
 pub(crate) mod lookup;
 mod network;
 mod regions;
+mod security_groups;
 mod sts;
 mod tags;
+mod volumes;
 
 use crate::query::dispatch::Registry;
 
 /// Makes every action known.
 pub fn register(registry: &mut Registry) {
+    innkeeper::register(registry);
     instances::register(registry);
+    key_pairs::register(registry);
     network::register(registry);
     regions::register(registry);
-    tags::register(registry);
+    security_groups::register(registry);
     sts::register(registry);
+    tags::register(registry);
+    volumes::register(registry);
 }

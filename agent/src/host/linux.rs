@@ -192,12 +192,16 @@ impl Host for Linux {
         let Some(pidfd) = self.noted(instance).what(what)? else { return Ok(None) };
         match self.connect(instance) {
             Ok(control) => Ok(Some(VmmProcess { pidfd, control })),
-            Err(error) => {
-                // It ends by itself, or has just been told what to be by an agent that died then and there.
-                tracing::info!(%instance, %error, "ending a VMM that nobody can talk to");
+            // It has ended just now, or was told nothing yet, or can never be talked to again.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                tracing::debug!(%instance, %error, "ending a VMM that nobody can talk to");
                 process::kill(&pidfd).what(|| format!("end the VMM of {instance}"))?;
                 Ok(None)
             }
+            // The agent's own trouble, such as having no descriptors left, is not the guest's.
+            Err(error) => Err(error).what(what),
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::lifecycle::Observation;
 use super::vmm::{Vmm, VmmError};
 use super::{Ask, Shared, chain, failpoint};
+use crate::host::VmmProcess;
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{Instance, InstanceState, Step};
 use crate::state::{Draft, Kept};
@@ -21,6 +22,9 @@ use crate::store::StoreError;
 
 /// How long to wait before a step on the way down is tried again: doubled each time, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// After how many tries a VMM that does not answer is given up.
+const MAX_SILENCES: u32 = 3;
 
 /// See the module.
 pub struct Actor {
@@ -159,35 +163,50 @@ impl Actor {
         }
     }
 
-    /// Makes sure that there is a connection to the VMM of an instance that has one.
+    /// Makes sure that there is a connection to the VMM of an instance that has one. The host's trouble, such as having
+    /// no descriptors left, is not the guest's: that is waited out. A VMM that never answers is as good as dead.
     pub(super) async fn adopt(&mut self, instance: &Instance) -> Result<(), Observation> {
-        if self.vmm.is_some() {
-            return Ok(());
+        let mut silences = 0;
+        while self.vmm.is_none() {
+            let (shared, id) = (self.shared.clone(), self.id.clone());
+            let failure = match blocking(move || shared.host.find_vmm(&id)).await {
+                Ok(None) => return Err(Observation::Died("The VMM has ended without a word".into())),
+                Ok(Some(process)) => match self.take_over(instance, process).await {
+                    Ok(None) => break,
+                    Ok(Some(seen)) => return Err(seen),
+                    Err(error) => {
+                        silences += 1;
+                        chain(&error)
+                    }
+                },
+                Err(error) => chain(&error),
+            };
+            tracing::warn!(instance = %self.id, error = failure, "cannot talk to a VMM");
+            if silences == MAX_SILENCES {
+                return Err(Observation::Died(format!("The VMM does not answer: {failure}")));
+            }
+            tokio::time::sleep(RETRY.0).await;
         }
-        let shared = self.shared.clone();
-        let id = self.id.clone();
-        let found = blocking(move || shared.host.find_vmm(&id))
-            .await
-            .map_err(|error| Observation::Died(chain(&error)))?;
-        let process =
-            found.ok_or_else(|| Observation::Died("The VMM has ended without a word".to_owned()))?;
-        let taken = async {
-            let mut vmm = Vmm::open(process).await?;
-            let status = vmm.status().await?;
-            vmm.say(Command::Events { after: status.last_event }).await?;
-            Ok::<_, VmmError>((vmm, status))
-        };
-        let (vmm, status) = taken.await.map_err(|error| Observation::Died(chain(&error)))?;
+        Ok(())
+    }
+
+    /// Takes over a VMM that an earlier agent, or this one, has started. Returns what has become of the guest, if it has
+    /// ended meanwhile.
+    async fn take_over(
+        &mut self,
+        instance: &Instance,
+        process: VmmProcess,
+    ) -> Result<Option<Observation>, VmmError> {
+        let mut vmm = Vmm::open(process).await?;
+        let status = vmm.status().await?;
+        vmm.say(Command::Events { after: status.last_event }).await?;
         self.disks = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
         self.vmm = Some(vmm);
-        if let Some(ending) = status.ending {
-            return Err(ended(ending));
-        }
         if status.state == GuestState::Resetting {
             self.answer_boot(instance).await;
         }
-        tracing::info!(instance = %self.id, resets = status.resets, "took over a running guest");
-        Ok(())
+        tracing::debug!(instance = %self.id, state = ?status.state, resets = status.resets, "took over a VMM");
+        Ok(status.ending.map(ended))
     }
 
     /// Waits for something to do, until `time` if there is one. Answers whoever asks meanwhile.

@@ -81,9 +81,7 @@ impl Actor {
     /// Whether an earlier try has come so far that the guest runs. What has not is ended.
     async fn take_over_started(&mut self) -> Result<bool> {
         self.vmm = None;
-        let (shared, id) = (self.shared.clone(), self.id.clone());
-        let Some(process) = blocking(move || shared.host.find_vmm(&id)).await? else { return Ok(false) };
-        let mut vmm = Vmm::open(process).await?;
+        let Some(mut vmm) = self.find_vmm().await? else { return Ok(false) };
         let status = vmm.status().await?;
         if matches!(status.state, GuestState::Unconfigured | GuestState::Configured | GuestState::Ended) {
             vmm.end().await?;
@@ -91,6 +89,21 @@ impl Actor {
         }
         // The actor takes it over once more, as any running guest.
         Ok(true)
+    }
+
+    /// The VMM that an earlier agent has started, if it can be talked to. One that does not answer is ended.
+    async fn find_vmm(&self) -> Result<Option<Vmm>> {
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        let Some(process) = blocking(move || shared.host.find_vmm(&id)).await? else { return Ok(None) };
+        let pidfd = process.pidfd.try_clone()?;
+        match Vmm::open(process).await {
+            Ok(vmm) => Ok(Some(vmm)),
+            Err(error) => {
+                tracing::warn!(instance = %self.id, error = chain(&error), "ending a VMM that does not answer");
+                blocking(move || crate::host::kill(&pidfd)).await?;
+                Ok(None)
+            }
+        }
     }
 
     fn vmm(&mut self) -> Result<&mut Vmm> {
@@ -249,13 +262,7 @@ impl Actor {
         pass("end-vmm.before");
         let vmm = match self.vmm.take() {
             Some(vmm) => Some(vmm),
-            None => {
-                let (shared, id) = (self.shared.clone(), self.id.clone());
-                match blocking(move || shared.host.find_vmm(&id)).await? {
-                    None => None,
-                    Some(process) => Some(Vmm::open(process).await?),
-                }
-            }
+            None => self.find_vmm().await?,
         };
         if let Some(mut vmm) = vmm {
             self.keep_console(&mut vmm).await;

@@ -260,3 +260,156 @@ fn distance(left: &str, right: &str) -> usize {
     }
     row.last().copied().unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::actions;
+
+    /// Is allowed unless it says that it is not, and must never be run if it is to be refused.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase", deny_unknown_fields)]
+    struct Probe {
+        name: String,
+        #[serde(default)]
+        forbidden: bool,
+    }
+
+    #[derive(Serialize)]
+    struct Named {
+        name: String,
+    }
+
+    impl Action for Probe {
+        const NAME: &'static str = "Probe";
+        type Response = Named;
+
+        fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+            let message = format!("{} is not authorized", context.caller.arn);
+            if self.forbidden { Err(ApiError::new("UnauthorizedOperation", message)) } else { Ok(()) }
+        }
+
+        fn run(self, _: Context<'_>) -> Result<Named, ApiError> {
+            assert!(!self.forbidden);
+            Ok(Named { name: self.name })
+        }
+    }
+
+    fn answer(service: Service, query: &str) -> Result<String, ApiError> {
+        let mut registry = Registry::default();
+        actions::register(&mut registry);
+        registry.add::<Probe>();
+        let text = |text: &str| text.to_owned();
+        let caller = Caller {
+            account: text("000000000000"),
+            access_key: text("AKIA"),
+            arn: text("arn:aws:iam::000000000000:root"),
+            user_id: text("000000000000"),
+        };
+        let call = read(&format!("Version=2016-11-15&{query}"))?;
+        let agent = Agent::for_tests();
+        let context = Context { agent: &agent, caller: &caller, request_id: "id", digest: &call.digest };
+        registry.answer(service, &call, context)
+    }
+
+    fn read(query: &str) -> Result<Call, ApiError> {
+        Call::read(parameters::decode(query.as_bytes())?)
+    }
+
+    #[test]
+    fn what_every_request_has_is_no_parameter_of_the_action() {
+        let call = read(
+            "Action=A&Version=2016-11-15&DryRun=true&X-Amz-Date=x&x-amz-algorithm=y&ClientToken=t&Name=n&é€éé=1",
+        )
+        .unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!((call.action.as_str(), call.dry_run), ("A", true));
+        assert_eq!(call.parameters, [pair("ClientToken", "t"), pair("Name", "n"), pair("é€éé", "1")]);
+        assert!(!read("Action=A&Version=2010-08-31").unwrap().dry_run);
+    }
+
+    #[test]
+    fn what_every_request_has_is_checked() {
+        for (query, code) in [
+            ("Version=2016-11-15", "MissingAction"),
+            ("Action=&Version=2016-11-15", "MissingAction"),
+            ("Action=A", "MissingParameter"),
+            ("Action=A&Version=", "NoSuchVersion"),
+            ("Action=A&Version=2016-11-1x", "NoSuchVersion"),
+            ("Action=A&Version=2016-11-15&DryRun=", "InvalidParameterValue"),
+            ("Action=A&Version=2016-11-15&Version=2016-11-15", "InvalidParameterCombination"),
+        ] {
+            assert_eq!(read(query).unwrap_err().code, code, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_digest_tells_apart_what_is_asked_for_and_nothing_else() {
+        let digest = |query: &str| read(&format!("Version=2016-11-15&{query}")).unwrap().digest;
+        let original = digest("Action=A&B=1&C=2");
+        assert_eq!(original.len(), 64);
+        for same in ["C=2&B=1&Action=A", "Action=A&B=1&C=2&ClientToken=x&DryRun=true&X-Amz-Date=z"] {
+            assert_eq!(digest(same), original, "{same}");
+        }
+        for other in
+            ["Action=B&B=1&C=2", "Action=A&B=1", "Action=A&B=1&C=3", "Action=A&B=1C&=2", "Action=A&B=2&C=1"]
+        {
+            assert_ne!(digest(other), original, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_action_is_checked_then_run_unless_it_is_a_rehearsal() {
+        let probe = |query: &str| answer(Service::Ec2, &format!("Action=Probe&{query}"));
+        let document = probe("Name=x&DryRun=false").unwrap();
+        assert!(document.ends_with("<requestId>id</requestId><name>x</name></ProbeResponse>"), "{document}");
+        for (query, status, code) in [
+            ("Name=x&DryRun=true", 412, "DryRunOperation"),
+            ("Name=x&Forbidden=true", 403, "UnauthorizedOperation"),
+            ("Name=x&Forbidden=true&DryRun=true", 403, "UnauthorizedOperation"),
+            ("DryRun=true", 400, "MissingParameter"),
+            ("Name=x&Colour=red", 400, "UnknownParameter"),
+        ] {
+            let error = probe(query).unwrap_err();
+            assert_eq!((error.status(), error.code), (status, code), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_caller_learns_who_it_is() {
+        let document = answer(Service::Sts, "Action=GetCallerIdentity").unwrap();
+        let identity = "<GetCallerIdentityResult><Arn>arn:aws:iam::000000000000:root</Arn>\
+            <UserId>000000000000</UserId><Account>000000000000</Account></GetCallerIdentityResult>";
+        assert!(document.contains(identity), "{document}");
+    }
+
+    #[test]
+    fn an_action_is_found_by_its_name_and_service() {
+        let mut registry = Registry::default();
+        actions::register(&mut registry);
+        assert!(registry.find(Service::Ec2, "DescribeRegions").is_ok());
+        assert!(registry.find(Service::Sts, "GetCallerIdentity").is_ok());
+        let error = |service, name| registry.find(service, name).err().unwrap();
+        assert_eq!(error(Service::Ec2, "GetCallerIdentity").code, "SignatureDoesNotMatch");
+        let unknown = error(Service::Ec2, "DescribeRegion");
+        assert_eq!(unknown.code, "InvalidAction");
+        assert_eq!(
+            unknown.message,
+            "The action DescribeRegion is not valid for this web service. Did you mean DescribeRegions?"
+        );
+        for far in ["RunTheWholeCloud", &"x".repeat(1_000_000)] {
+            assert!(error(Service::Ec2, far).message.ends_with("is not valid for this web service."));
+        }
+    }
+
+    #[test]
+    fn distances_count_letters() {
+        for (left, right, expected) in
+            [("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("abc", "axc", 1), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(left, right), expected, "{left} {right}");
+        }
+    }
+}

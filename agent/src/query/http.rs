@@ -1,7 +1,7 @@
 //! The API's HTTP server: connections, limits, and the way of a request from its bytes to its answer.
 //!
-//! Whatever comes, the answer is EC2's XML. What a client can make us hold is bounded: connections, the time that each
-//! may take to say something, the size of a request, the actions that run at once.
+//! Whatever comes as HTTP is answered in EC2's XML. What a client can make us hold is bounded: connections, the time
+//! that each may take to say something, the size of a request, the actions that run at once.
 
 use std::convert::Infallible;
 use std::io;
@@ -276,6 +276,7 @@ impl<A: Application> Front<A> {
         let Some(key) = found else { return Err(ApiError::internal("a signature was good without a key")) };
         let mut all = query;
         all.extend(parameters::decode(&body)?);
+        drop(body);
         let call = Call::read(all)?;
         trace.action.clone_from(&call.action);
         self.run(signer.service, call, caller(key), id).await
@@ -348,13 +349,35 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(150);
+    /// For what has to be long enough for a busy machine to do something else in it.
+    const SECOND: Duration = Duration::from_secs(1);
     const LONG: Duration = Duration::from_secs(20);
 
     /// Answers with the action's name; one panics, one waits until it may go on.
     #[derive(Default)]
     struct Echo {
-        open: Mutex<bool>,
+        door: Mutex<Door>,
         opened: Condvar,
+    }
+
+    #[derive(Default)]
+    struct Door {
+        open: bool,
+        waiting: usize,
+    }
+
+    impl Echo {
+        fn open(&self) {
+            self.door.lock().unwrap().open = true;
+            self.opened.notify_all();
+        }
+
+        /// Returns when so many actions wait.
+        async fn fills(&self, count: usize) {
+            while self.door.lock().unwrap().waiting < count {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 
     impl Application for Arc<Echo> {
@@ -377,8 +400,9 @@ mod tests {
             match call.action.as_str() {
                 "Panic" => panic!("as it should"),
                 "Wait" => {
-                    let open = self.open.lock().unwrap();
-                    drop(self.opened.wait_while(open, |open| !*open).unwrap());
+                    let mut door = self.door.lock().unwrap();
+                    door.waiting += 1;
+                    drop(self.opened.wait_while(door, |door| !door.open).unwrap());
                 }
                 _ => {}
             }
@@ -404,21 +428,20 @@ mod tests {
     }
 
     impl Server {
-        fn open(&self) {
-            *self.echo.open.lock().unwrap() = true;
-            self.echo.opened.notify_all();
-        }
-
         async fn connect(&self) -> TcpStream {
             TcpStream::connect(self.address).await.unwrap()
         }
 
         /// Sends bytes; returns what comes until the connection ends.
         async fn exchange(&self, bytes: &[u8]) -> String {
-            let mut stream = self.connect().await;
-            stream.write_all(bytes).await.unwrap();
-            rest(&mut stream).await
+            exchange(self.address, bytes).await
         }
+    }
+
+    async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        rest(&mut stream).await
     }
 
     async fn rest(stream: &mut TcpStream) -> String {
@@ -428,12 +451,12 @@ mod tests {
     }
 
     /// A signed request as bytes, after which the connection is to end.
-    fn signed(method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+    fn signed_by(key: &str, secret: &str, method: &str, query: &str, body: &[u8]) -> Vec<u8> {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut headers = vec![header("host", "innkeeper")];
         let pairs = parameters::decode(query.as_bytes()).unwrap_or_default();
         let request = Signed { method, path: "/", query: &pairs, headers: &headers, body };
-        let more = sigv4::sign(request, "AKIA", "secret", "us-east-1", Service::Ec2, Timestamp::now());
+        let more = sigv4::sign(request, key, secret, "us-east-1", Service::Ec2, Timestamp::now());
         headers.extend(more);
         let length = body.len();
         let mut text =
@@ -441,6 +464,10 @@ mod tests {
         text.extend(headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")));
         text.push_str("\r\n");
         [text.as_bytes(), body].concat()
+    }
+
+    fn signed(method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+        signed_by("AKIA", "secret", method, query, body)
     }
 
     fn post(body: &str) -> Vec<u8> {
@@ -512,14 +539,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_agent_answers_whom_it_knows() {
+        let agent = Arc::new(Agent::for_tests());
+        let mut registry = Registry::default();
+        crate::actions::register(&mut registry);
+        let key = AccessKey::clone(agent.state.read().all::<AccessKey>().next().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(serve(listener, agent, Arc::new(registry), async { drop(stopped.await) }));
+
+        let body = "Action=DescribeRegions&Version=2016-11-15";
+        let good = signed_by(&key.id, &key.secret, "POST", "", body.as_bytes());
+        let answer = exchange(address, &good).await;
+        assert!(answer.contains("<regionName>us-east-1</regionName>"), "{answer}");
+        for bad in
+            [signed_by("AKIAX", &key.secret, "POST", "", b""), signed_by(&key.id, "x", "POST", "", b"")]
+        {
+            let answer = exchange(address, &bad).await;
+            assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("<Code>AuthFailure<"), "{answer}");
+        }
+
+        stop.send(()).unwrap();
+        timeout(LONG, serving).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn too_many_requests_are_told_so() {
         let server = server(Limits { actions: 2, turn: SHORT, ..Limits::default() }).await;
         let wait = post("Action=Wait&Version=2016-11-15");
         let (first, second) =
             tokio::join!(async { tokio::join!(server.exchange(&wait), server.exchange(&wait)) }, async {
-                sleep(SHORT).await;
+                server.echo.fills(2).await;
                 let refused = server.exchange(&post("Action=A&Version=2016-11-15")).await;
-                server.open();
+                server.echo.open();
                 refused
             });
         assert!(second.starts_with("HTTP/1.1 503 "), "{second}");
@@ -530,19 +583,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_loses_its_connection() {
-        let server = server(Limits { head: SHORT, body: SHORT, ..Limits::default() }).await;
-        assert_eq!(server.exchange(b"").await, "");
-        server.exchange(b"POST / HTTP/1.1\r\nhost:").await;
-        let answer = server.exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nAction").await;
+        let silent = server(Limits { head: SHORT, ..Limits::default() }).await;
+        assert_eq!(silent.exchange(b"").await, "");
+        silent.exchange(b"POST / HTTP/1.1\r\nhost:").await;
+
+        let half = server(Limits { body: SHORT, ..Limits::default() }).await;
+        let answer = half.exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nAction").await;
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("<Code>RequestTimeout<"), "{answer}");
-        let mut idle = server.connect().await;
-        idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        assert!(rest(&mut idle).await.ends_with("</Response>"));
+
+        let idle = server(Limits { head: SECOND, ..Limits::default() }).await;
+        let answer = idle.exchange(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.ends_with("</Response>"), "{answer}");
     }
 
     #[tokio::test]
     async fn connections_have_an_end_and_then_others_get_their_turn() {
-        let server = server(Limits { connections: 1, connection: SHORT, ..Limits::default() }).await;
+        let server = server(Limits { connections: 1, connection: SECOND, ..Limits::default() }).await;
         let mut first = server.connect().await;
         let second = server.exchange(&post("Action=A&Version=2016-11-15")).await;
         assert!(second.starts_with("HTTP/1.1 200 "), "{second}");
@@ -555,13 +611,12 @@ mod tests {
         let mut idle = server.connect().await;
         let mut busy = server.connect().await;
         busy.write_all(&post("Action=Wait&Version=2016-11-15")).await.unwrap();
-        sleep(SHORT).await;
+        server.echo.fills(1).await;
         server.stop.send(()).unwrap();
         assert_eq!(rest(&mut idle).await, "");
         assert!(TcpStream::connect(server.address).await.is_err());
         assert!(!server.ended.is_finished());
-        *server.echo.open.lock().unwrap() = true;
-        server.echo.opened.notify_all();
+        server.echo.open();
         assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 "));
         timeout(LONG, server.ended).await.unwrap().unwrap();
     }

@@ -1,16 +1,35 @@
 //! The daemon: puts the parts together, and runs until it is told to stop.
+//!
+//! Guests do not depend on it. When it stops, is killed or is replaced by a newer one, they go on, and the next agent
+//! takes over.
 
 pub mod bootstrap;
+mod housekeeping;
+pub mod log;
+mod systemd;
 
+use std::fs::DirBuilder;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::actions;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
-use crate::host::Host;
+use crate::credentials::Credentials;
+use crate::host::{Host, Linux};
 use crate::instances::capacity::Capacity;
 use crate::instances::{Consoles, Instances, Shared};
+use crate::query::dispatch::Registry;
 use crate::state::State;
+use crate::store::redb::Redb;
 use crate::store::{Store, StoreError};
 use crate::volumes::RawVolumes;
 
@@ -61,4 +80,110 @@ impl Agent {
         bootstrap::bootstrap(&agent.state, &agent.config, jiff::Timestamp::UNIX_EPOCH).unwrap();
         agent
     }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT: then requests that have begun are answered, and guests go on.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    // At first, for whoever stops us while we start.
+    let shutdown = shutdown()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %config.state_directory.display(), "starting");
+    let (agent, bootstrap) = tokio::task::spawn_blocking(move || open(config)).await??;
+    let listener = TcpListener::bind(agent.config.listen).await;
+    let listener = listener
+        .with_context(|| format!("cannot listen on {} (another address: listen = …)", agent.config.listen))?;
+    let endpoint_url = format!("http://{}", listener.local_addr()?);
+    keep_credentials(&agent.config, bootstrap, &endpoint_url)?;
+
+    let mut registry = Registry::default();
+    actions::register(&mut registry);
+    let instances = Arc::clone(&agent);
+    let tasks = [
+        tokio::spawn(async move { instances.instances.supervise().await }),
+        tokio::spawn(housekeeping::keep(Arc::clone(&agent))),
+        tokio::spawn(systemd::watchdog()),
+    ];
+    tracing::info!(endpoint = endpoint_url, "ready");
+    systemd::ready(&format!("EC2's API is at {endpoint_url}"));
+    let stopped = crate::query::http::serve(listener, agent, Arc::new(registry), shutdown).await;
+    for task in tasks {
+        task.abort();
+    }
+    tracing::info!("stopped; guests go on");
+    stopped.context("the API has failed")
+}
+
+/// Makes the directories and opens what is in them. Blocks.
+fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
+    for directory in [&config.state_directory, &config.run_directory] {
+        make_directory(directory)?;
+    }
+    let store = Arc::new(Redb::open(config.store())?);
+    let host = Arc::new(Linux::new(config.host_settings()));
+    let capacity = host.capacity()?;
+    let own = config.instance_types.iter().map(|own| (own.name.as_str(), own.vcpus, own.memory));
+    let catalogue = Catalogue::new(own);
+    let agent = Agent::new(config, store, catalogue, capacity, host)?;
+    let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
+    Ok((Arc::new(agent), bootstrap))
+}
+
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+        format!(
+            "cannot make the directory {} (run as root, or choose another in the configuration)",
+            path.display()
+        )
+    })
+}
+
+/// Writes the access key down for clients, and on the first start shows it.
+fn keep_credentials(
+    config: &Config,
+    bootstrap: bootstrap::Bootstrap,
+    endpoint_url: &str,
+) -> anyhow::Result<()> {
+    let credentials = Credentials {
+        access_key_id: bootstrap.access_key.id,
+        secret_access_key: bootstrap.access_key.secret,
+        region: config.region.clone(),
+        endpoint_url: endpoint_url.to_owned(),
+    };
+    let path = config.credentials();
+    credentials.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if !bootstrap.is_first_start {
+        return Ok(());
+    }
+    tracing::info!(file = %path.display(), account = config.account, "made an access key and the default VPC");
+    // A journal is read by more people than the file.
+    if !log::goes_to_journal() {
+        let text = format!(
+            "A new access key, which is also in {path}:\n\n{}\nTo use it:\n\n  \
+             AWS_SHARED_CREDENTIALS_FILE={path} aws ec2 describe-regions\n\n",
+            credentials.render(),
+            path = path.display(),
+        );
+        // Nobody may be reading.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    }
+    Ok(())
+}
+
+/// Is ready when it is time to stop. From now on signals do nothing else; SIGHUP does nothing at all, for the
+/// configuration is read once and a restart costs nothing.
+fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => tracing::info!("to read the configuration again, restart: guests go on"),
+            }
+        }
+        tracing::info!("stopping");
+        systemd::stopping();
+    })
 }

@@ -28,6 +28,18 @@ pub struct StoreError {
     pub cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// Somebody else has the store, which is for one only.
+#[derive(Debug, thiserror::Error)]
+#[error("it is in use by another innkeeper serve")]
+pub struct InUse;
+
+impl StoreError {
+    /// Whether it is because somebody else has the store.
+    pub fn is_in_use(&self) -> bool {
+        self.cause.is::<InUse>()
+    }
+}
+
 /// Keeps documents. Its functions block.
 pub trait Store: Send + Sync {
     /// Everything whose key begins with `prefix`, in the order of the keys.

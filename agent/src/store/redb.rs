@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
 
-use super::{Store, StoreError, Write};
+use super::{InUse, Store, StoreError, Write};
 
 /// The only table.
 const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
@@ -160,7 +160,7 @@ fn storage(error: io::Error) -> DatabaseError {
 
 fn cannot_open(path: &Path, cause: DatabaseError) -> StoreError {
     let cause = match cause {
-        DatabaseError::DatabaseAlreadyOpen => "it is in use by another innkeeper serve".into(),
+        DatabaseError::DatabaseAlreadyOpen => InUse.into(),
         other => other.into(),
     };
     StoreError { what: format!("open {}", path.display()), cause }
@@ -234,7 +234,7 @@ mod tests {
         for error in [Redb::open(&path).err(), read_everything(&path).err()] {
             let error = error.unwrap();
             assert_eq!(error.to_string(), format!("the state store cannot open {}", path.display()));
-            assert_eq!(error.cause.to_string(), "it is in use by another innkeeper serve");
+            assert!(error.is_in_use(), "{}", error.cause);
         }
         drop(store);
         Redb::open(&path).unwrap();

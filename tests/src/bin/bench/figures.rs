@@ -146,7 +146,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// The value that `part` (0 to 1) of the values lie below: one of them, or between two.
-fn quantile(values: &[f64], part: f64) -> f64 {
+pub fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let position = part * (sorted.len() - 1) as f64;

@@ -3,7 +3,10 @@
 //! The VMMs take turns, so that a machine whose speed drifts is fair to all, and what counts is the median of
 //! some runs, after one that is thrown away. The peers are QEMU's microvm, and Firecracker and Cloud Hypervisor if
 //! $FIRECRACKER and $CLOUD_HYPERVISOR name their programs. A bench fails if Innkeeper misses what is to be reached.
+//!
+//! `api` is about the daemon, which has no peer: what counts there is what 99 of 100 requests take.
 
+mod api;
 mod block;
 mod figures;
 mod launch;
@@ -20,7 +23,7 @@ fn main() -> Result<ExitCode> {
     let (name, runs) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [name] => (name, None),
         [name, runs] => (name, Some(runs.parse::<usize>().context("RUNS is not a number")?)),
-        _ => bail!("usage: bench launch|boot|memory|block|net [RUNS]"),
+        _ => bail!("usage: bench launch|boot|memory|block|net|api [RUNS]"),
     };
     ensure!(runs != Some(0), "no median of no runs");
     match name {
@@ -29,6 +32,7 @@ fn main() -> Result<ExitCode> {
         "memory" => memory::bench(runs.unwrap_or(3)),
         "block" => block::bench(runs.unwrap_or(5)),
         "net" => net::bench(runs.unwrap_or(7)),
-        _ => bail!("there is no bench {name:?}: launch, boot, memory, block or net"),
+        "api" => api::bench(runs.unwrap_or(100)),
+        _ => bail!("there is no bench {name:?}: launch, boot, memory, block, net or api"),
     }
 }

@@ -4,11 +4,14 @@
 //! API request" describes it. A body is always signed: EC2 knows no unsigned payloads. Paths are taken as they are:
 //! a client that sends dots or empty parts in one finds its signature refused.
 
+mod claim;
+
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use self::claim::{Claim, Scope};
 use crate::query::dispatch::hex;
 use crate::query::{ApiError, Service};
 
@@ -126,174 +129,6 @@ fn refused(service: Service, unknown: bool) -> ApiError {
             "The request signature we calculated does not match the signature you provided. Check your secret \
              access key and signing method.",
         ),
-    }
-}
-
-fn incomplete(message: impl Into<String>) -> ApiError {
-    ApiError::new("IncompleteSignature", message)
-}
-
-/// Where and when a signature is good for.
-#[derive(Clone, Copy, Debug)]
-struct Scope<'a> {
-    day: &'a str,
-    region: &'a str,
-    service: Service,
-}
-
-impl std::fmt::Display for Scope<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}/{}/{}/aws4_request", self.day, self.region, self.service.name())
-    }
-}
-
-/// What a request says of its signature.
-struct Claim<'a> {
-    credential: &'a str,
-    signed_headers: &'a str,
-    signature: &'a str,
-    date: &'a str,
-    /// In seconds, if it is presigned.
-    expires: Option<&'a str>,
-    has_token: bool,
-}
-
-impl<'a> Claim<'a> {
-    fn of(request: Signed<'a>) -> Result<Self, ApiError> {
-        match request.header("authorization")? {
-            Some(header) => Self::of_header(request, header),
-            None => Self::of_query(request),
-        }
-    }
-
-    fn of_header(request: Signed<'a>, header: &'a str) -> Result<Self, ApiError> {
-        let Some(parts) = header.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with([' ', '\t'])) else {
-            return Err(incomplete(format!("The Authorization header has to begin with {ALGORITHM}.")));
-        };
-        let part = |name: &str| {
-            let mut found = parts.split(',').filter_map(|part| part.trim().split_once('='));
-            let value = found.find(|(key, _)| *key == name).map(|(_, value)| value);
-            value.ok_or_else(|| incomplete(format!("Authorization header requires '{name}' parameter.")))
-        };
-        let date = request.header("x-amz-date")?;
-        Ok(Self {
-            credential: part("Credential")?,
-            signed_headers: part("SignedHeaders")?,
-            signature: part("Signature")?,
-            date: date.ok_or_else(|| incomplete("A signed request requires the header 'X-Amz-Date'."))?,
-            expires: None,
-            has_token: request.header("x-amz-security-token")?.is_some(),
-        })
-    }
-
-    fn of_query(request: Signed<'a>) -> Result<Self, ApiError> {
-        let find = |name| request.parameter(name);
-        let Some(algorithm) = find("X-Amz-Algorithm")? else {
-            let message = "Request is missing Authentication Token: sign it with an access key";
-            return Err(ApiError::new("MissingAuthenticationToken", message));
-        };
-        if algorithm != ALGORITHM {
-            return Err(incomplete(format!("X-Amz-Algorithm has to be {ALGORITHM}.")));
-        }
-        let need = |name| {
-            find(name)?.ok_or_else(|| incomplete(format!("A presigned request requires '{name}' parameter.")))
-        };
-        Ok(Self {
-            credential: need("X-Amz-Credential")?,
-            signed_headers: need("X-Amz-SignedHeaders")?,
-            signature: need("X-Amz-Signature")?,
-            date: need("X-Amz-Date")?,
-            expires: Some(need("X-Amz-Expires")?),
-            has_token: find("X-Amz-Security-Token")?.is_some()
-                || request.header("x-amz-security-token")?.is_some(),
-        })
-    }
-
-    /// The access key's id, and where its use is good for.
-    fn credential(&self) -> Result<(&'a str, Scope<'a>), ApiError> {
-        let parts: Vec<&str> = self.credential.split('/').collect();
-        let &[access_key, day, region, service, "aws4_request"] = parts.as_slice() else {
-            return Err(incomplete(
-                "Credential has to be the access key's id, the day, the region, the service and aws4_request, \
-                 with slashes between them.",
-            ));
-        };
-        let Some(service) = Service::named(service) else {
-            let message =
-                format!("Credential should be scoped to the service 'ec2' or 'sts', not '{service}'.");
-            return Err(ApiError::new("SignatureDoesNotMatch", message));
-        };
-        Ok((access_key, Scope { day, region, service }))
-    }
-
-    /// Whether the request is neither too old nor from the future.
-    fn is_timely(&self, day: &str, now: Timestamp) -> Result<(), ApiError> {
-        let date = read_date(self.date)
-            .ok_or_else(|| incomplete("X-Amz-Date has to have the form 20161115T000000Z."))?;
-        if self.date.get(..8) != Some(day) {
-            return Err(incomplete("The day in Credential is not that of X-Amz-Date."));
-        }
-        let lifetime = match self.expires {
-            None => SKEW,
-            Some(text) => match text.parse() {
-                Ok(seconds @ 0..=LONGEST) => SignedDuration::from_secs(seconds),
-                _ => {
-                    let reason = format!("Expecting a number of seconds from 0 to {LONGEST}.");
-                    return Err(ApiError::invalid(text, "X-Amz-Expires", reason));
-                }
-            },
-        };
-        let age = now.duration_since(date);
-        if age > lifetime || age < -SKEW {
-            let message = format!("Request has expired: it is dated {}, and here it is {now:.0}.", self.date);
-            return Err(ApiError::new("RequestExpired", message));
-        }
-        Ok(())
-    }
-
-    /// The names of the signed headers. All that have a say must be among them.
-    fn signed_headers(&self, request: Signed<'_>) -> Result<Vec<&'a str>, ApiError> {
-        let names: Vec<&str> = self.signed_headers.split(';').collect();
-        let present = request.headers.iter().map(|(name, _)| name.as_str());
-        let mut needed = present.filter(|name| name.starts_with("x-amz-")).chain(["host"]);
-        if let Some(name) = needed.find(|name| !names.contains(name)) {
-            return Err(ApiError::new("AuthFailure", format!("The header '{name}' has to be signed.")));
-        }
-        if !names.is_sorted() {
-            return Err(incomplete("SignedHeaders has to be sorted."));
-        }
-        Ok(names)
-    }
-}
-
-/// Reads `20161115T000000Z`, and no other form.
-fn read_date(text: &str) -> Option<Timestamp> {
-    let form = text.len() == 16
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 => byte == b'T',
-            15 => byte == b'Z',
-            _ => byte.is_ascii_digit(),
-        });
-    form.then(|| text.parse().ok()).flatten()
-}
-
-impl<'a> Signed<'a> {
-    /// A header that may be there once.
-    fn header(&self, name: &str) -> Result<Option<&'a str>, ApiError> {
-        once(self.headers, name)
-    }
-
-    /// A parameter of the query that may be there once.
-    fn parameter(&self, name: &str) -> Result<Option<&'a str>, ApiError> {
-        once(self.query, name)
-    }
-}
-
-fn once<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, ApiError> {
-    let mut found = pairs.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
-    match (found.next(), found.next()) {
-        (first, None) => Ok(first),
-        (_, Some(_)) => Err(incomplete(format!("'{name}' is there more than once."))),
     }
 }
 
@@ -530,7 +365,8 @@ mod tests {
 
         #[test]
         fn nothing_that_is_sent_makes_it_panic(
-            authorization in "(AWS4-HMAC-SHA256 )?(Credential=[a-z/0-9]{0,20}|SignedHeaders=[a-z;]{0,5}|Signature=.|[,=;/ ]){0,6}",
+            authorization in "(AWS4-HMAC-SHA256 )?\
+                (Credential=[a-z/0-9]{0,20}|SignedHeaders=[a-z;]{0,5}|Signature=.|[,=;/ ]){0,6}",
             date in "[0-9TZ:é]{0,17}|20[0-9]{6}T[0-9]{6}Z",
         ) {
             let mut request = Owned::post("");
@@ -646,11 +482,43 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_signed_as_it_is_understood() {
-        let mut request = Owned::post("");
-        request.query = parameters::decode(b"Action=A&Value.1=a%20b%2Bc&Value.2=%7E*&Empty").unwrap();
-        let text = canonical(request.borrow(), &["host"]);
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[2], "Action=A&Empty=&Value.1=a%20b%2Bc&Value.2=~%2A");
+    fn what_botocore_has_signed_is_good() {
+        let authorization = |headers: &str, signature: &str| {
+            let scope = "20261121/eu-west-1/ec2/aws4_request";
+            format!("{ALGORITHM} Credential={KEY}/{scope}, SignedHeaders={headers}, Signature={signature}")
+        };
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let query = "Action=DescribeInstances&Version=2016-11-15&Filter.1.Name=tag%3AName";
+
+        let mut post = Owned::post(
+            "Action=RunInstances&Version=2016-11-15&TagSpecification.1.Tag.1.Value=a+b%2Bc%C3%A9",
+        );
+        post.header_mut("content-type").push_str("; charset=utf-8");
+        let signature = "efabfc8fb38bae03b8c2eba5a5bd2d49f287688f5808bcfa8b7580cc1e2a744a";
+        post.headers.push(header("authorization", &authorization("content-type;host;x-amz-date", signature)));
+        post.headers.push(header("x-amz-date", "20261121T100000Z"));
+
+        // It signs a space as %20, and sends it as a plus.
+        let mut get = Owned::post("");
+        get.method = "GET".to_owned();
+        let sent = format!("{query}&Filter.1.Value.1=a+b%2Bc%2F%C3%A9~%2A");
+        get.query = parameters::decode(sent.as_bytes()).unwrap();
+        let signature = "cba0dbc0f2890c0859050e5bb4ec7df29dcca3b8140701d8ed0e1863c25f797f";
+        get.headers.push(header("authorization", &authorization("host;x-amz-date", signature)));
+        get.headers.push(header("x-amz-date", "20261121T100000Z"));
+
+        let mut presigned = Owned::post("");
+        presigned.method = "GET".to_owned();
+        let sent = format!(
+            "{query}&Filter.1.Value.1=a%20b%2Bc%2F%C3%A9~%2A&X-Amz-Algorithm=AWS4-HMAC-SHA256\
+             &X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261121%2Feu-west-1%2Fec2%2Faws4_request\
+             &X-Amz-Date=20261121T100000Z&X-Amz-Expires=600&X-Amz-SignedHeaders=host\
+             &X-Amz-Signature=97e38726ddf41258251a32db3a4235b01fc9c5cb49eb0c1c439db3e481846f14"
+        );
+        presigned.query = parameters::decode(sent.as_bytes()).unwrap();
+
+        for request in [post, get, presigned] {
+            assert!(request.verify_at(now()).is_ok(), "{request:?}");
+        }
     }
 }

@@ -1,0 +1,76 @@
+//! InnkeeperDescribeState: what `innkeeper debug state` shows when no daemon runs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::query::{Action, ApiError, Context};
+use crate::state::Document;
+
+/// The documents that the agent keeps, without secrets.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct DescribeState {
+    /// Only a kind, such as `instance`, or a single document, such as `instance/i-0123456789abcdef0`.
+    key: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Response {
+    document_set: Vec<Item>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    key: String,
+    version: u32,
+    /// JSON.
+    document: String,
+}
+
+impl Action for DescribeState {
+    const NAME: &'static str = "InnkeeperDescribeState";
+    type Response = Response;
+
+    fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
+        let documents = context.agent.state.read().documents().map_err(ApiError::internal)?;
+        let is_wanted = |document: &Document| self.key.as_ref().is_none_or(|key| document.is_one_of(key));
+        let wanted = documents.into_iter().filter(is_wanted).map(Document::without_secrets);
+        let items = wanted.map(|Document { key, version, document }| Item {
+            key,
+            version,
+            document: document.to_string(),
+        });
+        Ok(Response { document_set: items.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::Caller;
+    use crate::serve::Agent;
+
+    fn describe(key: Option<&str>) -> Vec<Item> {
+        let agent = Agent::for_tests();
+        let caller = Caller {
+            account: "000000000000".into(),
+            access_key: "AKIA".into(),
+            arn: "arn:aws:iam::000000000000:root".into(),
+            user_id: "000000000000".into(),
+        };
+        let context = Context { agent: &agent, caller: &caller, request_id: "r", digest: "d" };
+        DescribeState { key: key.map(str::to_owned) }.run(context).unwrap().document_set
+    }
+
+    #[test]
+    fn documents_are_shown_by_kind_and_without_secrets() {
+        let subnets = describe(Some("subnet"));
+        assert_eq!(subnets.len(), 3);
+        assert!(subnets.iter().all(|item| item.key.starts_with("subnet/subnet-") && item.version == 1));
+        assert!(describe(None).len() > 6);
+        assert_eq!(describe(Some("instance")), []);
+        let keys = describe(Some("access-key"));
+        assert!(keys[0].document.contains(r#""secret":"(masked)""#), "{}", keys[0].document);
+    }
+}

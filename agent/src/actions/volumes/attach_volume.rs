@@ -1,0 +1,135 @@
+//! AttachVolume.
+
+use serde::{Deserialize, Serialize};
+
+use super::item::{AttachmentItem, state_name};
+use crate::actions::lookup::find;
+use crate::query::{Action, ApiError, Context};
+use crate::records::{Attachment, BlockDevice, Instance, InstanceState, Volume, VolumeState};
+use crate::state::World;
+
+/// Gives a volume to an instance that is running or stopped.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct AttachVolume {
+    volume_id: String,
+    instance_id: String,
+    device: String,
+}
+
+/// The attachment itself.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Response(AttachmentItem);
+
+/// Whether EC2 takes a device's name: `/dev/sda1`, `/dev/sd[b-z]`, with a number from 1 to 15 or without, and
+/// `/dev/xvd` with one or two letters. The guest chooses its own.
+fn is_device_name(name: &str) -> bool {
+    if let Some(letters) = name.strip_prefix("/dev/xvd") {
+        return matches!(letters.len(), 1 | 2) && letters.bytes().all(|byte| byte.is_ascii_lowercase());
+    }
+    let Some(rest) = name.strip_prefix("/dev/sd").or_else(|| name.strip_prefix("sd")) else { return false };
+    let mut characters = rest.chars();
+    if !characters.next().is_some_and(|letter| letter.is_ascii_lowercase()) {
+        return false;
+    }
+    let number = characters.as_str();
+    number.is_empty()
+        || !number.starts_with('0')
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && number.parse().is_ok_and(|number: u8| number <= 15)
+}
+
+impl AttachVolume {
+    fn plan(&self, world: &World, context: Context<'_>) -> Result<(), ApiError> {
+        let volume = find::<Volume>(world, context, &self.volume_id)?;
+        let instance = find::<Instance>(world, context, &self.instance_id)?;
+        if !is_device_name(&self.device) {
+            let reason = format!("{} is not a valid EBS device name.", self.device);
+            return Err(ApiError::invalid(&self.device, "unixDevice", reason));
+        }
+        if volume.attachment.is_some() {
+            let message = format!("{} is already attached to an instance", volume.id);
+            return Err(ApiError::new("VolumeInUse", message));
+        }
+        if volume.state != VolumeState::Available {
+            let message = format!("{} is not 'available'; it is '{}'.", volume.id, state_name(volume.state));
+            return Err(ApiError::new("IncorrectState", message));
+        }
+        let state = instance.lifecycle.state;
+        if !matches!(state, InstanceState::Running | InstanceState::Stopped) {
+            let message = format!(
+                "Instance '{}' is not 'running' or 'stopped'; it is '{}'.",
+                instance.id,
+                state.name()
+            );
+            return Err(ApiError::new("IncorrectState", message));
+        }
+        if volume.availability_zone != instance.availability_zone {
+            let message = format!(
+                "The volume '{}' is not in the same availability zone as instance '{}'",
+                volume.id, instance.id
+            );
+            return Err(ApiError::new("InvalidVolume.ZoneMismatch", message));
+        }
+        if instance.block_devices.iter().any(|device| device.device_name == self.device) {
+            let message = format!(
+                "Invalid value '{}' for unixDevice. Attachment point {} is already in use",
+                self.device, self.device
+            );
+            return Err(ApiError::new("InvalidParameterValue", message));
+        }
+        Ok(())
+    }
+}
+
+impl Action for AttachVolume {
+    const NAME: &'static str = "AttachVolume";
+    type Response = Response;
+
+    fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+        self.plan(&context.agent.state.read(), context)
+    }
+
+    fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
+        context.agent.state.change(|draft| {
+            self.plan(draft, context)?;
+            let mut volume = Volume::clone(find(draft, context, &self.volume_id)?);
+            let mut instance = Instance::clone(find(draft, context, &self.instance_id)?);
+            let attachment = Attachment {
+                instance: instance.id.clone(),
+                device: self.device.clone(),
+                delete_on_termination: false,
+                attached: jiff::Timestamp::now(),
+            };
+            instance.block_devices.push(BlockDevice {
+                device_name: self.device.clone(),
+                volume: volume.id.clone(),
+                delete_on_termination: false,
+            });
+            let item = AttachmentItem::new(&volume, &attachment, "attaching");
+            volume.state = VolumeState::InUse;
+            volume.attachment = Some(attachment);
+            draft.put(volume);
+            draft.put(instance);
+            Ok(Response(item))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_are_those_of_ec2() {
+        for name in ["/dev/sdf", "/dev/sdp", "/dev/sda1", "/dev/sdb15", "sdh", "/dev/xvdf", "/dev/xvdba"] {
+            assert!(is_device_name(name), "{name}");
+        }
+        for name in
+            ["", "/dev/sd", "/dev/sdF", "/dev/sdf16", "/dev/sdf0", "/dev/xvdabc", "/dev/vda", "sdf/.."]
+        {
+            assert!(!is_device_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The real daemon and the real clients, with guests that are bare payloads: what any KVM can run.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use innkeeper_tests::agent::{Agent, TINY, Template, run_suite, suite};
+use innkeeper_tests::aws;
+use innkeeper_tests::ec2::{numbered, texts};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Not every payload knows the power button: what waits for it is not to wait long.
+const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
+
+/// A daemon, and an image of a payload that says that it is ready: `idle` does nothing more, `button` switches itself
+/// off when the power button is pressed.
+fn start(payload: &'static str, more: &str) -> Result<(Agent, String, Template)> {
+    let agent = Agent::start(&format!("{IMPATIENT}\n{more}"))?;
+    let template = agent.payload(payload)?;
+    let image = agent.register("bare", &template)?;
+    Ok((agent, image, template))
+}
+
+/// All files below a directory, but for those of the store.
+fn files(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    let mut rest = vec![directory.to_owned()];
+    while let Some(directory) = rest.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                rest.push(path.clone());
+            }
+            found.insert(path);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_walker_finds_what_is_wrong_with_an_answer() -> Result<()> {
+    run_suite(&mut suite("test_walker")?)
+}
+
+#[test]
+fn every_answer_is_as_the_model_has_it() -> Result<()> {
+    let (agent, image, template) = start("idle", "")?;
+    agent.run_suite("every_action", &image, &template)?;
+    agent.wait_for_vmms(0)
+}
+
+#[test]
+fn bad_requests_get_ec2s_errors() -> Result<()> {
+    let (agent, image, template) = start("idle", "")?;
+    agent.run_suite("bad_requests", &image, &template)?;
+    agent.wait_for_vmms(0)
+}
+
+#[test]
+fn instances_live_in_boto3s_resources() -> Result<()> {
+    let (agent, image, template) = start("button", "")?;
+    agent.run_suite("life", &image, &template)?;
+    agent.wait_for_vmms(0)
+}
+
+#[test]
+fn the_documented_commands_do_what_they_say() -> Result<()> {
+    let (agent, image, template) = start("button", "")?;
+    aws::life(&agent, &image, &template)
+}
+
+#[test]
+fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
+    let (agent, image, _) = start("idle", "terminated-retention = 1")?;
+    let client = agent.client()?;
+    let before = [files(&agent.state_directory())?, files(&agent.run_directory())?];
+    let launch =
+        [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "50"), ("MaxCount", "50")];
+    let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+    ensure!(ids.iter().collect::<BTreeSet<_>>().len() == 50, "not 50 instances: {ids:?}");
+    client.wait_for(&ids, "running", PATIENCE)?;
+    agent.wait_for_vmms(50)?;
+    let addresses = texts(&client.ask("DescribeInstances", &[])?, "privateIpAddress");
+    ensure!(addresses.iter().collect::<BTreeSet<_>>().len() == 50, "not 50 addresses: {addresses:?}");
+
+    let chosen = numbered("InstanceId", &ids);
+    let chosen: Vec<_> = chosen.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    client.ask("TerminateInstances", &chosen)?;
+    agent.wait_for_vmms(0)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let instances = texts(&client.ask("DescribeInstances", &[])?, "instanceId");
+        if instances.is_empty() {
+            break;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{} instances are still listed{}",
+            instances.len(),
+            agent.last_words()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for (action, element) in [
+        ("DescribeVolumes", "volumeId"),
+        ("DescribeNetworkInterfaces", "networkInterfaceId"),
+        ("DescribeTags", "key"),
+    ] {
+        let left = texts(&client.ask(action, &[])?, element);
+        ensure!(left.is_empty(), "{action} still says {left:?}");
+    }
+    let after = [files(&agent.state_directory())?, files(&agent.run_directory())?];
+    for (before, after) in before.iter().zip(&after) {
+        let left: Vec<_> = after.difference(before).collect();
+        ensure!(left.is_empty(), "files are left: {left:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn guests_outlive_the_daemon() -> Result<()> {
+    let (mut agent, image, template) = start("idle", "")?;
+    let client = agent.client()?;
+    let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "3"), ("MaxCount", "3")];
+    let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+    client.wait_for(&ids, "running", PATIENCE)?;
+    agent.wait_for_vmms(3)?;
+    let vmms: BTreeSet<_> = agent.vmms()?.into_iter().collect();
+    for round in 0..4 {
+        if round % 2 == 0 {
+            agent.kill()?;
+        } else {
+            let status = agent.stop()?;
+            ensure!(status.success(), "the daemon ended with {status}{}", agent.last_words());
+        }
+        ensure!(agent.vmms()?.into_iter().collect::<BTreeSet<_>>() == vmms, "a guest went with the daemon");
+        agent.resume()?;
+        let client = agent.client()?;
+        client.wait_for(&ids, "running", PATIENCE)?;
+        for id in &ids {
+            let output =
+                agent.aws(&["ec2", "get-console-output", "--instance-id", id, "--output", "text"])?;
+            ensure!(output.matches(template.banner).count() == 1, "its console: {output}");
+        }
+    }
+    // The new daemon holds them as the old one did.
+    let client = agent.client()?;
+    client.ask("StopInstances", &[("InstanceId.1", &ids[0]), ("Force", "true")])?;
+    client.wait_for(&ids[..1], "stopped", PATIENCE)?;
+    client.ask("TerminateInstances", &[("InstanceId.1", &ids[1]), ("InstanceId.2", &ids[2])])?;
+    client.wait_for(&ids[1..], "terminated", PATIENCE)?;
+    agent.wait_for_vmms(0)
+}

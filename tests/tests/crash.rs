@@ -1,0 +1,188 @@
+//! The agent is killed at every place at which it could die, in the middle of instances' lives, and started again:
+//! nothing is lost, nothing is left over, and running guests do not notice.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use innkeeper_tests::agent::{Agent, TINY};
+use innkeeper_tests::ec2::{self, Client};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An agent that is expected to die now and then, and whoever works with it all the same.
+struct Mortal {
+    agent: Agent,
+    client: Client,
+    deaths: u64,
+}
+
+impl Mortal {
+    /// As a patient user does: asks again when there was no answer. Requests are made so that this does no harm.
+    fn ask(&mut self, action: &str, parameters: &[(&str, &str)]) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.client.send(action, parameters) {
+                Ok((200, answer)) => return Ok(answer),
+                Ok((status, answer)) => anyhow::bail!("{action}: {status}, {answer}"),
+                Err(error) => {
+                    ensure!(Instant::now() < deadline, "{action}: {error:#}");
+                    self.raise()?;
+                }
+            }
+        }
+    }
+
+    /// Starts the agent again if it has died.
+    fn raise(&mut self) -> Result<()> {
+        if self.agent.has_died()? {
+            self.deaths += 1;
+            self.agent.resume()?;
+        }
+        Ok(())
+    }
+
+    fn state(&mut self, instance: &str) -> Result<String> {
+        let answer = self.ask("DescribeInstances", &[("InstanceId.1", instance)])?;
+        let state = answer.split("<instanceState>").nth(1).context("a state")?;
+        ec2::texts(state, "name").into_iter().next().context("a name")
+    }
+
+    fn wait_for(&mut self, instance: &str, wanted: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let state = self.state(instance)?;
+            if state == wanted {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{instance} is {state} and not {wanted}{}",
+                self.agent.last_words()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn console(&mut self, instance: &str) -> Result<String> {
+        let answer = self.ask("GetConsoleOutput", &[("InstanceId", instance)])?;
+        ec2::console_text(&answer)
+    }
+
+    /// Waits until the guest has said that it is ready so often.
+    fn wait_for_ready(&mut self, instance: &str, count: usize) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let console = self.console(instance)?;
+            if console.matches("ready").count() >= count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{instance} has only said {console:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn run(&mut self, image: &str, token: &str) -> Result<String> {
+        let answer = self.ask(
+            "RunInstances",
+            &[
+                ("ImageId", image),
+                ("InstanceType", TINY),
+                ("MinCount", "1"),
+                ("MaxCount", "1"),
+                ("ClientToken", token),
+            ],
+        )?;
+        ec2::texts(&answer, "instanceId").pop().context("an instance")
+    }
+
+    /// Everything that can happen to an instance. Its guest hears the power button.
+    fn live(&mut self, image: &str, token: &str) -> Result<()> {
+        let id = self.run(image, token)?;
+        self.wait_for(&id, "running")?;
+        self.wait_for_ready(&id, 1)?;
+        self.ask("RebootInstances", &[("InstanceId.1", &id)])?;
+        self.wait_for_ready(&id, 2)?;
+        self.ask("StopInstances", &[("InstanceId.1", &id)])?;
+        self.wait_for(&id, "stopped")?;
+        let console = self.console(&id)?;
+        ensure!(console.ends_with("off\n"), "it was not asked to switch itself off, or that is lost: {console:?}");
+        self.ask("StartInstances", &[("InstanceId.1", &id)])?;
+        self.wait_for(&id, "running")?;
+        self.wait_for_ready(&id, 1)?;
+        self.ask("TerminateInstances", &[("InstanceId.1", &id)])?;
+        self.wait_for(&id, "terminated")
+    }
+
+    /// What there is of instances that are not terminated: files, processes and records.
+    fn check(&mut self, alive: &[String]) -> Result<()> {
+        let names = |directory: &str, root: std::path::PathBuf| -> Result<BTreeSet<String>> {
+            let entries = match std::fs::read_dir(root.join(directory)) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        };
+        self.agent.wait_for_vmms(alive.len())?;
+        let running = names("instances", self.agent.run_directory())?;
+        ensure!(running == alive.iter().cloned().collect(), "run directories: {running:?}");
+        let volumes = self.ask("DescribeVolumes", &[])?;
+        let recorded: BTreeSet<String> =
+            ec2::texts(&volumes, "volumeId").into_iter().map(|id| format!("{id}.raw")).collect();
+        ensure!(recorded.len() == alive.len(), "volumes: {recorded:?}");
+        let files = names("volumes", self.agent.state_directory())?;
+        ensure!(files == recorded, "files {files:?}, records {recorded:?}");
+        let interfaces = self.ask("DescribeNetworkInterfaces", &[])?;
+        let interfaces: BTreeSet<String> = ec2::texts(&interfaces, "networkInterfaceId").into_iter().collect();
+        ensure!(interfaces.len() == alive.len(), "interfaces: {interfaces:?}");
+        Ok(())
+    }
+}
+
+#[test]
+fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
+    let wanted = match std::env::var("INNKEEPER_AGENT_KILLS") {
+        Ok(text) => text.parse()?,
+        Err(_) => 46u64,
+    };
+    let agent = Agent::start("")?;
+    let bystander_image = agent.register("bystander", &agent.payload("idle")?)?;
+    let image = agent.register("mortal", &agent.payload("button")?)?;
+    let places = agent.failpoints()?;
+    ensure!(places.len() >= 20, "{places:?}");
+    let client = agent.client()?;
+    let mut mortal = Mortal { agent, client, deaths: 0 };
+    let bystander = mortal.run(&bystander_image, "bystander")?;
+    mortal.wait_for(&bystander, "running")?;
+    mortal.wait_for_ready(&bystander, 1)?;
+    let vmm = mortal.agent.vmms()?;
+    for round in 0.. {
+        if mortal.deaths >= wanted {
+            break;
+        }
+        let place = &places[round % places.len()];
+        // An instance is started and ended twice in its life.
+        let repeated = place.starts_with("start-vmm") || place.starts_with("end-vmm");
+        let time = if repeated { 1 + round / places.len() % 2 } else { 1 };
+        let before = mortal.deaths;
+        mortal.agent.stop()?;
+        mortal.agent.resume_until(&format!("{place}:{time}"))?;
+        let context = || format!("killed at {place}, the {time}. time");
+        mortal.live(&image, &format!("round-{round}")).with_context(context)?;
+        // The last places are passed when there is nothing left to ask for.
+        let deadline = Instant::now() + PATIENCE;
+        while mortal.deaths == before {
+            mortal.raise()?;
+            ensure!(Instant::now() < deadline, "the agent was not killed at {place}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        mortal.check(std::slice::from_ref(&bystander)).with_context(context)?;
+        assert_eq!(mortal.agent.vmms()?, vmm, "the bystander's VMM");
+        assert_eq!(mortal.console(&bystander)?, "ready\n", "the bystander has noticed something");
+    }
+    println!("{} kills", mortal.deaths);
+    mortal.ask("TerminateInstances", &[("InstanceId.1", &bystander)])?;
+    mortal.wait_for(&bystander, "terminated")?;
+    mortal.check(&[])
+}
