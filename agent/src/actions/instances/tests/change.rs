@@ -95,7 +95,7 @@ fn protected_instances_stay() {
 #[test]
 fn a_start_needs_room() {
     let mut client = Client::new();
-    client.agent.capacity = Capacity { vcpus: 4, memory: 1 << 20, largest: 4 };
+    client.client.agent.capacity = Capacity { vcpus: 4, memory: 1 << 20, largest: 4 };
     let (one, two) = (client.running(&[]), client.running(&[]));
     let both = [("InstanceId.1", one.as_str()), ("InstanceId.2", two.as_str())];
     client.call("StopInstances", &both).unwrap();

@@ -32,7 +32,7 @@ fn instances_that_are_not_there_are_named() {
 fn an_account_sees_its_own_instances_only() {
     let mut client = Client::new();
     let id = client.launch(&[]);
-    client.caller.account = "111111111111".into();
+    client.account = "111111111111".into();
     assert_eq!(client.code("DescribeInstances", &[("InstanceId.1", &id)]), "InvalidInstanceID.NotFound");
     assert!(client.call("DescribeInstances", &[]).unwrap().all("instanceId").is_empty());
     assert_eq!(client.code("TerminateInstances", &[("InstanceId.1", &id)]), "InvalidInstanceID.NotFound");
@@ -98,7 +98,7 @@ fn every_filter_finds_what_it_is_about() {
         ("network-interface.status", "in-use"),
         ("network-interface.subnet-id", instance.subnet.as_str()),
         ("network-interface.vpc-id", vpc.as_str()),
-        ("owner-id", client.caller.account.as_str()),
+        ("owner-id", client.account.as_str()),
         ("private-dns-name", "ip-172-31-0-4.ec2.internal"),
         ("private-ip-address", "172.31.0.4"),
         ("reservation-id", instance.reservation.as_str()),
@@ -266,8 +266,8 @@ fn types_are_offered_everywhere() {
 #[test]
 fn a_thousand_instances_are_described_at_once() {
     let mut client = Client::new();
-    client.agent.capacity.vcpus = 1 << 20;
-    client.agent.capacity.memory = 1 << 30;
+    client.client.agent.capacity.vcpus = 1 << 20;
+    client.client.agent.capacity.memory = 1 << 30;
     let thousand = [("ImageId", IMAGE), ("MinCount", "1000"), ("MaxCount", "1000")];
     client.call("RunInstances", &thousand).unwrap();
     client.settle();

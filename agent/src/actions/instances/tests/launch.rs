@@ -169,7 +169,7 @@ fn only_those_whom_it_permits_launch_an_image() {
         state,
         ..client.image(id)
     };
-    let own = client.caller.account.as_str();
+    let own = client.account.as_str();
     for (id, permissions, state, expected) in [
         ("ami-0000000000000000a", vec![], ImageState::Available, "InvalidAMIID.NotFound"),
         ("ami-0000000000000000b", vec!["all"], ImageState::Available, ""),
@@ -186,7 +186,7 @@ fn only_those_whom_it_permits_launch_an_image() {
 fn the_largest_count_that_fits_is_launched() {
     let mut client = Client::new();
     // Five times t3.micro.
-    client.agent.capacity = Capacity { vcpus: 11, memory: 1 << 20, largest: 4 };
+    client.client.agent.capacity = Capacity { vcpus: 11, memory: 1 << 20, largest: 4 };
     let error = run(&client, &[("MinCount", "6"), ("MaxCount", "9")]).err().unwrap();
     assert_eq!((error.code, error.status()), ("InsufficientInstanceCapacity", 500));
     let answer = run(&client, &[("MinCount", "2"), ("MaxCount", "9")]).unwrap();

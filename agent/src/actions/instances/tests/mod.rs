@@ -4,45 +4,45 @@ mod change;
 mod describe;
 mod launch;
 
+use std::ops::Deref;
+
 use jiff::Timestamp;
 
+use crate::actions::testing;
 use crate::ids::{ImageId, SnapshotId};
 use crate::instances::lifecycle::Observation;
-use crate::query::dispatch::{Call, Registry, Service};
-use crate::query::{ApiError, Caller, Context};
+use crate::query::ApiError;
 use crate::records::{
     Image, ImageState, Instance, KeyPair, MappedVolume, Mapping, NetworkInterface, ShutdownBehavior,
     Snapshot, Step, Volume, VolumeState,
 };
-use crate::serve::Agent;
 use crate::store::StoreError;
 
 const IMAGE: &str = "ami-0123456789abcdef0";
 const SNAPSHOT: &str = "snap-0123456789abcdef0";
 
-/// An agent with an image and a key pair, and somebody who calls it.
+/// A client of an agent that has an image and a key pair.
 struct Client {
-    agent: Agent,
-    registry: Registry,
-    caller: Caller,
+    client: testing::Client,
+    account: String,
+}
+
+impl Deref for Client {
+    type Target = testing::Client;
+
+    fn deref(&self) -> &testing::Client {
+        &self.client
+    }
 }
 
 impl Client {
     fn new() -> Self {
-        let agent = Agent::for_tests();
-        let mut registry = Registry::default();
-        super::register(&mut registry);
-        let account = agent.config.account.clone();
-        let caller = Caller {
-            arn: format!("arn:aws:iam::{account}:root"),
-            user_id: account.clone(),
-            access_key: "AKIATEST".into(),
-            account,
-        };
-        let client = Self { agent, registry, caller };
+        let client = testing::Client::new();
+        let account = client.agent.config.account.clone();
+        let client = Self { client, account };
         client.put(Snapshot {
             id: SNAPSHOT.parse().unwrap(),
-            owner: client.caller.account.clone(),
+            owner: client.account.clone(),
             description: String::new(),
             volume_size: 8,
             volume: None,
@@ -67,7 +67,7 @@ impl Client {
             id: id.parse::<ImageId>().unwrap(),
             name: id.into(),
             description: None,
-            owner: self.caller.account.clone(),
+            owner: self.account.clone(),
             state: ImageState::Available,
             launch_permissions: Vec::new(),
             architecture: "x86_64".into(),
@@ -92,28 +92,12 @@ impl Client {
         }
     }
 
-    fn put<R: crate::state::Kept>(&self, record: R) {
-        self.agent
-            .state
-            .change(|draft| {
-                draft.put(record);
-                Ok::<(), StoreError>(())
-            })
-            .unwrap();
-    }
-
     /// Sends a request.
     fn call(&self, action: &str, parameters: &[(&str, &str)]) -> Result<Answer, ApiError> {
-        let common = [("Action", action), ("Version", "2016-11-15")];
-        let all = common.iter().chain(parameters).map(|&(name, value)| (name.to_owned(), value.to_owned()));
-        let call = Call::read(all.collect())?;
-        let context = Context {
-            agent: &self.agent,
-            caller: &self.caller,
-            request_id: "59dbff89-35bd-4eac-99ed-be587EXAMPLE",
-            digest: &call.digest,
-        };
-        self.registry.answer(Service::Ec2, &call, context).map(Answer)
+        let begin = format!("{action}&");
+        let length = begin.len();
+        let mut request = form_urlencoded::Serializer::for_suffix(begin, length);
+        self.ask_as(&self.account, &request.extend_pairs(parameters).finish()).map(Answer)
     }
 
     fn code(&self, action: &str, parameters: &[(&str, &str)]) -> &'static str {
