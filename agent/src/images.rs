@@ -288,7 +288,12 @@ pub fn clean_up(images: &Path, state: &State) -> io::Result<()> {
         entries => entries?,
     };
     for entry in entries {
-        let path = entry?.path();
+        let entry = entry?;
+        // Whatever else there is, we have not made it.
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let path = entry.path();
         let _claiming = CLAIMING.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = File::open(&path)?;
         // Whoever has the lock is about to record it. Who has recorded it before we had the lock is in the state now.
@@ -299,4 +304,96 @@ pub fn clean_up(images: &Path, state: &State) -> io::Result<()> {
         tracing::info!(directory = %path.display(), "removed the files of an image that nobody needs any more");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A directory with `import/image` in it, which has these files.
+    fn lab(files: &[&str]) -> (tempfile::TempDir, PathBuf) {
+        let lab = tempfile::tempdir().unwrap();
+        let image = lab.path().join("import/image");
+        fs::create_dir_all(&image).unwrap();
+        for name in files {
+            fs::write(image.join(name), name).unwrap();
+        }
+        (lab, image)
+    }
+
+    fn open(lab: &Path, location: &Path) -> Result<Source, String> {
+        let allowed = [lab.join("import"), lab.join("nowhere")];
+        Source::open(location.to_str().unwrap(), &allowed, None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_image_directory_has_a_kernel_and_maybe_more() {
+        let (lab, image) = lab(&["vmlinux", "initrd.img", "disk.raw", "command-line", "README"]);
+        let source = open(lab.path(), &image).unwrap();
+        assert_eq!(
+            (source.kernel.name, source.volume_size(), &*source.command_line),
+            ("vmlinux", 1, "command-line")
+        );
+        File::options().write(true).open(image.join("disk.raw")).unwrap().set_len((2 << 30) + 1).unwrap();
+        fs::remove_file(image.join("command-line")).unwrap();
+        fs::rename(image.join("vmlinux"), image.join("vmlinuz")).unwrap();
+        let source = open(lab.path(), &image).unwrap();
+        assert_eq!((source.kernel.name, source.volume_size()), ("vmlinuz", 3));
+        assert!(source.command_line.ends_with("root=/dev/vda1"), "{}", source.command_line);
+        let allowed = [lab.path().join("import")];
+        let own = Source::open(image.to_str().unwrap(), &allowed, Some("quiet")).unwrap();
+        assert_eq!(own.command_line, "quiet");
+        let two = Source::open(image.to_str().unwrap(), &allowed, Some("a\nb")).unwrap_err();
+        assert!(two.is_the_clients() && two.to_string().contains("one line"), "{two}");
+    }
+
+    #[test]
+    fn nothing_else_is_read() {
+        let (lab, image) = lab(&["vmlinux"]);
+        let outside = lab.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("vmlinux"), "secret").unwrap();
+        symlink(&outside, lab.path().join("import/link")).unwrap();
+        let import = lab.path().join("import");
+        for location in [
+            Path::new("import/image"),
+            &import,
+            &outside,
+            &import.join("link"),
+            &image.join("../../outside"),
+            &import.join("missing"),
+        ] {
+            let error = open(lab.path(), location).unwrap_err();
+            assert!(error.contains("image-directories"), "{location:?}: {error}");
+        }
+        fs::remove_file(image.join("vmlinux")).unwrap();
+        assert!(open(lab.path(), &image).unwrap_err().contains("no kernel"));
+        symlink(outside.join("vmlinux"), image.join("vmlinux")).unwrap();
+        assert!(open(lab.path(), &image).unwrap_err().contains("symbolic link"));
+        fs::remove_file(image.join("vmlinux")).unwrap();
+        nix::unistd::mkfifo(&image.join("vmlinux"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open(lab.path(), &image).unwrap_err().contains("regular file"));
+    }
+
+    #[test]
+    fn garbage_is_what_nobody_records_or_is_about_to() {
+        let (lab, image) = lab(&["vmlinux", "disk.raw"]);
+        let images = lab.path().join("images");
+        let state = State::open(std::sync::Arc::new(crate::store::memory::Memory::default())).unwrap();
+        let source = open(lab.path(), &image).unwrap();
+        let count = || fs::read_dir(&images).unwrap().count();
+        clean_up(&images, &state).unwrap();
+        let id = ImageId::random();
+        let (first, second) = (source.copy(&images, &id).unwrap(), source.copy(&images, &id).unwrap());
+        assert_eq!(fs::read(&first.boot.kernel).unwrap(), b"vmlinux");
+        clean_up(&images, &state).unwrap();
+        assert_eq!(count(), 2);
+        drop(first);
+        clean_up(&images, &state).unwrap();
+        assert_eq!(count(), 1);
+        second.discard();
+        assert_eq!(count(), 0);
+    }
 }

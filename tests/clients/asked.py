@@ -315,10 +315,11 @@ ASKED = [
         "InvalidGroup.NotFound",
     ),
     ("AuthorizeSecurityGroupEgress", permission(IpProtocol="tcp", **CIDR), "InvalidParameterValue"),
+    # A rule that is not there is no error in a default VPC: the answer tells of it, as EC2 documents.
     (
         "RevokeSecurityGroupIngress",
-        permission(IpProtocol="tcp", FromPort="9", ToPort="9", **CIDR),
-        "InvalidPermission.NotFound",
+        permission(IpProtocol="tcp", FromPort="9", ToPort="1", **CIDR),
+        "InvalidParameterValue",
     ),
     (
         "RevokeSecurityGroupEgress",

@@ -9,7 +9,7 @@ use crate::records::{
     Instance, InstanceState, Lifecycle, NetworkInterface, Record, SecurityGroup, ShutdownBehavior, Subnet,
 };
 use crate::serve::Agent;
-use crate::state::Kept;
+use crate::state::{Draft, Kept};
 
 /// The account of the configuration.
 const OWNER: &str = "000000000000";
@@ -73,7 +73,11 @@ impl Client {
 
     /// Records something.
     pub fn put<R: Kept + Record>(&self, record: R) {
-        self.agent.state.change(|draft| Ok::<_, ApiError>(draft.put(record))).unwrap();
+        let put = |draft: &mut Draft| {
+            draft.put(record);
+            Ok::<_, ApiError>(())
+        };
+        self.agent.state.change(put).unwrap();
     }
 
     /// Records an instance in this state, in the first zone and with the default group.

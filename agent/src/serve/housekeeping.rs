@@ -1,5 +1,5 @@
 //! Forgets what need not be known any longer: instances that were terminated a while ago, and answers that nobody will
-//! ask for again.
+//! ask for again. With the last instance of an image that is gone, the image's files go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Agent;
 use crate::ids::InstanceId;
+use crate::images;
 use crate::records::{Idempotency, Instance, InstanceState, NetworkInterface, Tags};
 use crate::state::{State, World};
 use crate::store::StoreError;
@@ -28,7 +29,14 @@ pub async fn keep(agent: Arc<Agent>) {
         let agent = Arc::clone(&agent);
         let retention =
             SignedDuration::from_secs(agent.config.terminated_retention.try_into().unwrap_or(i64::MAX));
-        let done = tokio::task::spawn_blocking(move || tidy(&agent.state, retention, Timestamp::now())).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let images = images::directory(&agent.config.state_directory);
+            if let Err(error) = images::clean_up(&images, &agent.state) {
+                tracing::error!(%error, "files of images that nobody needs stay for now");
+            }
+            tidy(&agent.state, retention, Timestamp::now())
+        })
+        .await;
         match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, cause = %error.cause, "old records stay for now"),

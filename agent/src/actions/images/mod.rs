@@ -21,3 +21,182 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<modify_image_attribute::ModifyImageAttribute>();
     registry.add::<register_image::RegisterImage>();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use crate::actions::testing::Client;
+    use crate::images::{clean_up, directory};
+    use crate::records::{Image, Instance, InstanceState, Snapshot};
+
+    /// A client of an agent that may read `import`, which has the image `debian` with a disk and `tiny` without.
+    fn lab() -> (tempfile::TempDir, Client) {
+        let lab = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        client.agent.config.state_directory = lab.path().join("state");
+        client.agent.config.image_directories = vec![lab.path().join("import")];
+        for (image, files) in [("debian", &["vmlinux", "disk.raw"][..]), ("tiny", &["vmlinux"])] {
+            let directory = lab.path().join("import").join(image);
+            fs::create_dir_all(&directory).unwrap();
+            for file in files {
+                fs::write(directory.join(file), image).unwrap();
+            }
+        }
+        (lab, client)
+    }
+
+    fn register(lab: &Path, name: &str, rest: &str) -> String {
+        format!("RegisterImage&Name={name}&ImageLocation={}/import/debian{rest}", lab.display())
+    }
+
+    fn kept(client: &Client) -> usize {
+        fs::read_dir(directory(&client.agent.config.state_directory)).map_or(0, |entries| entries.count())
+    }
+
+    #[test]
+    fn an_image_is_registered_from_a_directory() {
+        let (lab, client) = lab();
+        let chosen = "ami-0123456789abcdef0";
+        let rest = format!(
+            "&ImageId={chosen}&Description=d&KernelCommandLine=quiet&ImdsSupport=v2.0\
+             &BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.Ebs.VolumeSize=9\
+             &BlockDeviceMapping.1.Ebs.VolumeType=gp3&BlockDeviceMapping.2.DeviceName=/dev/sdb\
+             &BlockDeviceMapping.2.VirtualName=ephemeral0&TagSpecification.1.ResourceType=snapshot\
+             &TagSpecification.1.Tag.1.Key=a"
+        );
+        assert_eq!(client.text(&register(lab.path(), "debian-12", &rest), "imageId"), chosen);
+        let world = client.agent.state.read();
+        let image = world.get::<Image>(chosen).unwrap();
+        assert_eq!(image.boot.as_ref().unwrap().command_line, "quiet");
+        let volume = image.block_devices[0].volume.as_ref().unwrap();
+        let snapshot = world.get::<Snapshot>(volume.snapshot.as_ref().unwrap()).unwrap();
+        assert_eq!((snapshot.volume_size, volume.size), (1, 9));
+        assert_eq!(fs::read(snapshot.file.as_ref().unwrap()).unwrap(), b"debian");
+        assert_eq!(world.tags(&snapshot.id).unwrap().len(), 1);
+        assert_eq!(client.texts("DescribeSnapshots", "snapshotId"), [snapshot.id.as_str()]);
+        for (filter, value, count) in [
+            ("name", "debian-*", 1),
+            ("state", "available", 1),
+            ("is-public", "true", 0),
+            ("root-device-type", "ebs", 1),
+            ("block-device-mapping.volume-size", "9", 1),
+            ("block-device-mapping.snapshot-id", snapshot.id.as_str(), 1),
+            ("owner-id", "000000000000", 1),
+            ("platform", "windows", 0),
+        ] {
+            let request = format!("DescribeImages&Filter.1.Name={filter}&Filter.1.Value.1={value}");
+            assert_eq!(client.texts(&request, "imageId").len(), count, "{filter}");
+        }
+        for (rest, count) in [("Owner.1=self", 1), ("Owner.1=amazon", 0), ("ExecutableBy.1=all", 0)] {
+            assert_eq!(client.texts(&format!("DescribeImages&{rest}"), "imageId").len(), count, "{rest}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_registered_is_refused_and_leaves_nothing() {
+        let (lab, client) = lab();
+        client.ask(&register(lab.path(), "taken", "&ImageId=ami-12345678")).unwrap();
+        let with = |rest: &str| register(lab.path(), "free", rest);
+        let root = "&BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1";
+        client.refuses(&[
+            (&register(lab.path(), "taken", ""), "InvalidAMIName.Duplicate"),
+            (&register(lab.path(), "x", ""), "InvalidAMIName.Malformed"),
+            ("RegisterImage", "MissingParameter"),
+            ("RegisterImage&Name=free", "MissingParameter"),
+            ("RegisterImage&Name=free&RootDeviceName=/dev/xvda", "InvalidBlockDeviceMapping"),
+            ("RegisterImage&Name=free&ImageLocation=/etc", "InvalidManifest"),
+            (&with("&ImageId=ami-12345678"), "InvalidParameterValue"),
+            (&with("&ImageId=mine"), "InvalidAMIID.Malformed"),
+            (&with("&Architecture=arm64"), "InvalidParameterValue"),
+            (&with("&ImdsSupport=v1.0"), "InvalidParameterValue"),
+            (&with("&KernelId=aki-1"), "UnsupportedOperation"),
+            (&with(&format!("{root}.Ebs.VolumeSize=0")), "InvalidBlockDeviceMapping"),
+            (&with(&format!("{root}.Ebs.VolumeType=x")), "UnknownVolumeType"),
+            (&with(&format!("{root}.Ebs.SnapshotId=snap-12345678")), "InvalidParameterCombination"),
+            (&with(&format!("{root}.VirtualName=ephemeral0")), "InvalidBlockDeviceMapping"),
+            (&with("&TagSpecification.1.ResourceType=volume"), "InvalidParameterValue"),
+            (&with("&DryRun=true"), "DryRunOperation"),
+            ("DeregisterImage&ImageId=ami-87654321", "InvalidAMIID.NotFound"),
+            ("DescribeImages&ImageId.1=x", "InvalidAMIID.Malformed"),
+            ("DescribeSnapshots&SnapshotId.1=snap-12345678", "InvalidSnapshot.NotFound"),
+        ]);
+        assert_eq!(kept(&client), 1);
+    }
+
+    #[test]
+    fn files_stay_as_long_as_somebody_needs_them() {
+        let (lab, client) = lab();
+        let location = lab.path().join("import/tiny");
+        let request = format!("RegisterImage&Name=tiny&ImageLocation={}", location.display());
+        let id = client.text(&request, "imageId");
+        let world = client.agent.state.read();
+        let image = world.get::<Image>(&id).unwrap();
+        assert_eq!(image.block_devices[0].volume.as_ref().unwrap().snapshot, None);
+        let instance = client.instance(InstanceState::Running);
+        let mut record = Instance::clone(client.agent.state.read().get::<Instance>(&instance).unwrap());
+        record.boot.clone_from(&image.boot);
+        client.put(record.clone());
+        client.ask(&format!("DeregisterImage&ImageId={id}")).unwrap();
+        assert_eq!(kept(&client), 1);
+        record.lifecycle.state = InstanceState::Terminated;
+        client.put(record);
+        clean_up(&directory(&client.agent.config.state_directory), &client.agent.state).unwrap();
+        assert_eq!(kept(&client), 0);
+    }
+
+    #[test]
+    fn snapshots_stay_unless_they_are_to_go_and_nobody_needs_them() {
+        let (lab, client) = lab();
+        let first = client.text(&register(lab.path(), "first", ""), "imageId");
+        let snapshot = client.text("DescribeSnapshots", "snapshotId");
+        let again = format!(
+            "RegisterImage&Name=second&RootDeviceName=/dev/sda1&BlockDeviceMapping.1.DeviceName=/dev/sda1\
+             &BlockDeviceMapping.1.Ebs.SnapshotId={snapshot}"
+        );
+        let second = client.text(&again, "imageId");
+        let boot = |id: &str| client.agent.state.read().get::<Image>(id).unwrap().boot.clone();
+        assert!(boot(&second).is_some());
+        let all = |id: &str| format!("DeregisterImage&ImageId={id}&DeleteAssociatedSnapshots=true");
+        assert_eq!(client.text(&all(&first), "returnCode"), "skipped");
+        assert_eq!(kept(&client), 1);
+        assert_eq!(client.text(&all(&second), "returnCode"), "success");
+        assert_eq!(kept(&client), 0);
+        assert!(client.texts("DescribeSnapshots", "snapshotId").is_empty());
+    }
+
+    #[test]
+    fn others_launch_what_they_are_permitted_to() {
+        let (lab, client) = lab();
+        let id = client.text(&register(lab.path(), "debian", ""), "imageId");
+        let other = "111111111111";
+        let sees = || client.ask_as(other, "DescribeImages").unwrap().contains(&id);
+        let modify = |rest: &str| client.ask(&format!("ModifyImageAttribute&ImageId={id}&{rest}")).unwrap();
+        assert!(!sees());
+        modify(&format!("LaunchPermission.Add.1.UserId={other}"));
+        assert!(sees());
+        modify(&format!("LaunchPermission.Remove.1.UserId={other}"));
+        assert!(!sees());
+        modify("Attribute=launchPermission&OperationType=add&UserGroup.1=all");
+        assert!(sees());
+        let deregister = format!("DeregisterImage&ImageId={id}");
+        assert_eq!(client.ask_as(other, &deregister).unwrap_err().code, "AuthFailure");
+        modify("Description.Value=new");
+        let describe = |attribute: &str| format!("DescribeImageAttribute&ImageId={id}&Attribute={attribute}");
+        assert_eq!(client.text(&describe("description"), "value"), "new");
+        assert_eq!(client.text(&describe("launchPermission"), "group"), "all");
+        client.refuses(&[
+            (&describe("colour"), "InvalidParameterValue"),
+            (&format!("ModifyImageAttribute&ImageId={id}"), "InvalidParameterCombination"),
+            (
+                &format!("ModifyImageAttribute&ImageId={id}&LaunchPermission.Add.1.UserId=x"),
+                "InvalidAMIAttributeItemValue",
+            ),
+            (
+                &format!("ModifyImageAttribute&ImageId={id}&LaunchPermission.Add.1.Group=some"),
+                "InvalidAMIAttributeItemValue",
+            ),
+        ]);
+    }
+}

@@ -250,7 +250,7 @@ fn boot_of(world: &World, context: Context<'_>, root: &Mapping) -> Option<BootFi
 /// A problem with an image's files, as EC2 would say it.
 fn from_images(error: images::Error) -> ApiError {
     if error.is_the_clients() {
-        return ApiError::new("InvalidParameterValue", error.to_string());
+        return ApiError::new("InvalidManifest", error.to_string());
     }
     match &error {
         images::Error::Io { cause, .. } => ApiError::internal(format_args!("{error}: {cause}")),

@@ -111,7 +111,9 @@ fn spread_all(
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::actions::testing::Client;
+    use crate::ids::VpcId;
     use crate::records::InstanceState;
 
     const SSH: &str = "&IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=22&IpPermissions.1.ToPort=22\
@@ -130,7 +132,7 @@ mod tests {
             shown.contains("<ipPermissions/>") && shown.contains("<cidrIp>0.0.0.0/0</cidrIp>"),
             "{shown}"
         );
-        assert_eq!(client.texts("DescribeSecurityGroups&GroupName.1=web", "groupId"), [id.clone()]);
+        assert_eq!(client.texts("DescribeSecurityGroups&GroupName.1=web", "groupId"), [&*id]);
         client.refuses(&[
             ("CreateSecurityGroup&GroupName=web&GroupDescription=d", "InvalidGroup.Duplicate"),
             ("CreateSecurityGroup&GroupName=default&GroupDescription=d", "InvalidGroup.Reserved"),
@@ -186,6 +188,27 @@ mod tests {
         let revoke = format!("RevokeSecurityGroupIngress&GroupId={id}{SSH}");
         assert_eq!(client.text(&revoke, "securityGroupRuleId"), rule);
         assert_eq!(client.texts(&rules, "isEgress"), ["true"]);
+    }
+
+    #[test]
+    fn outside_the_default_vpc_a_rule_that_is_not_there_is_an_error_and_names_mean_nothing() {
+        let client = Client::new();
+        let default = client.agent.state.read().all::<Vpc>().next().cloned();
+        let vpc = VpcId::random();
+        client.put(Vpc { id: vpc.clone(), is_default: false, ..Vpc::clone(&default.unwrap()) });
+        let id = client
+            .text(&format!("CreateSecurityGroup&GroupName=web&GroupDescription=d&VpcId={vpc}"), "groupId");
+        client.refuses(&[
+            (&format!("RevokeSecurityGroupIngress&GroupId={id}{SSH}"), "InvalidPermission.NotFound"),
+            ("DescribeSecurityGroups&GroupName.1=web", "InvalidGroup.NotFound"),
+            (
+                &format!(
+                    "AuthorizeSecurityGroupIngress&GroupName=default&IpPermissions.1.IpProtocol=-1\
+                     &IpPermissions.1.Groups.1.GroupId={id}"
+                ),
+                "InvalidGroup.NotFound",
+            ),
+        ]);
     }
 
     #[test]
