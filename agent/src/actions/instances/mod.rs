@@ -21,6 +21,8 @@ mod run_instances;
 mod start_instances;
 mod stop_instances;
 mod terminate_instances;
+#[cfg(test)]
+mod tests;
 mod user_data;
 mod view;
 

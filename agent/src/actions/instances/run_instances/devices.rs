@@ -44,7 +44,7 @@ pub fn plan(
         let change = wanted.iter().find(|change| change.device_name == mapping.device_name);
         let volume = match change {
             Some(change) => resolve(world, context, change, volume, mapping.device_name == *root)?,
-            None => volume.map(|volume| checked(volume, &mapping.device_name)).transpose()?,
+            None => volume.map(|volume| as_in_image(volume, &mapping.device_name)).transpose()?,
         };
         devices.extend(volume.map(|volume| Device { name: mapping.device_name.clone(), volume }));
     }
@@ -100,7 +100,7 @@ fn resolve(
     }
     let Some(ebs) = &mapping.ebs else {
         return match image {
-            Some(volume) => checked(volume, name).map(Some),
+            Some(volume) => as_in_image(volume, name).map(Some),
             None => Err(ApiError::missing("ebs")),
         };
     };
@@ -167,7 +167,7 @@ fn volume(
         snapshot,
         size,
         volume_type,
-        iops: ebs.iops.or(alike.and_then(|volume| volume.iops)),
+        iops: ebs.iops.or(alike.and_then(chosen_iops)),
         throughput: ebs.throughput.or(alike.and_then(|volume| volume.throughput)),
         encrypted: ebs.encrypted.unwrap_or(false) || image.as_ref().is_some_and(|volume| volume.encrypted),
         delete_on_termination: ebs
@@ -182,11 +182,20 @@ fn volume(
     checked(volume, name)
 }
 
+/// The operations that an image has chosen. What it says of gp2, which leaves no choice, is only a figure.
+fn chosen_iops(volume: &MappedVolume) -> Option<u32> {
+    volume.iops.filter(|_| volume.volume_type != "gp2")
+}
+
+/// A volume that the request does not change.
+fn as_in_image(volume: MappedVolume, name: &str) -> Result<MappedVolume, ApiError> {
+    let iops = chosen_iops(&volume);
+    checked(MappedVolume { iops, ..volume }, name)
+}
+
 /// A volume within the limits of its type, with everything that was left open filled in.
 fn checked(volume: MappedVolume, name: &str) -> Result<MappedVolume, ApiError> {
-    // What an image says of a type without a choice was EC2's figure, and nobody's wish.
-    let iops = volume.iops.filter(|_| volume.volume_type != "gp2");
-    let found = volume_types::check(&volume.volume_type, volume.size, iops, volume.throughput)
+    let found = volume_types::check(&volume.volume_type, volume.size, volume.iops, volume.throughput)
         .map_err(|error| ApiError { message: format!("{} (device {name})", error.message), ..error })?;
     Ok(MappedVolume { iops: found.iops, throughput: found.throughput, ..volume })
 }

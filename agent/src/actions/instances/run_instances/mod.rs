@@ -138,7 +138,7 @@ impl RunInstances {
                 instance: id.clone(),
                 attachment: AttachmentId::random(),
                 attached: now,
-                delete_on_termination: place.delete_on_termination,
+                delete_on_termination: true,
                 source_dest_check: true,
             };
             let instance = Instance {

@@ -31,8 +31,6 @@ pub struct Place {
     pub addresses: Vec<Ipv4Addr>,
     /// The interface's description.
     pub description: String,
-    /// Whether the interface goes with the instance.
-    pub delete_on_termination: bool,
 }
 
 /// What a request says about the network, in either of the two forms.
@@ -42,7 +40,6 @@ struct Wish<'r> {
     group_names: &'r [String],
     address: Option<&'r str>,
     description: &'r str,
-    delete_on_termination: bool,
 }
 
 /// Finds a place for at most `count` instances; there may be fewer addresses.
@@ -65,13 +62,7 @@ pub fn place(
         Some(address) => vec![chosen(world, &subnet, address)?],
         None => free(world, &subnet, count)?,
     };
-    Ok(Place {
-        subnet,
-        groups,
-        addresses,
-        description: wish.description.to_owned(),
-        delete_on_termination: wish.delete_on_termination,
-    })
+    Ok(Place { subnet, groups, addresses, description: wish.description.to_owned() })
 }
 
 fn wish(request: &RunInstances) -> Result<Wish<'_>, ApiError> {
@@ -82,7 +73,6 @@ fn wish(request: &RunInstances) -> Result<Wish<'_>, ApiError> {
             group_names: &request.security_groups,
             address: request.private_ip_address.as_deref(),
             description: "",
-            delete_on_termination: true,
         });
     };
     let groups = !request.security_group_ids.is_empty() || !request.security_groups.is_empty();
@@ -117,7 +107,6 @@ fn wish(request: &RunInstances) -> Result<Wish<'_>, ApiError> {
         group_names: &[],
         address,
         description: interface.description.as_deref().unwrap_or_default(),
-        delete_on_termination: interface.delete_on_termination.unwrap_or(true),
     })
 }
 
@@ -148,6 +137,10 @@ fn single_address(interface: &Wanted) -> Result<Option<&str>, ApiError> {
             interface.associate_public_ip_address,
             "This host has no public addresses: leave \
             AssociatePublicIpAddress out.",
+        ),
+        (
+            interface.delete_on_termination == Some(false),
+            "A network interface of this host goes with its instance: leave DeleteOnTermination out.",
         ),
         (ipv6, "The subnets of this host have no IPv6 addresses."),
         (prefixes, "Network interfaces of this host have no prefixes."),
