@@ -16,8 +16,8 @@ const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 
 
 /// A daemon, and an image of a payload that says that it is ready: `idle` does nothing more, `button` switches itself
 /// off when the power button is pressed.
-fn start(payload: &'static str, more: &str) -> Result<(Agent, String, Template)> {
-    let agent = Agent::start(&format!("{IMPATIENT}\n{more}"))?;
+fn start(payload: &'static str) -> Result<(Agent, String, Template)> {
+    let agent = Agent::with_types_of_ec2(IMPATIENT)?;
     let template = agent.payload(payload)?;
     let image = agent.register("bare", &template)?;
     Ok((agent, image, template))
@@ -46,34 +46,35 @@ fn the_walker_finds_what_is_wrong_with_an_answer() -> Result<()> {
 
 #[test]
 fn every_answer_is_as_the_model_has_it() -> Result<()> {
-    let (agent, image, template) = start("idle", "")?;
+    let (agent, image, template) = start("idle")?;
     agent.run_suite("every_action", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 
 #[test]
 fn bad_requests_get_ec2s_errors() -> Result<()> {
-    let (agent, image, template) = start("idle", "")?;
+    let (agent, image, template) = start("idle")?;
     agent.run_suite("bad_requests", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 
 #[test]
 fn instances_live_in_boto3s_resources() -> Result<()> {
-    let (agent, image, template) = start("button", "")?;
+    let (agent, image, template) = start("button")?;
     agent.run_suite("life", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 
 #[test]
 fn the_documented_commands_do_what_they_say() -> Result<()> {
-    let (agent, image, template) = start("button", "")?;
+    let (agent, image, template) = start("button")?;
     aws::life(&agent, &image, &template)
 }
 
 #[test]
 fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
-    let (agent, image, _) = start("idle", "terminated-retention = 1")?;
+    let agent = Agent::start(&format!("{IMPATIENT}\nterminated-retention = 1"))?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
     let client = agent.client()?;
     let before = [files(&agent.state_directory())?, files(&agent.run_directory())?];
     let launch =
@@ -121,7 +122,9 @@ fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
 
 #[test]
 fn guests_outlive_the_daemon() -> Result<()> {
-    let (mut agent, image, template) = start("idle", "")?;
+    let mut agent = Agent::start(IMPATIENT)?;
+    let template = agent.payload("idle")?;
+    let image = agent.register("bare", &template)?;
     let client = agent.client()?;
     let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "3"), ("MaxCount", "3")];
     let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");

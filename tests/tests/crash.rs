@@ -106,7 +106,10 @@ impl Mortal {
         self.ask("StopInstances", &[("InstanceId.1", &id)])?;
         self.wait_for(&id, "stopped")?;
         let console = self.console(&id)?;
-        ensure!(console.ends_with("off\n"), "it was not asked to switch itself off, or that is lost: {console:?}");
+        ensure!(
+            console.ends_with("off\n"),
+            "it was not asked to switch itself off, or that is lost: {console:?}"
+        );
         self.ask("StartInstances", &[("InstanceId.1", &id)])?;
         self.wait_for(&id, "running")?;
         self.wait_for_ready(&id, 1)?;
@@ -134,7 +137,8 @@ impl Mortal {
         let files = names("volumes", self.agent.state_directory())?;
         ensure!(files == recorded, "files {files:?}, records {recorded:?}");
         let interfaces = self.ask("DescribeNetworkInterfaces", &[])?;
-        let interfaces: BTreeSet<String> = ec2::texts(&interfaces, "networkInterfaceId").into_iter().collect();
+        let interfaces: BTreeSet<String> =
+            ec2::texts(&interfaces, "networkInterfaceId").into_iter().collect();
         ensure!(interfaces.len() == alive.len(), "interfaces: {interfaces:?}");
         Ok(())
     }
