@@ -20,6 +20,7 @@ pub mod config;
 pub mod credentials;
 pub mod host;
 pub mod ids;
+pub mod images;
 pub mod instances;
 pub mod keys;
 pub mod network;

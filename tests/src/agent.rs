@@ -158,6 +158,12 @@ impl Agent {
         }
     }
 
+    /// The places at which a daemon can be made to kill itself.
+    pub fn failpoints(&self) -> Result<Vec<String>> {
+        let output = self.innkeeper().args(["debug", "failpoints"]).output()?;
+        Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
+    }
+
     /// Whether the daemon has ended by itself since this was asked last.
     pub fn has_died(&mut self) -> Result<bool> {
         let Some(daemon) = &mut self.daemon else { return Ok(false) };

@@ -38,6 +38,7 @@ impl Mortal {
         if self.agent.has_died()? {
             self.deaths += 1;
             self.agent.resume()?;
+            self.client = self.agent.client()?;
         }
         Ok(())
     }
@@ -171,7 +172,13 @@ fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
         let time = if repeated { 1 + round / places.len() % 2 } else { 1 };
         let before = mortal.deaths;
         mortal.agent.stop()?;
-        mortal.agent.resume_until(&format!("{place}:{time}"))?;
+        if let Err(error) = mortal.agent.resume_until(&format!("{place}:{time}")) {
+            // It may die before it is ready.
+            ensure!(mortal.agent.pid().is_none(), error);
+            mortal.deaths += 1;
+            mortal.agent.resume()?;
+        }
+        mortal.client = mortal.agent.client()?;
         let context = || format!("killed at {place}, the {time}. time");
         mortal.live(&image, &format!("round-{round}")).with_context(context)?;
         // The last places are passed when there is nothing left to ask for.

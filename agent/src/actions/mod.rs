@@ -1,5 +1,6 @@
 //! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
+mod images;
 mod innkeeper;
 mod instances;
 mod key_pairs;
@@ -9,12 +10,15 @@ mod regions;
 mod security_groups;
 mod sts;
 mod tags;
+#[cfg(test)]
+mod testing;
 mod volumes;
 
 use crate::query::dispatch::Registry;
 
 /// Makes every action known.
 pub fn register(registry: &mut Registry) {
+    images::register(registry);
     innkeeper::register(registry);
     instances::register(registry);
     key_pairs::register(registry);

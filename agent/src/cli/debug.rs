@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 
 use super::{ConfigFile, exit_status};
+use crate::instances::failpoint::PLACES;
 use crate::state::Document;
 use crate::store::{StoreError, format, redb};
 
@@ -19,6 +20,8 @@ pub struct Debug {
 #[derive(Debug, Subcommand)]
 enum Command {
     State(State),
+    /// Print the places at which INNKEEPER_FAILPOINT can let the daemon die.
+    Failpoints,
 }
 
 /// Print what the daemon has stored, as lines of JSON, while it does not run.
@@ -42,6 +45,12 @@ impl Debug {
     pub fn execute(self) -> anyhow::Result<u8> {
         match self.command {
             Command::State(state) => state.execute(),
+            Command::Failpoints => {
+                for place in PLACES {
+                    writeln!(io::stdout(), "{place}")?;
+                }
+                Ok(exit_status::SUCCESS)
+            }
         }
     }
 }

@@ -59,8 +59,7 @@ impl Config {
         }
         let mut seen = BTreeSet::new();
         for zone in &self.zones {
-            let letters = zone.strip_prefix(&self.region).unwrap_or_default();
-            if letters.is_empty() || !letters.bytes().all(|byte| byte.is_ascii_lowercase()) {
+            if !matches!(zone.strip_prefix(&self.region).map(str::as_bytes), Some([b'a'..=b'z'])) {
                 return invalid("zones", format!("{zone:?} is not the region {} and a letter", self.region));
             }
             if !seen.insert(zone) {
@@ -174,6 +173,7 @@ mod tests {
                 "zones = ['eu-west-1a']",
                 "zones in the configuration: \"eu-west-1a\" is not the region us-east-1 and",
             ),
+            ("zones = ['us-east-1ab']", "zones in the configuration: \"us-east-1ab\" is not"),
             ("zones = ['us-east-1']", "zones in the configuration: \"us-east-1\" is not"),
             (
                 "zones = ['us-east-1a', 'us-east-1a']",

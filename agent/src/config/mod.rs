@@ -189,19 +189,6 @@ impl Config {
         Ok(config)
     }
 
-    /// The id of a zone of this region, such as `use1-az1`.
-    pub fn zone_id(&self, zone: &str) -> Option<String> {
-        let number = 1 + self.zones.iter().position(|candidate| candidate == zone)?;
-        let mut words = self.region.split('-');
-        let mut id = words.next()?.to_owned();
-        for word in words {
-            for part in directions(word) {
-                id.extend(part.chars().next());
-            }
-        }
-        Some(format!("{id}-az{number}"))
-    }
-
     /// Where the records are.
     pub fn store(&self) -> PathBuf {
         self.state_directory.join("state.redb")
@@ -211,13 +198,6 @@ impl Config {
     pub fn credentials(&self) -> PathBuf {
         self.state_directory.join("credentials")
     }
-}
-
-/// `northeast` is two words.
-fn directions(word: &str) -> impl Iterator<Item = &str> {
-    let second = ["north", "south"].iter().find_map(|first| word.strip_prefix(first));
-    let second = second.filter(|rest| !rest.is_empty());
-    std::iter::once(word).chain(second)
 }
 
 fn zones_of(region: &str) -> Vec<String> {
@@ -291,20 +271,5 @@ mod tests {
         assert_eq!(config.zones[0], "eu-west-2a");
         let config = read("zones = ['us-east-1d']", &[]).unwrap();
         assert_eq!(config.zones, ["us-east-1d"]);
-    }
-
-    #[test]
-    fn zones_have_ids_as_in_ec2() {
-        for (region, zone, id) in [
-            ("us-east-1", "us-east-1a", Some("use1-az1")),
-            ("us-east-1", "us-east-1c", Some("use1-az3")),
-            ("us-east-1", "us-east-1d", None),
-            ("ap-northeast-1", "ap-northeast-1a", Some("apne1-az1")),
-            ("ap-south-1", "ap-south-1b", Some("aps1-az2")),
-            ("us-gov-west-1", "us-gov-west-1a", Some("usgw1-az1")),
-        ] {
-            let config = Config { region: region.into(), zones: zones_of(region), ..Config::default() };
-            assert_eq!(config.zone_id(zone).as_deref(), id);
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`State::read`] hands out an immutable [`World`]: a consistent view that costs nothing to take and that no writer
 //! waits for. [`State::change`] runs a transaction on a [`Draft`] of it, one at a time; what it has changed is on the
-//! disk before anybody sees it.
+//! disk before anybody outside of other transactions sees it.
 
 mod document;
 #[cfg(test)]
@@ -10,7 +10,7 @@ mod model;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
@@ -27,7 +27,7 @@ pub use document::{Document, decode};
 /// How many transactions a watcher may be behind.
 const WATCH_DEPTH: usize = 1024;
 
-/// The keys, `kind/name`, that one transaction has changed.
+/// The keys, `kind/name`, that one transaction has changed, or several that were written together.
 pub type Changed = Arc<[String]>;
 
 /// The records of one kind, by key. Shared by the worlds in which it is the same; who changes it copies it first, which
@@ -186,11 +186,41 @@ impl Draft {
 }
 
 /// All records, and the way to change them.
+///
+/// Transactions run one at a time, and are written together: while one is on its way to the disk, which takes
+/// milliseconds, those that come meanwhile gather, each on what the one before has made, and go there next, all at once.
 pub struct State {
     store: Arc<dyn Store>,
+    /// How things are on the disk.
     world: ArcSwap<World>,
-    writer: Mutex<()>,
+    gathered: Mutex<Gathered>,
+    is_writing: Mutex<bool>,
+    /// Whoever wrote has finished.
+    written: Condvar,
     changed: broadcast::Sender<Changed>,
+}
+
+/// The transactions that are not on the disk yet.
+struct Gathered {
+    /// How things are after all of them, including those that are being written.
+    world: World,
+    /// What those have changed that are not being written yet.
+    writes: BTreeMap<String, Option<Vec<u8>>>,
+    /// What those will hear.
+    outcome: Arc<Outcome>,
+}
+
+/// Whether transactions that were written together have reached the disk.
+type Outcome = OnceLock<Result<(), Arc<StoreError>>>;
+
+/// The turn to write, given up when it is dropped.
+struct Turn<'a>(&'a State);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.is_writing.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.written.notify_all();
+    }
 }
 
 impl State {
@@ -199,7 +229,15 @@ impl State {
         format::prepare(store.as_ref(), format::MIGRATIONS)?;
         let world = World::load(store.as_ref())?;
         let (changed, _) = broadcast::channel(WATCH_DEPTH);
-        Ok(Self { store, world: ArcSwap::from_pointee(world), writer: Mutex::new(()), changed })
+        let gathered = Gathered { world: world.clone(), writes: BTreeMap::new(), outcome: Arc::default() };
+        Ok(Self {
+            store,
+            world: ArcSwap::from_pointee(world),
+            gathered: Mutex::new(gathered),
+            is_writing: Mutex::new(false),
+            written: Condvar::new(),
+            changed,
+        })
     }
 
     /// How things are now.
@@ -207,34 +245,88 @@ impl State {
         self.world.load_full()
     }
 
-    /// Changes things: all of it, or nothing if `transaction` or the store fails. Blocks until it is on the disk.
+    /// Changes things: all of it, or nothing if `transaction` or the store fails. Blocks until it is on the disk, and
+    /// so is what the transaction saw.
     ///
     /// `transaction` must be quick, for nobody else changes anything meanwhile, and must not call this again.
     pub fn change<T, E: From<StoreError>>(
         &self,
         transaction: impl FnOnce(&mut Draft) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let world = World::clone(&self.world.load());
-        let mut draft = Draft { world, writes: BTreeMap::new(), failure: None };
-        let result = transaction(&mut draft)?;
-        if let Some(failure) = draft.failure {
-            return Err(failure.into());
-        }
-        if !draft.writes.is_empty() {
-            let writes: Vec<Write> =
-                draft.writes.into_iter().map(|(key, value)| Write { key, value }).collect();
-            self.store.commit(&writes)?;
-            self.world.store(Arc::new(draft.world));
-            let changed: Changed = writes.into_iter().map(|write| write.key).collect();
-            // Nobody may be listening.
-            let _ = self.changed.send(changed);
-        }
-        Ok(result)
+        let (result, outcome) = {
+            let mut gathered = self.gathered();
+            let mut draft = Draft { world: gathered.world.clone(), writes: BTreeMap::new(), failure: None };
+            let result = transaction(&mut draft);
+            if let Some(failure) = draft.failure {
+                return Err(failure.into());
+            }
+            if result.is_ok() {
+                gathered.world = draft.world;
+                gathered.writes.append(&mut draft.writes);
+            }
+            (result, Arc::clone(&gathered.outcome))
+        };
+        // Also without changes, and after an error: those before it, on which it is built, may still fail.
+        self.settle(&outcome)?;
+        result
     }
 
-    /// Hears of the keys that each transaction has changed, from now on. Who is too slow is told so, and has to look
-    /// at everything.
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the transactions with this outcome are on the disk, or are not going to be. The first of them whose
+    /// turn it is writes them all.
+    fn settle(&self, outcome: &Outcome) -> Result<(), StoreError> {
+        let mut is_writing = self.is_writing.lock().unwrap_or_else(PoisonError::into_inner);
+        while outcome.get().is_none() && *is_writing {
+            is_writing = self.written.wait(is_writing).unwrap_or_else(PoisonError::into_inner);
+        }
+        let result = if let Some(result) = outcome.get() {
+            result.clone()
+        } else {
+            // Nobody has taken them, so they are those that are gathered.
+            *is_writing = true;
+            drop(is_writing);
+            let turn = Turn(self);
+            let result = self.write();
+            // Nobody else sets it in our turn.
+            let _ = outcome.set(result.clone());
+            drop(turn);
+            result
+        };
+        result.map_err(|error| StoreError { what: error.what.clone(), cause: Box::new(error) })
+    }
+
+    /// Writes what is gathered.
+    fn write(&self) -> Result<(), Arc<StoreError>> {
+        let (world, writes) = {
+            let mut gathered = self.gathered();
+            gathered.outcome = Arc::default();
+            (gathered.world.clone(), std::mem::take(&mut gathered.writes))
+        };
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let writes: Vec<Write> = writes.into_iter().map(|(key, value)| Write { key, value }).collect();
+        if let Err(error) = self.store.commit(&writes) {
+            let error = Arc::new(error);
+            // Those that have gathered meanwhile are built on what has failed.
+            let mut gathered = self.gathered();
+            gathered.world = World::clone(&self.world.load());
+            gathered.writes.clear();
+            let _ = std::mem::take(&mut gathered.outcome).set(Err(Arc::clone(&error)));
+            return Err(error);
+        }
+        self.world.store(Arc::new(world));
+        let changed: Changed = writes.into_iter().map(|write| write.key).collect();
+        // Nobody may be listening.
+        let _ = self.changed.send(changed);
+        Ok(())
+    }
+
+    /// Hears of the keys that transactions have changed, from now on. Who is too slow is told so, and has to look at
+    /// everything.
     pub fn watch(&self) -> broadcast::Receiver<Changed> {
         self.changed.subscribe()
     }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Draft, State};
+use super::{Draft, State, World};
 use crate::records::{Record, Tags};
 use crate::store::memory::Memory;
 use crate::store::redb::Redb;
@@ -177,25 +178,108 @@ proptest! {
     }
 }
 
-#[test]
-fn transactions_wait_for_each_other() {
-    let state = State::open(Arc::new(Memory::default())).unwrap();
-    let count = |draft: &Draft| draft.tags("i-1").and_then(|tags| tags["count"].parse::<u32>().ok());
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..100 {
-                    let result: Result<(), StoreError> = state.change(|draft| {
-                        let next = count(draft).unwrap_or(0) + 1;
-                        draft.tag("i-1", [("count".to_owned(), next.to_string())]);
-                        Ok(())
-                    });
-                    result.unwrap();
-                }
-            });
+/// A store that takes its time, and fails every now and then.
+#[derive(Default)]
+struct Slow {
+    memory: Memory,
+    commits: AtomicU32,
+    fails_every: u32,
+}
+
+impl Store for Slow {
+    fn load(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.memory.load(prefix)
+    }
+
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        std::thread::sleep(Duration::from_millis(1));
+        let number = self.commits.fetch_add(1, Ordering::Relaxed);
+        if self.fails_every > 0 && number % self.fails_every == self.fails_every - 1 {
+            return Err(failure());
         }
+        self.memory.commit(writes)
+    }
+}
+
+const THREADS: u8 = 8;
+const TURNS: u32 = 50;
+
+/// Lets threads count together, each of which also counts for itself; returns what each was told.
+fn count_together(state: &State) -> Vec<u32> {
+    let add = |draft: &mut Draft, resource: &str| {
+        let count: u32 = draft.tags(resource).map_or(0, |tags| tags["count"].parse().unwrap());
+        draft.tag(resource, [("count".to_owned(), (count + 1).to_string())]);
+    };
+    let count = |thread: u8| {
+        let mut succeeded = 0;
+        for _ in 0..TURNS {
+            let result: Result<(), StoreError> = state.change(|draft| {
+                add(draft, "all");
+                add(draft, &name(thread));
+                Ok(())
+            });
+            succeeded += u32::from(result.is_ok());
+            // What we were told is there to be seen.
+            assert_eq!(counted(&state.read(), &name(thread)), succeeded);
+        }
+        succeeded
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || count(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn counted(world: &World, resource: &str) -> u32 {
+    world.tags(resource).map_or(0, |tags| tags["count"].parse().unwrap())
+}
+
+#[test]
+fn transactions_build_on_each_other_and_are_written_together() {
+    let store = Arc::new(Slow::default());
+    let state = State::open(store.clone()).unwrap();
+    assert_eq!(count_together(&state), [TURNS; THREADS as usize]);
+    assert_eq!(counted(&state.read(), "all"), u32::from(THREADS) * TURNS);
+    let commits = store.commits.load(Ordering::Relaxed);
+    assert!(commits < u32::from(THREADS) * TURNS / 2, "{commits}");
+}
+
+#[test]
+fn what_is_built_on_a_failed_transaction_fails_too_and_nothing_else() {
+    let store = Arc::new(Slow { fails_every: 4, ..Slow::default() });
+    let state = State::open(store.clone()).unwrap();
+    let succeeded = count_together(&state);
+    let total: u32 = succeeded.iter().sum();
+    assert!((1..u32::from(THREADS) * TURNS).contains(&total), "{total}");
+    for state in [state, State::open(store).unwrap()] {
+        let world = state.read();
+        assert_eq!(counted(&world, "all"), total);
+        for (thread, succeeded) in (0..THREADS).zip(&succeeded) {
+            assert_eq!(counted(&world, &name(thread)), *succeeded);
+        }
+    }
+}
+
+#[test]
+fn who_only_looks_waits_for_what_it_sees() {
+    let store = Arc::new(Slow { fails_every: 2, ..Slow::default() });
+    let state = State::open(store).unwrap();
+    let (seen, saw) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let state = &state;
+        scope.spawn(move || {
+            let result: Result<(), StoreError> = state.change(|draft| {
+                draft.tag("i-1", [("count".to_owned(), "1".to_owned())]);
+                seen.send(()).unwrap();
+                Ok(())
+            });
+            assert!(result.is_err());
+        });
+        saw.recv().unwrap();
+        let result: Result<u32, StoreError> = state.change(|draft| Ok(counted(draft, "i-1")));
+        // Either it came after the failure, or it saw what has failed, and fails too.
+        assert!(matches!(result, Ok(0) | Err(_)), "{result:?}");
     });
-    assert_eq!(state.read().tags("i-1").unwrap()["count"], "400");
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Changes {
         for before in instances {
             let mut after = Instance::clone(&before);
             change(&world, &mut after)?;
-            Instance::table_mut(&mut world).insert(after.id.to_string(), Arc::new(after.clone()));
+            Instance::table_mut(&mut world).insert(after.id.as_str().into(), Arc::new(after.clone()));
             changes.push((before, after));
         }
         Ok(Self(changes))

@@ -61,3 +61,62 @@ fn keep(
     })?;
     Ok(pair)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::actions::testing::Client;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDBbLXHmMe3Dr2sX2T2WT9v+SsS7bREjryOgujhBWRF7 me";
+
+    fn import(name: &str) -> String {
+        use base64::Engine as _;
+        let material = base64::engine::general_purpose::URL_SAFE.encode(KEY);
+        assert!(!material.contains(['-', '_', '+']));
+        format!("ImportKeyPair&KeyName={name}&PublicKeyMaterial={}", material.replace('=', "%3D"))
+    }
+
+    #[test]
+    fn a_private_key_is_handed_out_and_not_kept() {
+        let client = Client::new();
+        let material = client.text("CreateKeyPair&KeyName=mine&KeyType=ed25519", "keyMaterial");
+        assert!(material.contains("OPENSSH PRIVATE KEY"), "{material}");
+        let shown = client.ask("DescribeKeyPairs&IncludePublicKey=true").unwrap();
+        assert!(shown.contains("<publicKey>ssh-ed25519 ") && !shown.contains("PRIVATE"), "{shown}");
+        assert!(!client.ask("DescribeKeyPairs").unwrap().contains("publicKey"));
+        client.refuses(&[
+            ("CreateKeyPair&KeyName=mine", "InvalidKeyPair.Duplicate"),
+            (&import("mine"), "InvalidKeyPair.Duplicate"),
+            ("CreateKeyPair&KeyName=other&KeyType=dsa", "InvalidParameterValue"),
+            ("CreateKeyPair&KeyName=other&KeyFormat=ppk", "Unsupported"),
+            ("CreateKeyPair&KeyName=other&KeyFormat=x", "InvalidParameterValue"),
+            ("CreateKeyPair&KeyName=", "MissingParameter"),
+            ("CreateKeyPair", "MissingParameter"),
+            ("CreateKeyPair&KeyName=%C3%A4", "InvalidParameterValue"),
+            ("ImportKeyPair&KeyName=other&PublicKeyMaterial=%25", "InvalidKey.Format"),
+            ("ImportKeyPair&KeyName=other&PublicKeyMaterial=aGVsbG8%3D", "InvalidKey.Format"),
+            ("DescribeKeyPairs&KeyName.1=other", "InvalidKeyPair.NotFound"),
+            ("DescribeKeyPairs&KeyPairId.1=key-12345678", "InvalidKeyPair.NotFound"),
+            ("DeleteKeyPair", "MissingParameter"),
+        ]);
+    }
+
+    #[test]
+    fn a_pair_is_found_by_name_id_and_fingerprint_and_deleted_as_often_as_one_likes() {
+        let client = Client::new();
+        let id = client.text(&import("mine"), "keyPairId");
+        client.ask(&import("yours")).unwrap();
+        for (rest, count) in [
+            ("&KeyName.1=mine".to_owned(), 1),
+            (format!("&KeyPairId.1={id}"), 1),
+            ("&Filter.1.Name=key-name&Filter.1.Value.1=*i*".into(), 1),
+            ("&Filter.1.Name=fingerprint&Filter.1.Value.1=%2BDRq*".into(), 2),
+        ] {
+            let found = client.texts(&format!("DescribeKeyPairs{rest}"), "keyName");
+            assert_eq!(found.len(), count, "{rest}");
+        }
+        for _ in 0..2 {
+            client.ask("DeleteKeyPair&KeyName=mine").unwrap();
+        }
+        assert_eq!(client.texts("DescribeKeyPairs", "keyName"), ["yours"]);
+    }
+}

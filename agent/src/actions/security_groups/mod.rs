@@ -108,3 +108,150 @@ fn spread_all(
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::actions::testing::Client;
+    use crate::records::InstanceState;
+
+    const SSH: &str = "&IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=22&IpPermissions.1.ToPort=22\
+                       &IpPermissions.1.IpRanges.1.CidrIp=10.0.0.0/8";
+
+    fn create(client: &Client, name: &str) -> String {
+        client.text(&format!("CreateSecurityGroup&GroupName={name}&GroupDescription=d"), "groupId")
+    }
+
+    #[test]
+    fn a_group_lives_from_creation_to_deletion() {
+        let client = Client::new();
+        let id = create(&client, "web");
+        let shown = client.ask(&format!("DescribeSecurityGroups&GroupId.1={id}")).unwrap();
+        assert!(
+            shown.contains("<ipPermissions/>") && shown.contains("<cidrIp>0.0.0.0/0</cidrIp>"),
+            "{shown}"
+        );
+        assert_eq!(client.texts("DescribeSecurityGroups&GroupName.1=web", "groupId"), [id.clone()]);
+        client.refuses(&[
+            ("CreateSecurityGroup&GroupName=web&GroupDescription=d", "InvalidGroup.Duplicate"),
+            ("CreateSecurityGroup&GroupName=default&GroupDescription=d", "InvalidGroup.Reserved"),
+            ("CreateSecurityGroup&GroupName=sg-1&GroupDescription=d", "InvalidParameterValue"),
+            ("CreateSecurityGroup&GroupName=%C3%A4&GroupDescription=d", "InvalidParameterValue"),
+            ("CreateSecurityGroup&GroupName=a&GroupDescription=<", "InvalidParameterValue"),
+            ("CreateSecurityGroup&GroupName=a", "MissingParameter"),
+            (
+                "CreateSecurityGroup&GroupName=a&GroupDescription=d&VpcId=vpc-12345678",
+                "InvalidVpcID.NotFound",
+            ),
+            ("DeleteSecurityGroup", "MissingParameter"),
+            ("DeleteSecurityGroup&GroupName=default", "CannotDelete"),
+            ("DeleteSecurityGroup&GroupName=x", "InvalidGroup.NotFound"),
+            ("DeleteSecurityGroup&GroupId=sg-12345678", "InvalidGroup.NotFound"),
+            ("DeleteSecurityGroup&GroupId=web", "InvalidGroupId.Malformed"),
+        ]);
+        client.ask("DeleteSecurityGroup&GroupName=web").unwrap();
+        assert_eq!(client.texts("DescribeSecurityGroups", "groupName"), ["default"]);
+    }
+
+    #[test]
+    fn rules_are_added_once_and_taken_away() {
+        let client = Client::new();
+        let id = create(&client, "web");
+        let authorize = format!("AuthorizeSecurityGroupIngress&GroupId={id}");
+        let rule = client.text(&format!("{authorize}{SSH}"), "securityGroupRuleId");
+        // The same in other words; and nothing of a request of which a part is refused.
+        let other = "&IpPermissions.2.IpProtocol=udp&IpPermissions.2.FromPort=1&IpPermissions.2.ToPort=1\
+                     &IpPermissions.2.IpRanges.1.CidrIp=0.0.0.0/0";
+        client.refuses(&[
+            (&format!("{authorize}{SSH}"), "InvalidPermission.Duplicate"),
+            (&format!("{authorize}{SSH}{other}"), "InvalidPermission.Duplicate"),
+            (&format!("{authorize}&IpProtocol=6&FromPort=22&ToPort=22&CidrIp=10.9.9.9/8"), "InvalidPermission.Duplicate"),
+            (&format!("{authorize}&IpProtocol=tcp&FromPort=22&ToPort=22&CidrIp=10.0.0.0"), "InvalidParameterValue"),
+            (&format!("{authorize}{other}{}", other.replace(".2.", ".3.")), "InvalidParameterValue"),
+            (&format!("{authorize}&IpPermissions.1.IpProtocol=-1"), "InvalidPermission.Malformed"),
+            (&format!("{authorize}&IpProtocol=tcp&FromPort=1&ToPort=1&CidrIp=1.1.1.1/32{SSH}"), "InvalidParameterCombination"),
+            (&authorize, "MissingParameter"),
+            (&format!("AuthorizeSecurityGroupEgress&GroupId={id}&IpProtocol=-1&CidrIp=1.1.1.1/32"), "InvalidParameterCombination"),
+            (
+                &format!("AuthorizeSecurityGroupEgress&GroupId={id}&IpPermissions.1.IpProtocol=-1&IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0"),
+                "InvalidPermission.Duplicate",
+            ),
+            (&format!("RevokeSecurityGroupIngress&GroupId={id}&SecurityGroupRuleId.1=sgr-12345678"), "InvalidSecurityGroupRuleId.NotFound"),
+            (&format!("RevokeSecurityGroupEgress&GroupId={id}&SecurityGroupRuleId.1={rule}"), "InvalidSecurityGroupRuleId.NotFound"),
+        ]);
+        let rules = format!("DescribeSecurityGroupRules&Filter.1.Name=group-id&Filter.1.Value.1={id}");
+        assert_eq!(client.texts(&rules, "securityGroupRuleId").len(), 2);
+        // In the default VPC, EC2 tells of what it does not find.
+        let unknown = format!("RevokeSecurityGroupIngress&GroupId={id}{}", SSH.replace("=22", "=23"));
+        assert_eq!(client.texts(&unknown, "cidrIp"), ["10.0.0.0/8"]);
+        let revoke = format!("RevokeSecurityGroupIngress&GroupId={id}{SSH}");
+        assert_eq!(client.text(&revoke, "securityGroupRuleId"), rule);
+        assert_eq!(client.texts(&rules, "isEgress"), ["true"]);
+    }
+
+    #[test]
+    fn the_sixty_first_rule_is_refused() {
+        let client = Client::new();
+        let id = create(&client, "web");
+        let range = |at: usize| format!("&IpPermissions.1.IpRanges.{}.CidrIp=10.0.0.{at}/32", at + 1);
+        let request = |first: usize, count: usize| {
+            let ranges: String = (first..first + count).map(range).collect();
+            format!("AuthorizeSecurityGroupIngress&GroupId={id}&IpPermissions.1.IpProtocol=-1{ranges}")
+        };
+        client.refuses(&[(&request(0, 61), "RulesPerSecurityGroupLimitExceeded")]);
+        client.ask(&request(0, 60)).unwrap();
+        client.refuses(&[(&request(60, 1), "RulesPerSecurityGroupLimitExceeded")]);
+    }
+
+    #[test]
+    fn a_group_that_is_used_stays() {
+        let client = Client::new();
+        let (web, db) = (create(&client, "web"), create(&client, "db"));
+        let from_web = "&IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=1&IpPermissions.1.ToPort=1\
+                        &IpPermissions.1.Groups.1.";
+        let request = format!("AuthorizeSecurityGroupIngress&GroupId={db}{from_web}GroupName=web");
+        assert_eq!(client.text(&request, "referencedGroupInfo").matches(&web).count(), 1);
+        client.refuses(&[
+            (&format!("DeleteSecurityGroup&GroupId={web}"), "DependencyViolation"),
+            (
+                &format!("AuthorizeSecurityGroupIngress&GroupId={db}{from_web}GroupId=sg-12345678"),
+                "InvalidGroup.NotFound",
+            ),
+        ]);
+        let filter =
+            format!("DescribeSecurityGroups&Filter.1.Name=ip-permission.group-id&Filter.1.Value.1={web}");
+        assert_eq!(client.texts(&filter, "groupName"), ["db"]);
+        client.ask(&format!("DeleteSecurityGroup&GroupId={db}")).unwrap();
+        client.ask(&format!("DeleteSecurityGroup&GroupId={web}")).unwrap();
+        client.instance(InstanceState::Running);
+        client.refuses(&[("DeleteSecurityGroup&GroupName=default", "CannotDelete")]);
+    }
+
+    #[test]
+    fn rules_are_described_and_changed() {
+        let client = Client::new();
+        let id = create(&client, "web");
+        let rule =
+            client.text(&format!("AuthorizeSecurityGroupIngress&GroupId={id}{SSH}"), "securityGroupRuleId");
+        let shown =
+            || client.ask(&format!("DescribeSecurityGroupRules&SecurityGroupRuleId.1={rule}")).unwrap();
+        let update = format!("UpdateSecurityGroupRuleDescriptionsIngress&GroupId={id}");
+        client.ask(&format!("{update}{SSH}&IpPermissions.1.IpRanges.1.Description=one")).unwrap();
+        assert!(shown().contains("<description>one</description>"));
+        let named = format!("{update}&SecurityGroupRuleDescription.1.SecurityGroupRuleId={rule}");
+        client.ask(&format!("{named}&SecurityGroupRuleDescription.1.Description=two")).unwrap();
+        assert!(shown().contains("<description>two</description>"));
+        let modify =
+            format!("ModifySecurityGroupRules&GroupId={id}&SecurityGroupRule.1.SecurityGroupRuleId={rule}");
+        let new = "&SecurityGroupRule.1.SecurityGroupRule.";
+        client
+            .ask(&format!("{modify}{new}IpProtocol=udp{new}FromPort=53{new}ToPort=53{new}CidrIpv6=fd00::1/8"))
+            .unwrap();
+        assert!(shown().contains("<cidrIpv6>fd00::/8</cidrIpv6>"), "{}", shown());
+        client.refuses(&[
+            (&format!("{update}{SSH}"), "InvalidPermission.NotFound"),
+            (&update, "InvalidParameterCombination"),
+            (&format!("{modify}{new}IpProtocol=-1"), "InvalidParameterCombination"),
+            (&format!("{modify}{new}IpProtocol=x{new}CidrIpv4=0.0.0.0/0"), "InvalidParameterValue"),
+        ]);
+    }
+}

@@ -100,3 +100,79 @@ fn rule_exists(world: &World, context: Context<'_>, id: &str) -> Result<(), ApiE
     let message = format!("The security group rule ID '{id}' does not exist");
     Err(ApiError::new("InvalidSecurityGroupRuleId.NotFound", message))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::actions::testing::Client;
+
+    #[test]
+    fn tags_come_and_go() {
+        let client = Client::new();
+        let vpc = client.text("DescribeVpcs", "vpcId");
+        let tag = |key: &str, value: &str| {
+            format!("CreateTags&ResourceId.1={vpc}&Tag.1.Key={key}&Tag.1.Value={value}")
+        };
+        client.ask(&tag("Name", "one")).unwrap();
+        client.ask(&tag("Name", "two")).unwrap();
+        client.ask(&tag("Stage", "")).unwrap();
+        for (filters, count) in [
+            ("", 2),
+            ("&Filter.1.Name=resource-type&Filter.1.Value.1=vpc", 2),
+            ("&Filter.1.Name=key&Filter.1.Value.1=Name", 1),
+            ("&Filter.1.Name=value&Filter.1.Value.1=one", 0),
+            ("&Filter.1.Name=tag:Name&Filter.1.Value.1=t*", 1),
+        ] {
+            let found = client.texts(&format!("DescribeTags{filters}"), "resourceId");
+            assert_eq!(found, vec![vpc.clone(); count], "{filters}");
+        }
+        let delete = |rest: &str| client.ask(&format!("DeleteTags&ResourceId.1={vpc}{rest}")).unwrap();
+        let keys = || client.texts("DescribeTags", "key");
+        delete("&Tag.1.Key=Name&Tag.1.Value=one");
+        assert_eq!(keys(), ["Name", "Stage"]);
+        delete("&Tag.1.Key=Name&Tag.1.Value=two");
+        assert_eq!(keys(), ["Stage"]);
+        client.ask(&tag("More", "1")).unwrap();
+        delete("&Tag.1.Key=More");
+        assert_eq!(keys(), ["Stage"]);
+        delete("");
+        assert!(keys().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_tagged_is_refused_and_nothing_is_tagged() {
+        let client = Client::new();
+        let vpc = client.text("DescribeVpcs", "vpcId");
+        for (resource, code) in [
+            ("i-12345678", "InvalidInstanceID.NotFound"),
+            ("i-x", "InvalidInstanceID.Malformed"),
+            ("vol-12345678", "InvalidVolume.NotFound"),
+            ("snap-12345678", "InvalidSnapshot.NotFound"),
+            ("ami-12345678", "InvalidAMIID.NotFound"),
+            ("sg-12345678", "InvalidGroup.NotFound"),
+            ("sgr-12345678", "InvalidSecurityGroupRuleId.NotFound"),
+            ("key-12345678", "InvalidKeyPair.NotFound"),
+            ("eni-12345678", "InvalidNetworkInterfaceID.NotFound"),
+            ("subnet-12345678", "InvalidSubnetID.NotFound"),
+            ("vpc-12345678", "InvalidVpcID.NotFound"),
+            ("dopt-12345678", "InvalidDhcpOptionID.NotFound"),
+            ("lt-12345678", "InvalidID"),
+            ("nonsense", "InvalidID"),
+        ] {
+            let request = format!("CreateTags&ResourceId.1={vpc}&ResourceId.2={resource}&Tag.1.Key=a");
+            client.refuses(&[(&request, code)]);
+        }
+        client.refuses(&[
+            ("CreateTags&Tag.1.Key=a", "MissingParameter"),
+            (&format!("CreateTags&ResourceId.1={vpc}"), "MissingParameter"),
+            (&format!("CreateTags&ResourceId.1={vpc}&Tag.1.Key=aws:a"), "InvalidParameterValue"),
+        ]);
+        let many = |first: usize, count: usize| {
+            let tag = |at: usize| format!("&Tag.{}.Key=k{}", at + 1, first + at);
+            format!("CreateTags&ResourceId.1={vpc}{}", (0..count).map(tag).collect::<String>())
+        };
+        assert!(client.texts("DescribeTags", "key").is_empty());
+        client.ask(&many(0, 50)).unwrap();
+        client.ask(&many(40, 10)).unwrap();
+        client.refuses(&[(&many(50, 1), "TagLimitExceeded")]);
+    }
+}

@@ -1,0 +1,84 @@
+//! DeregisterImage.
+
+use serde::{Deserialize, Serialize};
+
+use crate::actions::lookup::find_own;
+use crate::ids::SnapshotId;
+use crate::images;
+use crate::query::{Action, ApiError, Context};
+use crate::records::{Image, Snapshot, Tags, Volume};
+use crate::state::{Draft, World};
+
+/// Takes an image away. Its instances keep what they boot from, and its snapshots stay unless they are to go, too.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct DeregisterImage {
+    image_id: String,
+    #[serde(default)]
+    delete_associated_snapshots: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Response {
+    #[serde(rename = "return")]
+    done: bool,
+    delete_snapshot_result_set: Option<Vec<DeletedSnapshot>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeletedSnapshot {
+    snapshot_id: String,
+    return_code: &'static str,
+}
+
+fn snapshots(image: &Image) -> impl Iterator<Item = &SnapshotId> {
+    image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref()?.snapshot.as_ref())
+}
+
+/// Whether another image needs a snapshot, or a volume, which may not have been made from it yet.
+fn is_used(world: &World, snapshot: &SnapshotId) -> bool {
+    world.all::<Image>().any(|image| snapshots(image).any(|other| other == snapshot))
+        || world.all::<Volume>().any(|volume| volume.snapshot.as_ref() == Some(snapshot))
+}
+
+fn delete(draft: &mut Draft, context: Context<'_>, id: &SnapshotId) -> DeletedSnapshot {
+    let is_own = draft.get::<Snapshot>(id).is_some_and(|snapshot| snapshot.owner == context.caller.account);
+    let return_code = if !is_own {
+        "missing-permissions"
+    } else if is_used(draft, id) {
+        "skipped"
+    } else {
+        draft.remove::<Snapshot>(id);
+        draft.remove::<Tags>(id);
+        "success"
+    };
+    DeletedSnapshot { snapshot_id: id.to_string(), return_code }
+}
+
+impl Action for DeregisterImage {
+    const NAME: &'static str = "DeregisterImage";
+    type Response = Response;
+
+    fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+        find_own::<Image>(&context.agent.state.read(), context, &self.image_id).map(|_| ())
+    }
+
+    fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
+        let deleted = context.agent.state.change(|draft| {
+            let image = Image::clone(find_own(draft, context, &self.image_id)?);
+            draft.remove::<Image>(&image.id);
+            draft.remove::<Tags>(&image.id);
+            let deleted = self
+                .delete_associated_snapshots
+                .then(|| snapshots(&image).map(|id| delete(draft, context, id)).collect());
+            Ok::<_, ApiError>(deleted)
+        })?;
+        let directory = images::directory(&context.agent.config.state_directory);
+        if let Err(error) = images::clean_up(&directory, &context.agent.state) {
+            tracing::warn!(%error, "files of images that nobody needs stay behind until the next start");
+        }
+        Ok(Response { done: true, delete_snapshot_result_set: deleted })
+    }
+}

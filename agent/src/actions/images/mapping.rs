@@ -1,0 +1,151 @@
+//! Block device mappings of images, in requests and in answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::actions::lookup::find;
+use crate::query::{ApiError, Context};
+use crate::records::{MappedVolume, Mapping, Snapshot};
+use crate::state::World;
+use crate::volume_types;
+
+/// `BlockDeviceMapping.N`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct BlockDeviceMapping {
+    pub device_name: String,
+    virtual_name: Option<String>,
+    no_device: Option<String>,
+    pub ebs: Option<Ebs>,
+}
+
+/// A volume to make at launch.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub(super) struct Ebs {
+    pub snapshot_id: Option<String>,
+    volume_size: Option<u32>,
+    volume_type: Option<String>,
+    iops: Option<u32>,
+    throughput: Option<u32>,
+    encrypted: Option<bool>,
+    delete_on_termination: Option<bool>,
+}
+
+impl Ebs {
+    /// As it is recorded. A size is at least `smallest`, and that if none is named.
+    pub fn resolve(
+        &self,
+        snapshot: Option<crate::ids::SnapshotId>,
+        smallest: Option<u32>,
+    ) -> Result<MappedVolume, ApiError> {
+        let Some(size) = self.volume_size.or(smallest) else {
+            return Err(ApiError::missing("size/snapshot"));
+        };
+        if let Some(smallest) = smallest.filter(|smallest| size < *smallest) {
+            let message =
+                format!("Volume of size {size}GB is smaller than its snapshot, expect size >= {smallest}GB");
+            return Err(ApiError::new("InvalidBlockDeviceMapping", message));
+        }
+        let volume_type = self.volume_type.as_deref().unwrap_or(volume_types::DEFAULT);
+        volume_types::check(volume_type, size, self.iops, self.throughput)?;
+        Ok(MappedVolume {
+            snapshot,
+            size,
+            volume_type: volume_type.to_owned(),
+            iops: self.iops,
+            throughput: self.throughput,
+            encrypted: self.encrypted.unwrap_or(false),
+            delete_on_termination: self.delete_on_termination.unwrap_or(true),
+        })
+    }
+}
+
+/// A request's mappings as they are recorded, but for that of `root`, which is given back apart.
+pub(super) fn resolve(
+    world: &World,
+    context: Context<'_>,
+    mappings: &[BlockDeviceMapping],
+    root: &str,
+) -> Result<(Option<Ebs>, Vec<Mapping>), ApiError> {
+    let mut own_root = None;
+    let mut resolved: Vec<Mapping> = Vec::new();
+    let mut names = Vec::new();
+    for mapping in mappings {
+        let name = &mapping.device_name;
+        let invalid = |reason: &str| {
+            Err(ApiError::new("InvalidBlockDeviceMapping", format!("The mapping of {name} {reason}.")))
+        };
+        if names.contains(&name) {
+            return invalid("is there twice");
+        }
+        names.push(name);
+        match (&mapping.ebs, &mapping.virtual_name, &mapping.no_device) {
+            (None, None, Some(_)) => {}
+            (None, Some(virtual_name), None) => {
+                let number = virtual_name.strip_prefix("ephemeral").and_then(|text| text.parse::<u8>().ok());
+                if number.is_none_or(|number| number >= 24) {
+                    return invalid("has a VirtualName that is none of ephemeral0 to ephemeral23");
+                }
+                if name == root {
+                    return invalid("is that of the root device, which must be a volume");
+                }
+                let virtual_name = Some(virtual_name.clone());
+                resolved.push(Mapping { device_name: name.clone(), volume: None, virtual_name });
+            }
+            (Some(ebs), None, None) if name == root => own_root = Some(ebs.clone()),
+            (Some(ebs), None, None) => {
+                let id = ebs.snapshot_id.as_deref();
+                let snapshot = id.map(|id| find::<Snapshot>(world, context, id)).transpose()?;
+                let smallest = snapshot.map(|snapshot| snapshot.volume_size);
+                let volume = ebs.resolve(snapshot.map(|snapshot| snapshot.id.clone()), smallest)?;
+                resolved.push(Mapping {
+                    device_name: name.clone(),
+                    volume: Some(volume),
+                    virtual_name: None,
+                });
+            }
+            _ => return invalid("must have exactly one of Ebs, VirtualName and NoDevice"),
+        }
+    }
+    Ok((own_root, resolved))
+}
+
+/// `blockDeviceMapping`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MappingItem {
+    pub device_name: String,
+    pub virtual_name: Option<String>,
+    pub ebs: Option<EbsItem>,
+}
+
+/// `ebs`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EbsItem {
+    pub snapshot_id: Option<String>,
+    pub volume_size: u32,
+    pub volume_type: String,
+    pub iops: Option<u32>,
+    pub throughput: Option<u32>,
+    pub delete_on_termination: bool,
+    pub encrypted: bool,
+}
+
+impl From<&Mapping> for MappingItem {
+    fn from(mapping: &Mapping) -> Self {
+        Self {
+            device_name: mapping.device_name.clone(),
+            virtual_name: mapping.virtual_name.clone(),
+            ebs: mapping.volume.as_ref().map(|volume| EbsItem {
+                snapshot_id: volume.snapshot.as_ref().map(ToString::to_string),
+                volume_size: volume.size,
+                volume_type: volume.volume_type.clone(),
+                iops: volume.iops,
+                throughput: volume.throughput,
+                delete_on_termination: volume.delete_on_termination,
+                encrypted: volume.encrypted,
+            }),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! ModifyImageAttribute.
+
+use serde::Deserialize;
+
+use super::EVERYBODY;
+use crate::actions::lookup::find_own;
+use crate::query::{Action, ApiError, Context};
+use crate::records::Image;
+use crate::state::World;
+
+/// Changes who may launch an image, its description, or whether its instances need tokens for their metadata.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct ModifyImageAttribute {
+    image_id: String,
+    attribute: Option<String>,
+    value: Option<String>,
+    description: Option<Value>,
+    imds_support: Option<Value>,
+    launch_permission: Option<Changes>,
+    operation_type: Option<String>,
+    #[serde(default, rename = "UserId")]
+    users: Vec<String>,
+    #[serde(default, rename = "UserGroup")]
+    groups: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Value {
+    value: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Changes {
+    #[serde(default)]
+    add: Vec<Who>,
+    #[serde(default)]
+    remove: Vec<Who>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Who {
+    user_id: Option<String>,
+    group: Option<String>,
+}
+
+fn account(id: &str) -> Result<String, ApiError> {
+    if id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(id.to_owned());
+    }
+    let message = format!("Invalid attribute item value \"{id}\" for userId item type.");
+    Err(ApiError::new("InvalidAMIAttributeItemValue", message))
+}
+
+fn group(name: &str) -> Result<String, ApiError> {
+    if name == EVERYBODY {
+        return Ok(name.to_owned());
+    }
+    let message = format!("Invalid attribute item value \"{name}\" for group item type.");
+    Err(ApiError::new("InvalidAMIAttributeItemValue", message))
+}
+
+impl Who {
+    fn read(&self) -> Result<String, ApiError> {
+        match (&self.user_id, &self.group) {
+            (Some(id), None) => account(id),
+            (None, Some(name)) => group(name),
+            _ => {
+                let message = "A launch permission must have either UserId or Group.";
+                Err(ApiError::combination(message))
+            }
+        }
+    }
+}
+
+impl ModifyImageAttribute {
+    /// Those who may launch it from now on, and those who no longer may.
+    fn permissions(&self) -> Result<(Vec<String>, Vec<String>), ApiError> {
+        let read = |all: &[Who]| all.iter().map(Who::read).collect::<Result<Vec<_>, _>>();
+        let (mut add, mut remove) = match &self.launch_permission {
+            Some(changes) => (read(&changes.add)?, read(&changes.remove)?),
+            None => (Vec::new(), Vec::new()),
+        };
+        let mut named = self.users.iter().map(|id| account(id)).collect::<Result<Vec<_>, _>>()?;
+        named.extend(self.groups.iter().map(|name| group(name)).collect::<Result<Vec<_>, _>>()?);
+        match self.operation_type.as_deref() {
+            Some("add") => add.extend(named),
+            Some("remove") => remove.extend(named),
+            None if named.is_empty() => {}
+            None => return Err(ApiError::missing("OperationType")),
+            Some(other) => {
+                return Err(ApiError::invalid(other, "OperationType", "There are add and remove."));
+            }
+        }
+        Ok((add, remove))
+    }
+
+    /// The image as it will be.
+    fn plan(&self, world: &World, context: Context<'_>) -> Result<Image, ApiError> {
+        let mut image = Image::clone(find_own(world, context, &self.image_id)?);
+        let mut description = self.description.as_ref().map(|description| &description.value);
+        let mut imds_support = self.imds_support.as_ref().map(|support| &support.value);
+        match (self.attribute.as_deref(), &self.value) {
+            (None | Some("launchPermission"), None) => {}
+            (Some("description"), value) => description = description.or(value.as_ref()),
+            (Some("imdsSupport"), value) => imds_support = imds_support.or(value.as_ref()),
+            (None, Some(_)) => return Err(ApiError::missing("Attribute")),
+            (Some(other), _) => {
+                let reason = "There are description, imdsSupport and launchPermission, which has no Value.";
+                return Err(ApiError::invalid(other, "Attribute", reason));
+            }
+        }
+        let (add, remove) = self.permissions()?;
+        if description.is_none() && imds_support.is_none() && add.is_empty() && remove.is_empty() {
+            let message = "No attributes specified.";
+            return Err(ApiError::combination(message));
+        }
+        if let Some(text) = description {
+            if text.chars().count() > 255 {
+                let message = "The description of an image has at most 255 characters.";
+                return Err(ApiError::new("InvalidParameterValue", message));
+            }
+            image.description = Some(text.clone()).filter(|text| !text.is_empty());
+        }
+        match imds_support.map(String::as_str) {
+            None => {}
+            Some("v2.0") => image.imds_support = Some("v2.0".to_owned()),
+            Some(other) => {
+                return Err(ApiError::invalid(other, "ImdsSupport", "It can be set to v2.0 only."));
+            }
+        }
+        image.launch_permissions.retain(|who| !remove.contains(who));
+        image.launch_permissions.extend(add);
+        image.launch_permissions.sort();
+        image.launch_permissions.dedup();
+        Ok(image)
+    }
+}
+
+impl Action for ModifyImageAttribute {
+    const NAME: &'static str = "ModifyImageAttribute";
+    type Response = ();
+
+    fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+        self.plan(&context.agent.state.read(), context).map(|_| ())
+    }
+
+    fn run(self, context: Context<'_>) -> Result<(), ApiError> {
+        context.agent.state.change(|draft| {
+            let image = self.plan(draft, context)?;
+            draft.put(image);
+            Ok(())
+        })
+    }
+}

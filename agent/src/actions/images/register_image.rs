@@ -1,0 +1,311 @@
+//! RegisterImage.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::mapping::{BlockDeviceMapping, Ebs, resolve};
+use crate::actions::lookup::{Named, find};
+use crate::ids::{ImageId, SnapshotId};
+use crate::images::{self, Source};
+use crate::query::tags::{TagSpecification, specified};
+use crate::query::{Action, ApiError, Context};
+use crate::records::{BootFiles, Image, ImageState, Mapping, Snapshot};
+use crate::state::World;
+
+/// The root device of an image for which none is named.
+const ROOT_DEVICE: &str = "/dev/xvda";
+
+/// Makes an image: from a directory of the host (`ImageLocation`), whose files are copied; or from a snapshot that the
+/// root device is mapped to. `ImageId` and `KernelCommandLine` are not EC2's: they are for operators.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct RegisterImage {
+    name: String,
+    description: Option<String>,
+    image_location: Option<String>,
+    image_id: Option<String>,
+    kernel_command_line: Option<String>,
+    architecture: Option<String>,
+    root_device_name: Option<String>,
+    #[serde(default, rename = "BlockDeviceMapping")]
+    mappings: Vec<BlockDeviceMapping>,
+    virtualization_type: Option<String>,
+    #[serde(rename = "EnaSupport")]
+    _ena_support: Option<bool>,
+    #[serde(rename = "SriovNetSupport")]
+    _sriov_net_support: Option<String>,
+    boot_mode: Option<String>,
+    imds_support: Option<String>,
+    tpm_support: Option<String>,
+    uefi_data: Option<String>,
+    kernel_id: Option<String>,
+    ramdisk_id: Option<String>,
+    #[serde(default, rename = "BillingProduct")]
+    billing_products: Vec<String>,
+    #[serde(default, rename = "TagSpecification")]
+    tags: Vec<TagSpecification>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Response {
+    image_id: String,
+}
+
+/// Tags for each kind of resource that is made.
+type Tags = BTreeMap<String, BTreeMap<String, String>>;
+
+impl RegisterImage {
+    fn root(&self) -> &str {
+        self.root_device_name.as_deref().unwrap_or(ROOT_DEVICE)
+    }
+
+    fn tags(&self) -> Result<Tags, ApiError> {
+        specified(&self.tags, &["image", "snapshot"])
+    }
+
+    /// What does not depend on records.
+    fn check_parameters(&self) -> Result<(), ApiError> {
+        check_name(&self.name)?;
+        if self.description.as_ref().is_some_and(|text| text.chars().count() > 255) {
+            let message = "The description of an image has at most 255 characters.";
+            return Err(ApiError::new("InvalidParameterValue", message));
+        }
+        for (value, parameter, allowed) in [
+            (&self.architecture, "Architecture", &["x86_64"][..]),
+            (&self.virtualization_type, "VirtualizationType", &["hvm"]),
+            (&self.boot_mode, "BootMode", &["legacy-bios", "uefi", "uefi-preferred"]),
+            (&self.imds_support, "ImdsSupport", &["v2.0"]),
+        ] {
+            if let Some(value) = value.as_ref().filter(|value| !allowed.contains(&value.as_str())) {
+                let reason = format!("Supported: {}.", allowed.join(", "));
+                return Err(ApiError::invalid(value, parameter, reason));
+            }
+        }
+        for (is_there, parameter) in [
+            (self.tpm_support.is_some(), "TpmSupport"),
+            (self.uefi_data.is_some(), "UefiData"),
+            (self.kernel_id.is_some(), "KernelId"),
+            (self.ramdisk_id.is_some(), "RamdiskId"),
+            (!self.billing_products.is_empty(), "BillingProduct"),
+        ] {
+            if is_there {
+                let message = format!("The parameter {parameter} is not supported.");
+                return Err(ApiError::new("UnsupportedOperation", message));
+            }
+        }
+        if self.image_location.is_none() && self.kernel_command_line.is_some() {
+            let message = "KernelCommandLine goes with ImageLocation only.";
+            return Err(ApiError::combination(message));
+        }
+        self.tags().map(|_| ())
+    }
+
+    /// Whether its name and id are free.
+    fn check_free(&self, world: &World, context: Context<'_>) -> Result<(), ApiError> {
+        let mut own = world.all::<Image>().filter(|image| image.owner == context.caller.account);
+        if let Some(other) = own.find(|image| image.name == self.name) {
+            let message = format!("AMI name {} is already in use by AMI {}", self.name, other.id);
+            return Err(ApiError::new("InvalidAMIName.Duplicate", message));
+        }
+        if let Some(id) = self.image_id.as_ref().filter(|id| world.get::<Image>(id).is_some()) {
+            return Err(ApiError::invalid(id, "ImageId", "It is already in use."));
+        }
+        Ok(())
+    }
+
+    /// The chosen id, or a new one.
+    fn id(&self) -> Result<ImageId, ApiError> {
+        let Some(id) = &self.image_id else { return Ok(ImageId::random()) };
+        id.parse().map_err(|_| {
+            let message = format!("Invalid id: \"{id}\" (expecting \"ami-...\")");
+            ApiError::new(Image::MALFORMED, message)
+        })
+    }
+
+    /// The directory to register from, with its files opened.
+    fn source(&self, context: Context<'_>) -> Result<Option<Source>, ApiError> {
+        let allowed = &context.agent.config.image_directories;
+        let open = |location: &String| Source::open(location, allowed, self.kernel_command_line.as_deref());
+        self.image_location.as_ref().map(open).transpose().map_err(from_images)
+    }
+
+    /// The mapping of the root device, and those of the others.
+    fn mappings(
+        &self,
+        world: &World,
+        context: Context<'_>,
+        source: Option<&Source>,
+        new: &SnapshotId,
+    ) -> Result<(Mapping, Vec<Mapping>), ApiError> {
+        let root = self.root();
+        let (ebs, others) = resolve(world, context, &self.mappings, root)?;
+        let snapshot = ebs.as_ref().and_then(|ebs| ebs.snapshot_id.as_deref());
+        let volume = match (source, snapshot) {
+            (Some(source), None) => {
+                let snapshot = source.has_disk().then(|| new.clone());
+                ebs.unwrap_or_default().resolve(snapshot, Some(source.volume_size()))?
+            }
+            (None, Some(id)) => {
+                let snapshot = find::<Snapshot>(world, context, id)?;
+                let (id, size) = (snapshot.id.clone(), snapshot.volume_size);
+                ebs.as_ref().unwrap_or(&Ebs::default()).resolve(Some(id), Some(size))?
+            }
+            (Some(_), Some(_)) => {
+                let message = "The root device's disk comes from ImageLocation: leave its SnapshotId out.";
+                return Err(ApiError::combination(message));
+            }
+            (None, None) => {
+                if self.root_device_name.is_none() && self.mappings.is_empty() {
+                    return Err(ApiError::missing("imageLocation, or rootDeviceName and a mapping of it"));
+                }
+                let message = format!("The root device {root} must be mapped to a snapshot.");
+                return Err(ApiError::new("InvalidBlockDeviceMapping", message));
+            }
+        };
+        Ok((Mapping { device_name: root.to_owned(), volume: Some(volume), virtual_name: None }, others))
+    }
+
+    /// What the new image and its snapshot are, from copied files or without.
+    fn records(
+        &self,
+        world: &World,
+        context: Context<'_>,
+        id: ImageId,
+        source: Option<&Source>,
+        copy: Option<&images::Copy>,
+    ) -> Result<(Image, Option<Snapshot>), ApiError> {
+        self.check_free(world, context)?;
+        let (owner, now) = (&context.caller.account, Timestamp::now());
+        let new = SnapshotId::random();
+        let (root, others) = self.mappings(world, context, source, &new)?;
+        let snapshot = copy.and_then(|copy| copy.disk.clone()).map(|file| Snapshot {
+            id: new,
+            owner: owner.clone(),
+            description: format!("Root disk of {id}"),
+            volume_size: source.map_or(1, Source::volume_size),
+            volume: None,
+            started: now,
+            file: Some(file),
+        });
+        let boot = match copy {
+            Some(copy) => Some(copy.boot.clone()),
+            None => boot_of(world, context, &root),
+        };
+        let mut block_devices = vec![root];
+        block_devices.extend(others);
+        let location = match source {
+            Some(source) => source.directory.display().to_string(),
+            None => format!("{owner}/{}", self.name),
+        };
+        let image = Image {
+            id,
+            name: self.name.clone(),
+            description: self.description.clone().filter(|text| !text.is_empty()),
+            owner: owner.clone(),
+            state: ImageState::Available,
+            launch_permissions: Vec::new(),
+            architecture: "x86_64".into(),
+            root_device_name: self.root().to_owned(),
+            block_devices,
+            boot,
+            imds_support: self.imds_support.clone(),
+            location,
+            created: now,
+        };
+        Ok((image, snapshot))
+    }
+}
+
+/// An image's name has 3 to 128 of the characters that EC2 allows.
+pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
+    if name.is_empty() {
+        return Err(ApiError::missing("Name"));
+    }
+    let is_allowed = |character: char| character.is_ascii_alphanumeric() || "()[] ./-'@_".contains(character);
+    if !(3..=128).contains(&name.chars().count()) || !name.chars().all(is_allowed) {
+        let message = "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, '(', \
+                       ')', '[', ']', ' ', '.', '/', '-', ''', '@' and '_'";
+        return Err(ApiError::new("InvalidAMIName.Malformed", message));
+    }
+    Ok(())
+}
+
+/// A snapshot of a disk without its kernel can be booted with the kernel that its image was registered with.
+fn boot_of(world: &World, context: Context<'_>, root: &Mapping) -> Option<BootFiles> {
+    let snapshot = root.volume.as_ref()?.snapshot.as_ref();
+    let mut visible = world.all::<Image>().filter(|image| image.is_visible(&context.caller.account));
+    let has_it = |image: &Image| {
+        image.boot.is_some()
+            && image.block_devices.iter().any(|mapping| {
+                mapping.device_name == image.root_device_name
+                    && mapping.volume.as_ref().is_some_and(|volume| volume.snapshot.as_ref() == snapshot)
+            })
+    };
+    visible.find(|image| has_it(image))?.boot.clone()
+}
+
+/// A problem with an image's files, as EC2 would say it.
+fn from_images(error: images::Error) -> ApiError {
+    if error.is_the_clients() {
+        return ApiError::new("InvalidParameterValue", error.to_string());
+    }
+    match &error {
+        images::Error::Io { cause, .. } => ApiError::internal(format_args!("{error}: {cause}")),
+        _ => ApiError::internal(error),
+    }
+}
+
+impl Action for RegisterImage {
+    const NAME: &'static str = "RegisterImage";
+    type Response = Response;
+
+    fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+        self.check_parameters()?;
+        let source = self.source(context)?;
+        self.records(&context.agent.state.read(), context, self.id()?, source.as_ref(), None).map(|_| ())
+    }
+
+    fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
+        let id = self.id()?;
+        let mut tags = self.tags()?;
+        let source = self.source(context)?;
+        let directory = images::directory(&context.agent.config.state_directory);
+        let copy =
+            source.as_ref().map(|source| source.copy(&directory, &id)).transpose().map_err(from_images)?;
+        let recorded = context.agent.state.change(|draft| {
+            let (image, snapshot) =
+                self.records(draft, context, id.clone(), source.as_ref(), copy.as_ref())?;
+            draft.tag(&image.id, tags.remove("image").unwrap_or_default());
+            draft.put(image);
+            if let Some(snapshot) = snapshot {
+                draft.tag(&snapshot.id, tags.remove("snapshot").unwrap_or_default());
+                draft.put(snapshot);
+            }
+            Ok::<_, ApiError>(())
+        });
+        if let (Err(_), Some(copy)) = (&recorded, copy) {
+            copy.discard();
+        }
+        recorded.map(|()| Response { image_id: id.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_ec2_allows_them() {
+        for name in ["abc", "debian-12 (bookworm) [2026/11] a.b'c@d_e"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        let long = "x".repeat(129);
+        for name in ["ab", "a:b:c", "naïve", &long] {
+            assert_eq!(check_name(name).unwrap_err().code, "InvalidAMIName.Malformed", "{name}");
+        }
+        assert_eq!(check_name("").unwrap_err().code, "MissingParameter");
+    }
+}
