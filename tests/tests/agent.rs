@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use innkeeper_tests::agent::{Agent, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
-use innkeeper_tests::ec2::{numbered, texts};
+use innkeeper_tests::ec2::{console_text, numbered, texts};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -162,4 +164,104 @@ fn guests_outlive_the_daemon() -> Result<()> {
     client.ask("TerminateInstances", &[("InstanceId.1", &ids[1]), ("InstanceId.2", &ids[2])])?;
     client.wait_for(&ids[1..], "terminated", PATIENCE)?;
     agent.wait_for_vmms(0)
+}
+
+/// The state of the only instance, and why it is in it.
+fn wait_for_end(agent: &Agent, id: &str, state: &str) -> Result<String> {
+    let client = agent.client()?;
+    client.wait_for(&[id.to_owned()], state, PATIENCE)?;
+    agent.wait_for_vmms(0)?;
+    let answer = client.ask("DescribeInstances", &[("InstanceId.1", id)])?;
+    let reason = answer.split("<stateReason>").nth(1).unwrap_or_default();
+    Ok(texts(reason, "code").into_iter().next().unwrap_or_default())
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_follows_its_shutdown_behaviour() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("short", &agent.payload("hello")?)?;
+    for (behaviour, state) in [("stop", "stopped"), ("terminate", "terminated")] {
+        let launch = [
+            ("ImageId", image.as_str()),
+            ("InstanceType", TINY),
+            ("MinCount", "1"),
+            ("MaxCount", "1"),
+            ("InstanceInitiatedShutdownBehavior", behaviour),
+        ];
+        let client = agent.client()?;
+        let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+        ensure!(wait_for_end(&agent, &ids[0], state)? == "Client.InstanceInitiatedShutdown");
+        let console = console_text(&client.ask("GetConsoleOutput", &[("InstanceId", &ids[0])])?)?;
+        ensure!(console.starts_with("hello from a bare guest"), "its console: {console:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_instance_whose_vmm_dies_is_stopped_and_can_be_started() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let client = agent.client()?;
+    let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "1"), ("MaxCount", "1")];
+    let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+    client.wait_for(&ids, "running", PATIENCE)?;
+    for pid in agent.vmms()? {
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
+    }
+    ensure!(wait_for_end(&agent, &ids[0], "stopped")? == "Server.InternalError");
+    client.ask("StartInstances", &[("InstanceId.1", &ids[0])])?;
+    client.wait_for(&ids, "running", PATIENCE)?;
+    agent.wait_for_vmms(1)?;
+    client.ask("TerminateInstances", &[("InstanceId.1", &ids[0])])?;
+    ensure!(wait_for_end(&agent, &ids[0], "terminated")? == "Client.UserInitiatedShutdown");
+    Ok(())
+}
+
+/// Between MinCount and MaxCount, and none below MinCount.
+#[test]
+fn as_many_are_launched_as_fit() -> Result<()> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let agent = Agent::start("cpu-overcommit = 1.0")?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let client = agent.client()?;
+    let launch = |min: usize, max: usize| {
+        let (min, max) = (min.to_string(), max.to_string());
+        let parameters =
+            [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", &min), ("MaxCount", &max)];
+        client.send("RunInstances", &parameters)
+    };
+    let refused = |(status, answer): (u16, String)| {
+        let code = texts(&answer, "Code");
+        ensure!(status == 500 && code == ["InsufficientInstanceCapacity"], "{status}: {answer}");
+        Ok(())
+    };
+    refused(launch(cpus + 1, cpus + 1)?)?;
+    let (status, answer) = launch(1, cpus + 5)?;
+    ensure!(status == 200 && texts(&answer, "instanceId").len() == cpus, "{status}: {answer}");
+    refused(launch(1, 1)?)
+}
+
+/// A client that got no answer sends its request again, perhaps before the first one is through.
+#[test]
+fn the_same_launch_at_the_same_time_is_one_launch() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let launch = || {
+        let parameters = [
+            ("ImageId", image.as_str()),
+            ("InstanceType", TINY),
+            ("MinCount", "2"),
+            ("MaxCount", "2"),
+            ("ClientToken", "once"),
+        ];
+        agent.client()?.ask("RunInstances", &parameters)
+    };
+    let answers = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|_| scope.spawn(launch)).collect();
+        let answers = threads.into_iter().map(|thread| thread.join().expect("a launch does not panic"));
+        answers.collect::<Result<Vec<_>>>()
+    })?;
+    let launched: BTreeSet<Vec<String>> = answers.iter().map(|answer| texts(answer, "instanceId")).collect();
+    ensure!(launched.len() == 1, "different answers: {launched:?}");
+    agent.wait_for_vmms(2)
 }
