@@ -95,6 +95,8 @@ class BadRequests(unittest.TestCase):
         ec2, ids = cls.ec2, [cls.instances[key] for key in ("running", "stopped", "protected")]
         protected = cls.instances["protected"]
         ec2.modify_instance_attribute(InstanceId=protected, DisableApiTermination={"Value": False})
+        # It protects from termination as well.
+        ec2.modify_instance_attribute(InstanceId=protected, DisableApiStop={"Value": False})
         ec2.terminate_instances(InstanceIds=ids)
         ec2.get_waiter("instance_terminated").wait(InstanceIds=ids, WaiterConfig=QUICK)
         for volume in cls.volumes:

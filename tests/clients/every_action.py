@@ -158,7 +158,7 @@ EXPECTED = {
     ),
     "AuthorizeSecurityGroupIngress": ["return", *below("securityGroupRuleSet/item", RULE)],
     "AuthorizeSecurityGroupEgress": ["return", *below("securityGroupRuleSet/item", RULE)],
-    "RevokeSecurityGroupIngress": ["return"],
+    "RevokeSecurityGroupIngress": ["return", "unknownIpPermissionSet/item/fromPort"],
     "RevokeSecurityGroupEgress": ["return"],
     "CreateTags": ["return"],
     "DeleteTags": ["return"],
@@ -320,6 +320,11 @@ class EveryAction(unittest.TestCase):
         ec2.revoke_security_group_ingress(
             GroupId=group, IpProtocol="tcp", FromPort=80, ToPort=81, CidrIp="0.0.0.0/0"
         )
+        # In a default VPC it is no error that there is no such rule.
+        unknown = ec2.revoke_security_group_ingress(
+            GroupId=group, IpProtocol="tcp", FromPort=9, ToPort=9, CidrIp="0.0.0.0/0"
+        )["UnknownIpPermissions"]
+        self.assertEqual([each["FromPort"] for each in unknown], [9])
         # What Terraform does first of all.
         ec2.revoke_security_group_egress(
             GroupId=group, IpPermissions=[{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]

@@ -15,7 +15,7 @@ use crate::{ec2, new_log, path, payload, program};
 
 /// The region of all daemons here.
 pub const REGION: &str = "us-east-1";
-/// The smallest instance type, which only these daemons have: 1 CPU and 64 MiB.
+/// An instance type that EC2 does not have: 1 CPU and 64 MiB.
 pub const TINY: &str = "lab.tiny";
 /// A daemon may take this long to be ready, or to end; in an emulated lab too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,13 +38,19 @@ pub struct Template {
 }
 
 impl Agent {
-    /// Starts a daemon over empty directories. `more` are further lines of its configuration, before any section.
+    /// Starts a daemon over empty directories that knows [`TINY`]. `more` are further lines of its configuration.
     pub fn start(more: &str) -> Result<Self> {
+        Self::with_types_of_ec2(&format!(
+            "{more}\n[[instance-types]]\nname = \"{TINY}\"\nvcpus = 1\nmemory = 64\n"
+        ))
+    }
+
+    /// As [`Agent::start`], with a daemon that knows EC2's types only.
+    pub fn with_types_of_ec2(more: &str) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("innkeeper-agent-").tempdir()?;
         let configuration = format!(
             "listen = \"127.0.0.1:0\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
-             run-directory = \"{0}/run\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}\n\
-             [[instance-types]]\nname = \"{TINY}\"\nvcpus = 1\nmemory = 64\n",
+             run-directory = \"{0}/run\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}",
             path(directory.path()),
             cache = crate::cache().join("images"),
             vmm = program("innkeeper-vmm"),

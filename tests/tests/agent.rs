@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use innkeeper_tests::agent::{Agent, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
-use innkeeper_tests::ec2::{numbered, texts};
+use innkeeper_tests::ec2::{console_text, numbered, texts};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -16,14 +18,14 @@ const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 
 
 /// A daemon, and an image of a payload that says that it is ready: `idle` does nothing more, `button` switches itself
 /// off when the power button is pressed.
-fn start(payload: &'static str, more: &str) -> Result<(Agent, String, Template)> {
-    let agent = Agent::start(&format!("{IMPATIENT}\n{more}"))?;
+fn start(payload: &'static str) -> Result<(Agent, String, Template)> {
+    let agent = Agent::with_types_of_ec2(IMPATIENT)?;
     let template = agent.payload(payload)?;
     let image = agent.register("bare", &template)?;
     Ok((agent, image, template))
 }
 
-/// All files below a directory, but for those of the store.
+/// All files and directories below a directory.
 fn files(directory: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     let mut rest = vec![directory.to_owned()];
@@ -39,51 +41,21 @@ fn files(directory: &Path) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-#[test]
-fn the_walker_finds_what_is_wrong_with_an_answer() -> Result<()> {
-    run_suite(&mut suite("test_walker")?)
-}
-
-#[test]
-fn every_answer_is_as_the_model_has_it() -> Result<()> {
-    let (agent, image, template) = start("idle", "")?;
-    agent.run_suite("every_action", &image, &template)?;
-    agent.wait_for_vmms(0)
-}
-
-#[test]
-fn bad_requests_get_ec2s_errors() -> Result<()> {
-    let (agent, image, template) = start("idle", "")?;
-    agent.run_suite("bad_requests", &image, &template)?;
-    agent.wait_for_vmms(0)
-}
-
-#[test]
-fn instances_live_in_boto3s_resources() -> Result<()> {
-    let (agent, image, template) = start("button", "")?;
-    agent.run_suite("life", &image, &template)?;
-    agent.wait_for_vmms(0)
-}
-
-#[test]
-fn the_documented_commands_do_what_they_say() -> Result<()> {
-    let (agent, image, template) = start("button", "")?;
-    aws::life(&agent, &image, &template)
-}
-
-#[test]
-fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
-    let (agent, image, _) = start("idle", "terminated-retention = 1")?;
+/// Launches so many instances with one call, and terminates them, until they are not even listed any more.
+fn come_and_go(agent: &Agent, image: &str, count: usize) -> Result<()> {
     let client = agent.client()?;
-    let before = [files(&agent.state_directory())?, files(&agent.run_directory())?];
-    let launch =
-        [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "50"), ("MaxCount", "50")];
+    let all = count.to_string();
+    let launch = [("ImageId", image), ("InstanceType", TINY), ("MinCount", &all), ("MaxCount", &all)];
     let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
-    ensure!(ids.iter().collect::<BTreeSet<_>>().len() == 50, "not 50 instances: {ids:?}");
+    let different = |texts: &[String]| texts.iter().collect::<BTreeSet<_>>().len();
+    ensure!(different(&ids) == count, "not {count} instances: {ids:?}");
     client.wait_for(&ids, "running", PATIENCE)?;
-    agent.wait_for_vmms(50)?;
-    let addresses = texts(&client.ask("DescribeInstances", &[])?, "privateIpAddress");
-    ensure!(addresses.iter().collect::<BTreeSet<_>>().len() == 50, "not 50 addresses: {addresses:?}");
+    agent.wait_for_vmms(count)?;
+    let interfaces = client.ask("DescribeNetworkInterfaces", &[])?;
+    ensure!(
+        different(&texts(&interfaces, "networkInterfaceId")) == count,
+        "not {count} interfaces: {interfaces}"
+    );
 
     let chosen = numbered("InstanceId", &ids);
     let chosen: Vec<_> = chosen.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -91,18 +63,56 @@ fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
     agent.wait_for_vmms(0)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let instances = texts(&client.ask("DescribeInstances", &[])?, "instanceId");
-        if instances.is_empty() {
-            break;
+        let listed = texts(&client.ask("DescribeInstances", &[])?, "instanceId").len();
+        if listed == 0 {
+            return Ok(());
         }
-        ensure!(
-            Instant::now() < deadline,
-            "{} instances are still listed{}",
-            instances.len(),
-            agent.last_words()
-        );
+        ensure!(Instant::now() < deadline, "{listed} instances are still listed{}", agent.last_words());
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn the_walker_finds_what_is_wrong_with_an_answer() -> Result<()> {
+    run_suite(&mut suite("test_walker")?)
+}
+
+#[test]
+fn every_answer_is_as_the_model_has_it() -> Result<()> {
+    let (agent, image, template) = start("idle")?;
+    agent.run_suite("every_action", &image, &template)?;
+    agent.wait_for_vmms(0)
+}
+
+#[test]
+fn bad_requests_get_ec2s_errors() -> Result<()> {
+    let (agent, image, template) = start("idle")?;
+    agent.run_suite("bad_requests", &image, &template)?;
+    agent.wait_for_vmms(0)
+}
+
+#[test]
+fn instances_live_in_boto3s_resources() -> Result<()> {
+    let (agent, image, template) = start("button")?;
+    agent.run_suite("life", &image, &template)?;
+    agent.wait_for_vmms(0)
+}
+
+#[test]
+fn the_documented_commands_do_what_they_say() -> Result<()> {
+    let (agent, image, template) = start("button")?;
+    aws::life(&agent, &image, &template)
+}
+
+#[test]
+fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
+    let agent = Agent::start(&format!("{IMPATIENT}\nterminated-retention = 1"))?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    // The first one ever leaves the directories that all share.
+    come_and_go(&agent, &image, 1)?;
+    let before = [files(&agent.state_directory())?, files(&agent.run_directory())?];
+    come_and_go(&agent, &image, 50)?;
+    let client = agent.client()?;
     for (action, element) in [
         ("DescribeVolumes", "volumeId"),
         ("DescribeNetworkInterfaces", "networkInterfaceId"),
@@ -121,7 +131,9 @@ fn fifty_instances_come_and_go_and_leave_nothing() -> Result<()> {
 
 #[test]
 fn guests_outlive_the_daemon() -> Result<()> {
-    let (mut agent, image, template) = start("idle", "")?;
+    let mut agent = Agent::start(IMPATIENT)?;
+    let template = agent.payload("idle")?;
+    let image = agent.register("bare", &template)?;
     let client = agent.client()?;
     let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "3"), ("MaxCount", "3")];
     let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
@@ -152,4 +164,104 @@ fn guests_outlive_the_daemon() -> Result<()> {
     client.ask("TerminateInstances", &[("InstanceId.1", &ids[1]), ("InstanceId.2", &ids[2])])?;
     client.wait_for(&ids[1..], "terminated", PATIENCE)?;
     agent.wait_for_vmms(0)
+}
+
+/// The state of the only instance, and why it is in it.
+fn wait_for_end(agent: &Agent, id: &str, state: &str) -> Result<String> {
+    let client = agent.client()?;
+    client.wait_for(&[id.to_owned()], state, PATIENCE)?;
+    agent.wait_for_vmms(0)?;
+    let answer = client.ask("DescribeInstances", &[("InstanceId.1", id)])?;
+    let reason = answer.split("<stateReason>").nth(1).unwrap_or_default();
+    Ok(texts(reason, "code").into_iter().next().unwrap_or_default())
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_follows_its_shutdown_behaviour() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("short", &agent.payload("hello")?)?;
+    for (behaviour, state) in [("stop", "stopped"), ("terminate", "terminated")] {
+        let launch = [
+            ("ImageId", image.as_str()),
+            ("InstanceType", TINY),
+            ("MinCount", "1"),
+            ("MaxCount", "1"),
+            ("InstanceInitiatedShutdownBehavior", behaviour),
+        ];
+        let client = agent.client()?;
+        let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+        ensure!(wait_for_end(&agent, &ids[0], state)? == "Client.InstanceInitiatedShutdown");
+        let console = console_text(&client.ask("GetConsoleOutput", &[("InstanceId", &ids[0])])?)?;
+        ensure!(console.starts_with("hello from a bare guest"), "its console: {console:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_instance_whose_vmm_dies_is_stopped_and_can_be_started() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let client = agent.client()?;
+    let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "1"), ("MaxCount", "1")];
+    let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+    client.wait_for(&ids, "running", PATIENCE)?;
+    for pid in agent.vmms()? {
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
+    }
+    ensure!(wait_for_end(&agent, &ids[0], "stopped")? == "Server.InternalError");
+    client.ask("StartInstances", &[("InstanceId.1", &ids[0])])?;
+    client.wait_for(&ids, "running", PATIENCE)?;
+    agent.wait_for_vmms(1)?;
+    client.ask("TerminateInstances", &[("InstanceId.1", &ids[0])])?;
+    ensure!(wait_for_end(&agent, &ids[0], "terminated")? == "Client.UserInitiatedShutdown");
+    Ok(())
+}
+
+/// Between MinCount and MaxCount, and none below MinCount.
+#[test]
+fn as_many_are_launched_as_fit() -> Result<()> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let agent = Agent::start("cpu-overcommit = 1.0")?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let client = agent.client()?;
+    let launch = |min: usize, max: usize| {
+        let (min, max) = (min.to_string(), max.to_string());
+        let parameters =
+            [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", &min), ("MaxCount", &max)];
+        client.send("RunInstances", &parameters)
+    };
+    let refused = |(status, answer): (u16, String)| {
+        let code = texts(&answer, "Code");
+        ensure!(status == 500 && code == ["InsufficientInstanceCapacity"], "{status}: {answer}");
+        Ok(())
+    };
+    refused(launch(cpus + 1, cpus + 1)?)?;
+    let (status, answer) = launch(1, cpus + 5)?;
+    ensure!(status == 200 && texts(&answer, "instanceId").len() == cpus, "{status}: {answer}");
+    refused(launch(1, 1)?)
+}
+
+/// A client that got no answer sends its request again, perhaps before the first one is through.
+#[test]
+fn the_same_launch_at_the_same_time_is_one_launch() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let launch = || {
+        let parameters = [
+            ("ImageId", image.as_str()),
+            ("InstanceType", TINY),
+            ("MinCount", "2"),
+            ("MaxCount", "2"),
+            ("ClientToken", "once"),
+        ];
+        agent.client()?.ask("RunInstances", &parameters)
+    };
+    let answers = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|_| scope.spawn(launch)).collect();
+        let answers = threads.into_iter().map(|thread| thread.join().expect("a launch does not panic"));
+        answers.collect::<Result<Vec<_>>>()
+    })?;
+    let launched: BTreeSet<Vec<String>> = answers.iter().map(|answer| texts(answer, "instanceId")).collect();
+    ensure!(launched.len() == 1, "different answers: {launched:?}");
+    agent.wait_for_vmms(2)
 }
