@@ -14,6 +14,12 @@ use tracing_subscriber::EnvFilter;
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     innkeeper_vmm::cli::prepare_process();
+    // A guest that goes on without one of its devices' threads is worse than one that ends.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     // Quiet unless RUST_LOG says otherwise.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     // Whoever reads the log may go away: that is no reason to panic.
