@@ -224,12 +224,12 @@ ASKED = [
     ("RegisterImage", {"Name": "bad-image"}, "MissingParameter"),
     ("RegisterImage", {"Name": "x", "ImageLocation": LOCATION}, "InvalidAMIName.Malformed"),
     ("RegisterImage", {"Name": "{image_name}", "ImageLocation": LOCATION}, "InvalidAMIName.Duplicate"),
-    ("RegisterImage", {"Name": "bad-image", "ImageLocation": "/nowhere/at/all"}, "InvalidParameterValue"),
-    ("RegisterImage", {"Name": "bad-image", "ImageLocation": "/etc"}, "InvalidParameterValue"),
+    ("RegisterImage", {"Name": "bad-image", "ImageLocation": "/nowhere/at/all"}, "InvalidManifest"),
+    ("RegisterImage", {"Name": "bad-image", "ImageLocation": "/etc"}, "InvalidManifest"),
     (
         "RegisterImage",
         {"Name": "bad-image", "ImageLocation": LOCATION + "/../../../../etc"},
-        "InvalidParameterValue",
+        "InvalidManifest",
     ),
     (
         "RegisterImage",
