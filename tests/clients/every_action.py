@@ -449,7 +449,8 @@ class EveryAction(unittest.TestCase):
             ec2.get_paginator("describe_volumes").paginate(Filters=self.mine(), PaginationConfig={"PageSize": 5})
         )
         self.assertGreater(len(pages), 1)
-        ec2.detach_volume(VolumeId=volume)
+        # The guest does not let go by itself.
+        ec2.detach_volume(VolumeId=volume, Force=True)
         ec2.get_waiter("volume_available").wait(VolumeIds=[volume], WaiterConfig=QUICK)
         for each in ec2.describe_volumes(Filters=[*self.mine(), {"Name": "status", "Values": ["available"]}])[
             "Volumes"

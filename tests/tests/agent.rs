@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use innkeeper_tests::agent::{Agent, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
-use innkeeper_tests::ec2::{console_text, numbered, texts};
+use innkeeper_tests::ec2::{Client, console_text, numbered, texts};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -264,4 +264,64 @@ fn the_same_launch_at_the_same_time_is_one_launch() -> Result<()> {
     let launched: BTreeSet<Vec<String>> = answers.iter().map(|answer| texts(answer, "instanceId")).collect();
     ensure!(launched.len() == 1, "different answers: {launched:?}");
     agent.wait_for_vmms(2)
+}
+
+/// Two guests that write to one volume would destroy it.
+#[test]
+fn a_volume_is_given_away_only_when_its_guest_has_let_go() -> Result<()> {
+    let mut agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let mut client = agent.client()?;
+    let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "2"), ("MaxCount", "2")];
+    let ids = texts(&client.ask("RunInstances", &launch)?, "instanceId");
+    client.wait_for(&ids, "running", PATIENCE)?;
+    let made = client.ask("CreateVolume", &[("AvailabilityZone", "us-east-1a"), ("Size", "1")])?;
+    let volume = texts(&made, "volumeId").pop().unwrap_or_default();
+    let attach = |client: &Client, instance: &str| {
+        let parameters = [("VolumeId", volume.as_str()), ("InstanceId", instance), ("Device", "/dev/sdf")];
+        client.send("AttachVolume", &parameters)
+    };
+    let detach = |client: &Client, force: &str| {
+        client.ask("DetachVolume", &[("VolumeId", volume.as_str()), ("Force", force)])
+    };
+    let wait = |client: &Client, status: &str| -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = client.ask("DescribeVolumes", &[("VolumeId.1", &volume)])?;
+            if texts(&answer, "status").iter().any(|found| found == status) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{volume} is not {status}: {answer}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    ensure!(attach(&client, &ids[0])?.0 == 200);
+    wait(&client, "attached")?;
+    // This guest never lets go by itself.
+    detach(&client, "false")?;
+    wait(&client, "detaching")?;
+    let (status, answer) = attach(&client, &ids[1])?;
+    ensure!(status == 400 && answer.contains("VolumeInUse"), "{answer}");
+    // What was begun is known to the next agent.
+    agent.kill()?;
+    agent.resume()?;
+    client = agent.client()?;
+    wait(&client, "detaching")?;
+    detach(&client, "true")?;
+    wait(&client, "available")?;
+    ensure!(attach(&client, &ids[1])?.0 == 200);
+    wait(&client, "attached")?;
+    // The end of a guest is the end of waiting for it.
+    detach(&client, "false")?;
+    wait(&client, "detaching")?;
+    client.ask("StopInstances", &[("InstanceId.1", &ids[1]), ("Force", "true")])?;
+    wait(&client, "available")?;
+    client.ask("DeleteVolume", &[("VolumeId", &volume)])?;
+    let file = agent.state_directory().join("volumes").join(format!("{volume}.raw"));
+    let deadline = Instant::now() + PATIENCE;
+    while file.exists() {
+        ensure!(Instant::now() < deadline, "{} is left", file.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

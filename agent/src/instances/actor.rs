@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::lifecycle::Observation;
+use super::settle::settle;
 use super::vmm::{Vmm, VmmError};
 use super::{Ask, Shared, chain, failpoint};
 use crate::host::VmmProcess;
@@ -125,8 +126,8 @@ impl Actor {
                         let reason = instance.lifecycle.state_reason.as_ref().map(|reason| &*reason.message);
                         tracing::info!(instance = %id, from = from.name(), to = to.name(), reason);
                     }
-                    super::steps::settle(draft, &instance, &seen);
-                    draft.put(instance);
+                    draft.put(instance.clone());
+                    settle(draft, &instance, &seen);
                 }
                 Ok(())
             }
@@ -156,7 +157,7 @@ impl Actor {
         if let Err(seen) = self.adopt(instance).await {
             return Some(seen);
         }
-        self.reconcile_disks(instance).await;
+        self.reconcile_volumes(instance).await;
         match self.wait(None).await {
             Woken::Seen(seen) => Some(seen),
             Woken::Changed | Woken::Time => None,

@@ -1,7 +1,8 @@
 //! The instances' lives: one actor each, that brings about what its record says.
 //!
 //! - [`lifecycle`] is the pure part: which step follows from what.
-//! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done.
+//! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
+//!   what that means for other records.
 //! - [`vmm`] is the connection to a VMM, [`capacity`] what the host has room for, [`failpoint`] where tests let the agent
 //!   die.
 //!
@@ -13,6 +14,7 @@ pub mod capacity;
 mod console;
 pub mod failpoint;
 pub mod lifecycle;
+mod settle;
 mod steps;
 pub mod vmm;
 
@@ -32,6 +34,7 @@ use crate::state::State;
 use crate::volumes::Volumes;
 use actor::Actor;
 pub use console::{ConsoleOutput, Consoles};
+pub use settle::detach;
 
 /// How long an actor may take to answer: it may be copying a disk.
 const PATIENCE: Duration = Duration::from_secs(5);

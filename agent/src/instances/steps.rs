@@ -17,10 +17,12 @@ use super::actor::{Actor, Woken, blocking};
 use super::chain;
 use super::failpoint::pass;
 use super::lifecycle::Observation;
+use super::settle::{attached, detach};
 use super::vmm::Vmm;
 use crate::ids::{InstanceId, VolumeId};
-use crate::records::{Instance, NetworkInterface, Snapshot, Step, Tags, Volume, VolumeState};
+use crate::records::{AttachmentStatus, Instance, Snapshot, Step, Volume};
 use crate::state::Draft;
+use crate::store::StoreError;
 
 /// How often the power button is pressed: a guest that was busy booting has not heard it.
 const BUTTON_INTERVAL: Duration = Duration::from_secs(10);
@@ -189,25 +191,49 @@ impl Actor {
         }
     }
 
-    /// Gives a running guest the disks that it is to have, and asks it for those that it is to lose.
-    pub(super) async fn reconcile_disks(&mut self, instance: &Instance) {
+    /// Gives a running guest the volumes that it is to have, takes those that it is to lose, and records what came of
+    /// it.
+    pub(super) async fn reconcile_volumes(&mut self, instance: &Instance) {
         for device in &instance.block_devices {
-            if !self.disks.contains(&device.volume)
-                && let Err(error) = self.attach_disk(&device.volume).await
-            {
-                tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot attach a volume");
+            let id = &device.volume;
+            let Some(attachment) = self.record::<Volume>(id).and_then(|volume| volume.attachment.clone())
+            else {
+                continue;
+            };
+            let result = match (attachment.status, self.disks.contains(id)) {
+                (AttachmentStatus::Attached, true) => Ok(()),
+                (AttachmentStatus::Attaching, true) => self.change(id, attached).await,
+                (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
+                    match self.attach_disk(id).await {
+                        Ok(()) => self.change(id, attached).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                (AttachmentStatus::Detaching { force }, true) => self.ask_for_disk(id, force).await,
+                (AttachmentStatus::Detaching { .. }, false) => self.change(id, detach).await,
+            };
+            if let Err(error) = result {
+                tracing::warn!(instance = %self.id, volume = %id, error = chain(error.as_ref()), "cannot do so");
             }
         }
-        let wanted = |id: &VolumeId| instance.block_devices.iter().any(|device| device.volume == *id);
-        let unwanted: Vec<VolumeId> = self.disks.iter().filter(|id| !wanted(id)).cloned().collect();
-        for id in unwanted {
-            let detach = Command::Detach { id: id.to_string(), force: false };
-            if let Some(vmm) = self.vmm.as_mut()
-                && let Err(error) = vmm.say(detach).await
-            {
-                tracing::warn!(instance = %self.id, volume = %id, error = chain(&error), "cannot detach");
-            }
-        }
+    }
+
+    /// Asks the guest to let go of a volume, or takes it away. An event tells when it has.
+    async fn ask_for_disk(&mut self, id: &VolumeId, force: bool) -> Result<()> {
+        self.vmm()?.say(Command::Detach { id: id.to_string(), force }).await?;
+        Ok(())
+    }
+
+    /// Records a change of a volume.
+    async fn change(&self, id: &VolumeId, change: fn(&mut Draft, &VolumeId)) -> Result<()> {
+        let (shared, id) = (self.shared.clone(), id.clone());
+        let changed = blocking(move || {
+            shared.state.change(|draft| -> Result<(), StoreError> {
+                change(draft, &id);
+                Ok(())
+            })
+        });
+        Ok(changed.await?)
     }
 
     /// Lets the guest reboot.
@@ -301,33 +327,6 @@ impl Actor {
         }
         pass("release-volumes.removed");
         Ok(())
-    }
-}
-
-/// Brings other records in line with an instance that has just taken a step.
-pub(super) fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
-    match seen {
-        Observation::Done(Step::PrepareVolumes) => {
-            for device in &instance.block_devices {
-                draft.update::<Volume>(&device.volume, |volume| volume.state = VolumeState::InUse);
-            }
-        }
-        Observation::Done(Step::ReleaseVolumes) => {
-            for device in &instance.block_devices {
-                if device.delete_on_termination {
-                    draft.remove::<Volume>(&device.volume);
-                    draft.remove::<Tags>(&device.volume);
-                } else {
-                    draft.update::<Volume>(&device.volume, |volume| {
-                        volume.state = VolumeState::Available;
-                        volume.attachment = None;
-                    });
-                }
-            }
-            draft.remove::<NetworkInterface>(&instance.network_interface);
-            draft.remove::<Tags>(&instance.network_interface);
-        }
-        _ => {}
     }
 }
 

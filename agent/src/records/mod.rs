@@ -19,7 +19,7 @@ pub use instance::{
     BlockDevice, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason, Step,
 };
 pub use network::{DhcpOptions, NetworkInterface, Peer, Rule, SecurityGroup, Subnet, Vpc};
-pub use storage::{Attachment, MappedVolume, Mapping, Snapshot, Volume, VolumeState};
+pub use storage::{Attachment, AttachmentStatus, MappedVolume, Mapping, Snapshot, Volume, VolumeState};
 
 use crate::ids::KeyPairId;
 

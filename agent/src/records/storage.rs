@@ -63,6 +63,34 @@ pub struct Attachment {
     pub delete_on_termination: bool,
     /// Since when.
     pub attached: Timestamp,
+    /// How far it is.
+    pub status: AttachmentStatus,
+}
+
+/// How far an attachment is. A volume has one until no VMM can write to it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentStatus {
+    /// The guest is to get it.
+    Attaching,
+    /// The guest has it, or will have it when it starts.
+    Attached,
+    /// The guest was asked to let go of it.
+    Detaching {
+        /// Whether it is not waited for.
+        force: bool,
+    },
+}
+
+impl AttachmentStatus {
+    /// EC2's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attaching => "attaching",
+            Self::Attached => "attached",
+            Self::Detaching { .. } => "detaching",
+        }
+    }
 }
 
 /// A snapshot.

@@ -11,8 +11,8 @@ use crate::ids::SecurityGroupId;
 use crate::query::Context;
 use crate::query::tags::{Tag, tag_set};
 use crate::records::{
-    BlockDevice, Image, Instance, InstanceState, MetadataOptions, NetworkInterface, SecurityGroup, Volume,
-    VolumeState,
+    AttachmentStatus, BlockDevice, Image, Instance, InstanceState, MetadataOptions, NetworkInterface,
+    SecurityGroup, Volume,
 };
 use crate::state::World;
 
@@ -418,12 +418,10 @@ pub fn attached_devices(instance: &Instance) -> impl Iterator<Item = &BlockDevic
 /// How far a volume's attachment is, and since when it is there.
 pub fn attachment(world: &World, instance: &Instance, device: &BlockDevice) -> (&'static str, Timestamp) {
     let volume = world.get::<Volume>(&device.volume);
-    let attached = volume.and_then(|volume| volume.attachment.as_ref()).map(|found| found.attached);
-    let status = match volume.map(|volume| volume.state) {
-        Some(VolumeState::Creating) => "attaching",
-        _ => "attached",
-    };
-    (status, attached.unwrap_or(instance.launch_time))
+    match volume.and_then(|volume| volume.attachment.as_ref()) {
+        Some(attachment) => (attachment.status.name(), attachment.attached),
+        None => (AttachmentStatus::Attached.name(), instance.launch_time),
+    }
 }
 
 /// When it was launched, and not just started.

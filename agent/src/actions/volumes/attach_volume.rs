@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::item::{AttachmentItem, state_name};
 use crate::actions::lookup::find;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Attachment, BlockDevice, Instance, InstanceState, Volume, VolumeState};
+use crate::records::{
+    Attachment, AttachmentStatus, BlockDevice, Instance, InstanceState, Volume, VolumeState,
+};
 use crate::state::World;
 
 /// Gives a volume to an instance that is running or stopped.
@@ -101,13 +103,19 @@ impl Action for AttachVolume {
                 device: self.device.clone(),
                 delete_on_termination: false,
                 attached: jiff::Timestamp::now(),
+                // The instance's actor gives it to a guest that runs.
+                status: match instance.lifecycle.state {
+                    InstanceState::Running => AttachmentStatus::Attaching,
+                    _ => AttachmentStatus::Attached,
+                },
             };
             instance.block_devices.push(BlockDevice {
                 device_name: self.device.clone(),
                 volume: volume.id.clone(),
                 delete_on_termination: false,
             });
-            let item = AttachmentItem::new(&volume, &attachment, "attaching");
+            let answer = Attachment { status: AttachmentStatus::Attaching, ..attachment.clone() };
+            let item = AttachmentItem::new(&volume, &answer);
             volume.state = VolumeState::InUse;
             volume.attachment = Some(attachment);
             draft.put(volume);

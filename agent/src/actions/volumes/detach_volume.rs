@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::item::AttachmentItem;
 use crate::actions::lookup::{Named, find};
 use crate::ids::is_well_formed;
+use crate::instances::detach;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Attachment, Instance, InstanceState, Volume, VolumeState};
+use crate::records::{Attachment, AttachmentStatus, Instance, InstanceState, Volume};
 use crate::state::World;
 
 /// Takes a volume away from its instance.
@@ -16,9 +17,9 @@ pub struct DetachVolume {
     volume_id: String,
     instance_id: Option<String>,
     device: Option<String>,
-    /// Whether the guest is not waited for. Nothing is: the record changes at once, and the disk follows.
-    #[serde(default, rename = "Force")]
-    _force: bool,
+    /// Whether the guest is not waited for; it loses what it has not written.
+    #[serde(default)]
+    force: bool,
 }
 
 /// The attachment that was.
@@ -75,13 +76,19 @@ impl Action for DetachVolume {
         context.agent.state.change(|draft| {
             let attachment = self.plan(draft, context)?;
             let mut volume = Volume::clone(find(draft, context, &self.volume_id)?);
-            let item = AttachmentItem::new(&volume, &attachment, "detaching");
-            draft.update(&attachment.instance, |instance: &mut Instance| {
-                instance.block_devices.retain(|device| device.volume != volume.id);
-            });
-            volume.state = VolumeState::Available;
-            volume.attachment = None;
+            let attachment =
+                Attachment { status: AttachmentStatus::Detaching { force: self.force }, ..attachment };
+            let item = AttachmentItem::new(&volume, &attachment);
+            let has_vmm = draft
+                .get::<Instance>(&attachment.instance)
+                .is_some_and(|instance| instance.lifecycle.state.holds_capacity());
+            volume.attachment = Some(attachment);
+            let id = volume.id.clone();
             draft.put(volume);
+            // A guest that has it has to let go of it first: its instance's actor sees to that.
+            if !has_vmm {
+                detach(draft, &id);
+            }
             Ok(Response(item))
         })
     }

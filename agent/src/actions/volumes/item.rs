@@ -55,10 +55,7 @@ impl VolumeItem {
             status: state_name(volume.state),
             create_time: time(volume.created),
             attachment_set: attachment
-                .map(|attachment| {
-                    let status = if volume.state == VolumeState::Creating { "attaching" } else { "attached" };
-                    AttachmentItem::new(volume, attachment, status)
-                })
+                .map(|attachment| AttachmentItem::new(volume, attachment))
                 .into_iter()
                 .collect(),
             tags: world.tags(&volume.id).cloned().unwrap_or_default(),
@@ -72,12 +69,12 @@ impl VolumeItem {
 }
 
 impl AttachmentItem {
-    pub fn new(volume: &Volume, attachment: &Attachment, status: &'static str) -> Self {
+    pub fn new(volume: &Volume, attachment: &Attachment) -> Self {
         Self {
             volume_id: volume.id.to_string(),
             instance_id: attachment.instance.to_string(),
             device: attachment.device.clone(),
-            status,
+            status: attachment.status.name(),
             attach_time: time(attachment.attached),
             delete_on_termination: attachment.delete_on_termination,
         }

@@ -23,6 +23,7 @@ mod tests {
     use crate::actions::testing::Client;
     use crate::query::ApiError;
     use crate::records::{BlockDevice, Instance, InstanceState, Volume};
+    use crate::state::Draft;
 
     fn create(client: &Client, parameters: &str) -> String {
         client.text(&format!("CreateVolume&AvailabilityZone=us-east-1a&{parameters}"), "volumeId")
@@ -116,6 +117,17 @@ mod tests {
         ]);
         let detach = format!("DetachVolume&VolumeId={volume}&InstanceId={instance}&Device=/dev/sdf");
         assert_eq!(client.text(&detach, "status"), "detaching");
+        // Until the guest has let go of it, it is nobody else's.
+        client.refuses(&[
+            (&attach(&volume, "/dev/sdg"), "VolumeInUse"),
+            (&format!("DeleteVolume&VolumeId={volume}"), "VolumeInUse"),
+        ]);
+        let id = volume.parse().unwrap();
+        let let_go = |draft: &mut Draft| {
+            crate::instances::detach(draft, &id);
+            Ok::<_, ApiError>(())
+        };
+        client.agent.state.change(let_go).unwrap();
         let world = client.agent.state.read();
         assert!(world.get::<Instance>(&instance).unwrap().block_devices.is_empty());
         assert_eq!(world.get::<Volume>(&volume).unwrap().attachment, None);

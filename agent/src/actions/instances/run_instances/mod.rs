@@ -21,8 +21,8 @@ use crate::ids::{AttachmentId, InstanceId, NetworkInterfaceId, ReservationId, Vo
 use crate::query::tags::specified;
 use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
-    Attachment, BlockDevice, Image, ImageState, Instance, KeyPair, Lifecycle, MetadataOptions,
-    NetworkInterface, ShutdownBehavior, Volume, VolumeState,
+    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, KeyPair, Lifecycle,
+    MetadataOptions, NetworkInterface, ShutdownBehavior, Volume, VolumeState,
 };
 use crate::state::{Draft, World};
 use devices::Device;
@@ -304,6 +304,7 @@ fn volume(plan: &Plan, device: &Device, instance: &InstanceId, owner: &str, now:
             device: device.name.clone(),
             delete_on_termination: wanted.delete_on_termination,
             attached: now,
+            status: AttachmentStatus::Attaching,
         }),
     }
 }

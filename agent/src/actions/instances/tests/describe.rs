@@ -60,7 +60,7 @@ fn every_filter_finds_what_it_is_about() {
         ("block-device-mapping.attach-time", "2*"),
         ("block-device-mapping.delete-on-termination", "true"),
         ("block-device-mapping.device-name", "/dev/xvda"),
-        ("block-device-mapping.status", "attached"),
+        ("block-device-mapping.status", "attaching"),
         ("block-device-mapping.volume-id", volume.as_str()),
         ("client-token", "once"),
         ("current-instance-boot-mode", "legacy-bios"),
