@@ -112,10 +112,16 @@ impl Instances {
             self.wake(&id);
         } else if kind == Volume::KIND
             && let Ok(id) = name.parse::<VolumeId>()
-            && self.shared.state.read().get::<Volume>(&id).is_none()
         {
-            let shared = self.shared.clone();
-            tokio::task::spawn_blocking(move || remove_volume(&shared, &id));
+            let volume = self.shared.state.read().get::<Volume>(&id).cloned();
+            match volume.map(|volume| volume.attachment.clone()) {
+                Some(Some(attachment)) => self.wake(&attachment.instance),
+                Some(None) => {}
+                None => {
+                    let shared = self.shared.clone();
+                    tokio::task::spawn_blocking(move || remove_volume(&shared, &id));
+                }
+            }
         }
     }
 
