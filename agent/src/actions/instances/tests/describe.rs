@@ -221,7 +221,7 @@ fn types_are_described_in_pages_and_by_filters() {
     for (name, value, count) in [
         ("instance-type", "c5d.*", 8),
         ("free-tier-eligible", "true", 2),
-        ("vcpu-info.default-vcpus", "1", 5),
+        ("vcpu-info.default-vcpus", "1", 6),
         ("memory-info.size-in-mib", "512", 3),
         ("instance-storage-info.total-size-in-gb", "60000", 1),
         ("ebs-info.ebs-optimized-support", "unsupported", 7),
