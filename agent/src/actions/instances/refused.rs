@@ -27,6 +27,7 @@ pub fn check(request: &RunInstances, kind: &InstanceType) -> Result<(), ApiError
         (!request.inference_accelerators.is_empty(), "This host has no inference accelerators."),
         (!request.licenses.is_empty(), "This host has no license configurations."),
         (!request.secondary_interfaces.is_empty(), "This host has no secondary networks."),
+        (!request.monitoring.metric_categories.is_empty(), "This host has no metric categories."),
         (request.operator.is_some(), "This host has no managed instances: leave Operator out."),
         (given(&request.kernel_id), "An image of this host brings its kernel: leave KernelId out."),
         (

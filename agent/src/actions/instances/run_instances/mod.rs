@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use devices::MAX as MAX_VOLUMES;
 pub use network::groups_by_id;
-pub use request::RunInstances;
+pub use request::{RunInstances, Switch};
 
 use super::start_instances::no_capacity;
 use super::view::{self, maps_root};

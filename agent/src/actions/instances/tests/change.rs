@@ -205,6 +205,8 @@ fn bad_modifications_are_refused() {
         (vec![("Kernel.Value", "aki-1")], "UnsupportedOperation"),
         (vec![("EnaSupport.Value", "false")], "UnsupportedOperation"),
         (vec![("EnaSupport.Value", "true")], ""),
+        (vec![("EnclaveOptions.Enabled", "true")], "UnsupportedOperation"),
+        (vec![("EnclaveOptions.Enabled", "false")], ""),
         (vec![("Attribute", "disableApiStop"), stop], ""),
         (vec![("BlockDeviceMapping.1.DeviceName", "/dev/sdz")], "InvalidInstanceAttributeValue"),
         (
@@ -264,6 +266,8 @@ fn monitoring_metadata_credits_and_console() {
     for (action, answered, on) in
         [("MonitorInstances", "pending", true), ("UnmonitorInstances", "disabling", false)]
     {
+        let category = [one[0], ("MetricCategoryId.1", "x")];
+        assert_eq!(client.code(action, &category), "UnsupportedOperation");
         assert_eq!(client.call(action, &one).unwrap().one("state"), answered);
         assert_eq!(client.instance(&id).monitoring, on);
     }

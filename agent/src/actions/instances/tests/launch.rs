@@ -128,6 +128,7 @@ fn what_cannot_be_launched_is_refused() {
         (&[("InstanceMarketOptions.MarketType", "spot")], "UnsupportedOperation"),
         (&[("IamInstanceProfile.Name", "web")], "UnsupportedOperation"),
         (&[("Ipv6AddressCount", "1")], "UnsupportedOperation"),
+        (&[("Monitoring.Enabled", "true"), ("Monitoring.MetricCategoryId.1", "x")], "UnsupportedOperation"),
         (&[("TagSpecification.1.ResourceType", "vpc")], "InvalidParameterValue"),
         (&[("ClientToken", "ä")], "InvalidParameterValue"),
         (&[("Colour", "red")], "UnknownParameter"),
