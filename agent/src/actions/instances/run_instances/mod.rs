@@ -17,13 +17,13 @@ pub use request::{RunInstances, Switch};
 use super::start_instances::no_capacity;
 use super::view::{self, maps_root};
 use super::{metadata, refused, user_data};
-use crate::actions::lookup::find;
+use crate::actions::lookup::{find, key_pairs};
 use crate::ids::{AttachmentId, InstanceId, NetworkInterfaceId, ReservationId, VolumeId};
 use crate::query::tags::specified;
 use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
-    Attachment, BlockDevice, Image, ImageState, Instance, KeyPair, Lifecycle, MetadataOptions,
-    NetworkInterface, ShutdownBehavior, Volume, VolumeState,
+    Attachment, BlockDevice, Image, ImageState, Instance, Lifecycle, MetadataOptions, NetworkInterface,
+    ShutdownBehavior, Volume, VolumeState,
 };
 use crate::state::{Draft, World};
 use devices::Device;
@@ -68,7 +68,7 @@ impl RunInstances {
             return Err(ApiError::combination(message));
         }
         if let Some(name) = &self.key_name
-            && !world.all::<KeyPair>().any(|pair| pair.name == *name)
+            && !key_pairs(world, context).any(|pair| pair.name == *name)
         {
             let message = format!("The key pair '{name}' does not exist");
             return Err(ApiError::new("InvalidKeyPair.NotFound", message));
