@@ -166,6 +166,7 @@ impl RunInstances {
                 disable_api_stop: self.disable_api_stop,
                 ebs_optimized: self.ebs_optimized,
                 monitoring: self.monitoring.enabled,
+                cpu_credits: self.credit_specification.as_ref().map(|wanted| wanted.cpu_credits.clone()),
                 source_dest_check: true,
                 metadata_options: plan.metadata_options.clone(),
                 lifecycle: Lifecycle::launch(now),
