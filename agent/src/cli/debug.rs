@@ -12,7 +12,7 @@ use crate::instances::failpoint::PLACES;
 use crate::state::Document;
 use crate::store::{StoreError, format, redb};
 
-/// Look inside.
+/// Look inside the daemon.
 #[derive(Debug, Args)]
 pub struct Debug {
     #[command(subcommand)]
