@@ -314,6 +314,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn advice_is_given_where_the_message_has_none() {
+        for (code, message, expected) in [
+            ("InvalidParameterValue", "Invalid value 't9.tiny' for InstanceType", "`innkeeper types` lists"),
+            ("InvalidParameterValue", "The filter 'colour' is invalid", ""),
+            ("InvalidVolume.NotFound", "The volume 'vol-1' does not exist", "`innkeeper volume list` lists"),
+        ] {
+            let said = advice(code, message);
+            assert_eq!((said.contains(expected), said.is_empty()), (true, expected.is_empty()), "{message}");
+        }
+    }
+
+    #[test]
     fn an_error_is_one_line_with_ec2s_code_and_what_to_do() {
         let xml = "<Response><Errors><Error><Code>InvalidKeyPair.NotFound</Code><Message>The key pair 'a' does not \
                    exist</Message></Error></Errors><RequestID>1</RequestID></Response>";
