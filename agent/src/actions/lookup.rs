@@ -9,7 +9,7 @@ use crate::ids::{
 };
 use crate::query::{ApiError, Context};
 use crate::records::{
-    DhcpOptions, Image, Instance, NetworkInterface, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
+    DhcpOptions, Image, Instance, KeyPair, NetworkInterface, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
 };
 use crate::state::{Kept, World};
 
@@ -120,6 +120,11 @@ pub fn select<R: Named>(
     found.sort_by(|one, other| one.key().cmp(other.key()));
     found.dedup_by(|one, other| one.key() == other.key());
     Ok(found)
+}
+
+/// The caller's key pairs, which requests name by their names as well as by their ids.
+pub fn key_pairs<'w>(world: &'w World, context: Context<'w>) -> impl Iterator<Item = &'w Arc<KeyPair>> {
+    world.all::<KeyPair>().filter(move |pair| pair.owner == context.caller.account)
 }
 
 /// The ARN of one of EC2's resources.

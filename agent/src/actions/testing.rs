@@ -128,6 +128,7 @@ impl Client {
             disable_api_stop: false,
             ebs_optimized: false,
             monitoring: false,
+            cpu_credits: None,
             source_dest_check: true,
             metadata_options: Default::default(),
             lifecycle,

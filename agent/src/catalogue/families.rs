@@ -261,12 +261,15 @@ const FAMILIES: &[Family] = &[
     family("c6i", intel(3.5), PER_VCPU_2, GENERATION_6I, Store::None),
     family("c6a", amd(3.6), PER_VCPU_2, GENERATION_6A, Store::None),
     family("c7i", intel(3.2), PER_VCPU_2, GENERATION_7I, Store::None),
+    family("c7i-flex", intel(3.2), PER_VCPU_2, FLEX, Store::None),
     family("c7a", whole_cores(amd(3.7)), PER_VCPU_2, GENERATION_7A, Store::None),
     // Memory.
     family("r5", intel(3.1), PER_VCPU_8, GENERATION_5, Store::None),
     family("r5d", intel(3.1), PER_VCPU_8, GENERATION_5, DISKS_5D),
     family("r6i", intel(3.5), PER_VCPU_8, GENERATION_6I, Store::None),
+    family("r6a", amd(3.6), PER_VCPU_8, GENERATION_6A, Store::None),
     family("r7i", intel(3.2), PER_VCPU_8, GENERATION_7I, Store::None),
+    family("r7a", whole_cores(amd(3.7)), PER_VCPU_8, GENERATION_7A, Store::None),
     family("x2idn", intel(3.5), Memory::PerVcpu(16 * GIB), X2IDN, Store::Ssd(&[(1, 1900), (2, 1425), (2, 1900)])),
     // Storage.
     family("i3", intel(2.3), Memory::PerVcpu(7808), I3, Store::Ssd(&[

@@ -83,7 +83,10 @@ fn guests(config: &Config) -> Finding {
                 &output.stdout
             });
             let verdict = if output.status.success() { Verdict::Good } else { Verdict::Bad };
-            (verdict, said.trim().replace('\n', " "))
+            let said = said.trim().replace('\n', " ");
+            let silent =
+                || format!("{} check said nothing, and ended with {}", program.display(), output.status);
+            (verdict, if said.is_empty() { silent() } else { said })
         }
         Err(error) => (
             Verdict::Bad,
@@ -185,5 +188,13 @@ mod tests {
         let finding = guests(&config);
         assert_eq!(finding.verdict, Verdict::Bad);
         assert!(finding.text.starts_with("cannot run /nowhere/innkeeper-vmm"), "{}", finding.text);
+    }
+
+    #[test]
+    fn a_vmm_that_says_nothing_is_named() {
+        let config = Config { vmm: Some("/bin/false".into()), ..Config::default() };
+        let finding = guests(&config);
+        assert_eq!(finding.verdict, Verdict::Bad);
+        assert_eq!(finding.text, "/bin/false check said nothing, and ended with exit status: 1");
     }
 }

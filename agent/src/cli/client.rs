@@ -23,7 +23,7 @@ const LONGEST_ANSWER: u64 = 256 << 20;
 
 /// An error that the agent answered with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} ({code}){}", advice(code))]
+#[error("{message} ({code}){}", advice(code, message))]
 pub struct Refused {
     /// EC2's code.
     pub code: String,
@@ -32,8 +32,11 @@ pub struct Refused {
 }
 
 /// What to do about an error, where its message does not say.
-fn advice(code: &str) -> &'static str {
+fn advice(code: &str, message: &str) -> &'static str {
     match code {
+        "InvalidParameterValue" if message.ends_with("for InstanceType") => {
+            ". `innkeeper types` lists the types"
+        }
         "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" => {
             ". The credentials are those of AWS_ACCESS_KEY_ID, else those that the agent keeps in its state \
              directory: `innkeeper credentials` shows them"
@@ -308,6 +311,18 @@ pub(crate) mod tests {
             (key == "AKIAEXAMPLE").then(|| "secret".into())
         });
         assert_eq!(signer.unwrap().access_key, "AKIAEXAMPLE");
+    }
+
+    #[test]
+    fn advice_is_given_where_the_message_has_none() {
+        for (code, message, expected) in [
+            ("InvalidParameterValue", "Invalid value 't9.tiny' for InstanceType", "`innkeeper types` lists"),
+            ("InvalidParameterValue", "The filter 'colour' is invalid", ""),
+            ("InvalidVolume.NotFound", "The volume 'vol-1' does not exist", "`innkeeper volume list` lists"),
+        ] {
+            let said = advice(code, message);
+            assert_eq!((said.contains(expected), said.is_empty()), (true, expected.is_empty()), "{message}");
+        }
     }
 
     #[test]

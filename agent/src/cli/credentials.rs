@@ -10,8 +10,9 @@ use crate::credentials;
 
 /// Print the access key that the daemon made on its first start.
 ///
-/// For a shell: eval "$(innkeeper credentials)". For ~/.aws/config: credential_process = innkeeper credentials
-/// --format json.
+/// For a shell: eval "$(innkeeper credentials)"
+///
+/// For ~/.aws/config: credential_process = innkeeper credentials --format json
 #[derive(Debug, Args)]
 pub struct Credentials {
     #[command(flatten)]

@@ -31,23 +31,26 @@ pub struct Global {
         global = true,
         value_name = "FILE",
         env = "INNKEEPER_CONFIG",
+        hide_env_values = true,
         help_heading = "Global options"
     )]
     pub config: Option<PathBuf>,
-    /// Where the agent answers, such as http://127.0.0.1:8773 [default: as configured]
+    /// Where the agent answers: http://HOST:PORT [default: as configured]
     #[arg(
         long,
         global = true,
         value_name = "URL",
         env = "INNKEEPER_ENDPOINT_URL",
+        hide_env_values = true,
         help_heading = "Global options"
     )]
     pub endpoint_url: Option<String>,
-    /// How to print what there is to print
+    /// How to print the answer: as a table, or as json for programs
     #[arg(
         long,
         global = true,
         value_enum,
+        hide_possible_values = true,
         default_value_t,
         value_name = "FORMAT",
         help_heading = "Global options"
@@ -107,10 +110,10 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Splits `NAME=VALUE`; what for is in the error.
-pub fn split(text: &str, what: &str) -> anyhow::Result<(String, String)> {
+/// Splits a text such as `KEY=VALUE`; the form, and what it is for, are in the error.
+pub fn split(text: &str, what: &str, form: &str) -> anyhow::Result<(String, String)> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => bail!("{text:?} is not a {what}: write NAME=VALUE"),
+        _ => bail!("{text:?} is not a {what}: write {form}"),
     }
 }

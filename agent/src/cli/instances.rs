@@ -47,8 +47,11 @@ pub struct Ps {
 impl Ps {
     /// Does it; returns the exit status.
     pub fn execute(self, global: &Global) -> anyhow::Result<u8> {
-        let filters: Vec<_> =
-            self.filter.iter().map(|each| split(each, "filter")).collect::<anyhow::Result<_>>()?;
+        let filters: Vec<_> = self
+            .filter
+            .iter()
+            .map(|each| split(each, "filter", "NAME=VALUE"))
+            .collect::<anyhow::Result<_>>()?;
         let mut found = global.client()?.instances(Parameters::default().with_filters(&filters))?;
         // Whoever asks for a state gets it.
         let names_state = filters.iter().any(|(name, _)| name.starts_with("instance-state-"));

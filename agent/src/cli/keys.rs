@@ -55,8 +55,15 @@ pub enum Keys {
     Create {
         /// A name
         name: String,
-        /// The kind of key
-        #[arg(long = "type", short = 't', value_enum, value_name = "TYPE", default_value_t = KeyType::Ed25519)]
+        /// The kind of key: ed25519, or rsa for old clients
+        #[arg(
+            long = "type",
+            short = 't',
+            value_enum,
+            hide_possible_values = true,
+            value_name = "TYPE",
+            default_value_t = KeyType::Ed25519
+        )]
         key_type: KeyType,
         /// Write the private key to this new file, which only you can read
         #[arg(long, short)]

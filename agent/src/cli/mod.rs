@@ -46,7 +46,6 @@ mod exit_status {
 #[command(
     name = "innkeeper",
     version,
-    max_term_width = 100,
     arg_required_else_help = true,
     after_help = people::EXAMPLES
 )]
@@ -68,8 +67,8 @@ enum Command {
 /// Where the configuration is.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The configuration [default: /etc/innkeeper/innkeeper.toml, if it is there].
-    #[arg(long, value_name = "FILE", env = "INNKEEPER_CONFIG")]
+    /// The configuration file [default: /etc/innkeeper/innkeeper.toml, if it is there].
+    #[arg(long, value_name = "FILE", env = "INNKEEPER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 
@@ -111,6 +110,24 @@ mod tests {
     #[test]
     fn the_commands_are_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    /// The widest help that does not break in a common terminal.
+    const WIDEST: usize = 120;
+
+    fn check_help(command: &mut clap::Command) {
+        let help = command.render_long_help().to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= WIDEST, "{}: {line}", command.get_name());
+        }
+        command.get_subcommands_mut().for_each(check_help);
+    }
+
+    #[test]
+    fn help_is_not_wider_than_a_terminal() {
+        let mut root = Arguments::command();
+        root.build();
+        check_help(&mut root);
     }
 
     #[test]

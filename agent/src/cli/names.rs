@@ -78,12 +78,19 @@ fn all(
 
 /// The ids of instances.
 pub fn instances(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>> {
-    all(&INSTANCE, wanted, || {
-        let mut found = client.instances(Parameters::default())?;
-        // A name is free again when its instance is terminated.
-        found.retain(|each| text(each, "instanceState.name") != "terminated");
-        Ok(tagged(&found, "instanceId"))
-    })
+    all(&INSTANCE, wanted, || Ok(alive_first(client.instances(Parameters::default())?)))
+}
+
+/// A name is free again when its instance is terminated. It means that one as long as nobody else has it: its reason and
+/// its console's last words are still there.
+fn alive_first(instances: Vec<Value>) -> Vec<Candidate> {
+    let is_gone = |each: &Value| text(each, "instanceState.name") == "terminated";
+    let (gone, alive): (Vec<_>, Vec<_>) = instances.into_iter().partition(is_gone);
+    let mut candidates = tagged(&alive, "instanceId");
+    let mut rest = tagged(&gone, "instanceId");
+    rest.retain(|each| candidates.iter().all(|other| other.name != each.name));
+    candidates.extend(rest);
+    candidates
 }
 
 /// The id of an instance.
@@ -123,14 +130,20 @@ fn find_image(client: &Client, wanted: &str, abbreviated: bool) -> anyhow::Resul
 /// The id of a resource of any kind; a name is an instance's.
 pub fn resource(client: &Client, wanted: &str) -> anyhow::Result<String> {
     match wanted.rsplit_once('-') {
-        Some((prefix, _)) if is_id(wanted, &format!("{prefix}-")) => Ok(wanted.to_owned()),
+        // Names such as web-1 look like short ids.
+        Some((prefix, digits)) if digits.len() >= 8 && is_id(wanted, &format!("{prefix}-")) => {
+            Ok(wanted.to_owned())
+        }
         _ => instance(client, wanted),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::cli::client::tests::serve;
 
     fn candidates(named: &[(&str, &str)]) -> Vec<Candidate> {
         named.iter().map(|(id, name)| Candidate { id: (*id).into(), name: (*name).into() }).collect()
@@ -166,6 +179,39 @@ mod tests {
         ] {
             let chosen = choose(&IMAGE, wanted, &images, abbreviated).map_err(|error| error.to_string());
             assert_eq!(chosen.as_deref().map_err(String::as_str), found, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_terminated_instance_has_its_name_until_another_takes_it() {
+        let instance = |id: &str, name: &str, state: &str| {
+            json!({
+                "instanceId": id,
+                "instanceState": {"name": state},
+                "tagSet": [{"key": "Name", "value": name}],
+            })
+        };
+        let found = alive_first(vec![
+            instance("i-1", "web", "terminated"),
+            instance("i-2", "web", "running"),
+            instance("i-3", "db", "terminated"),
+        ]);
+        assert_eq!(found, candidates(&[("i-2", "web"), ("i-3", "db")]));
+    }
+
+    #[test]
+    fn a_resource_that_is_no_id_is_an_instances_name() {
+        let instances = "<R><reservationSet><item><instancesSet><item><instanceId>i-2</instanceId><tagSet><item>\
+                         <key>Name</key><value>web-1</value></item></tagSet></item></instancesSet></item>\
+                         </reservationSet></R>";
+        for (wanted, answers, id) in [
+            ("web-1", vec![(200, instances.to_owned())], "i-2"),
+            ("vol-0123456789abcdef0", Vec::new(), "vol-0123456789abcdef0"),
+            ("sgr-12345678", Vec::new(), "sgr-12345678"),
+        ] {
+            let (client, server) = serve(answers);
+            assert_eq!(resource(&client, wanted).unwrap(), id);
+            server.join().unwrap();
         }
     }
 

@@ -7,7 +7,7 @@ use crate::cli::names;
 /// The tags that a new resource gets: its name, and others.
 pub fn tags(name: Option<&str>, others: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     let name = name.map(|name| Ok(("Name".to_owned(), name.to_owned())));
-    name.into_iter().chain(others.iter().map(|each| split(each, "tag"))).collect()
+    name.into_iter().chain(others.iter().map(|each| split(each, "tag", "KEY=VALUE"))).collect()
 }
 
 /// Adds tags to resources.

@@ -27,10 +27,25 @@ const CONSOLE: u64 = 64 << 10;
 pub enum VmmError {
     /// It cannot be talked to.
     #[error(transparent)]
-    Protocol(#[from] ProtocolError),
+    Protocol(ProtocolError),
+    /// It is gone.
+    #[error(
+        "the VMM has ended without an answer; its log was in the run directory and has gone with it, but `innkeeper check` \
+         says what this host lacks"
+    )]
+    Ended,
     /// It does not answer.
     #[error("the VMM has not answered within {} s", PATIENCE.as_secs())]
     Silent,
+}
+
+impl From<ProtocolError> for VmmError {
+    fn from(error: ProtocolError) -> Self {
+        match error {
+            ProtocolError::Closed => Self::Ended,
+            other => Self::Protocol(other),
+        }
+    }
 }
 
 impl From<io::Error> for VmmError {
@@ -186,6 +201,22 @@ async fn receive(control: &AsyncFd<OwnedFd>) -> Result<Message, VmmError> {
             Ok((bytes, _)) => return Ok(serde_json::from_slice(&bytes).map_err(ProtocolError::from)?),
             Err(ProtocolError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_of_the_connection_is_told_as_the_end_of_the_vmm() {
+        for (error, expected) in [
+            (ProtocolError::Closed, "the VMM has ended without an answer"),
+            (ProtocolError::Io(io::Error::other("no room")), "the control socket failed: no room"),
+        ] {
+            let said = VmmError::from(error).to_string();
+            assert!(said.starts_with(expected), "{said}");
         }
     }
 }

@@ -61,6 +61,9 @@ pub struct Instance {
     pub ebs_optimized: bool,
     /// Whether detailed monitoring is on.
     pub monitoring: bool,
+    /// `standard` or `unlimited`, if it was chosen. It counts for a burstable type only.
+    #[serde(default)]
+    pub cpu_credits: Option<String>,
     /// `sourceDestCheck`.
     pub source_dest_check: bool,
     /// How the metadata service answers.

@@ -92,6 +92,8 @@ impl std::fmt::Debug for AccessKey {
 pub struct KeyPair {
     /// `key-…`.
     pub id: KeyPairId,
+    /// The account.
+    pub owner: String,
     /// Unique in the account.
     pub name: String,
     /// `rsa` or `ed25519`.

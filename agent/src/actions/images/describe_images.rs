@@ -132,7 +132,23 @@ impl Filtered for Item {
             "block-device-mapping.delete-on-termination" => {
                 |image| image.volumes(|ebs| Some(ebs.delete_on_termination.to_string()))
             }
-            "owner-alias"
+            // What no image of this host has.
+            "boot-mode"
+            | "image-watermark.source-image-creation-time"
+            | "image-watermark.source-image-id"
+            | "image-watermark.source-image-region"
+            | "image-watermark.watermark-creation-time"
+            | "image-watermark.watermark-key"
+            | "instance-type-specification.supported-instance-type"
+            | "instance-type-specification.unsupported-instance-type"
+            | "scan-result.critical-fix-available-since"
+            | "scan-result.finding-scan-date"
+            | "scan-result.high-fix-available-since"
+            | "scan-result.highest-finding-severity-label"
+            | "scan-result.informational-fix-available-since"
+            | "scan-result.low-fix-available-since"
+            | "scan-result.medium-fix-available-since"
+            | "owner-alias"
             | "platform"
             | "kernel-id"
             | "ramdisk-id"
@@ -145,6 +161,7 @@ impl Filtered for Item {
             | "source-image-region"
             | "source-instance-id"
             | "state-reason-code"
+            | "public-ssm-parameter-name"
             | "state-reason-message" => |_| Vec::new(),
             _ => return None,
         })

@@ -29,15 +29,43 @@ pub(super) struct Ebs {
     throughput: Option<u32>,
     encrypted: Option<bool>,
     delete_on_termination: Option<bool>,
+    kms_key_id: Option<String>,
+    outpost_arn: Option<String>,
+    availability_zone: Option<String>,
+    availability_zone_id: Option<String>,
+    /// Volumes are there at once, at any rate.
+    #[serde(rename = "VolumeInitializationRate")]
+    _volume_initialization_rate: Option<i64>,
+    #[serde(default)]
+    ebs_card_index: i64,
 }
 
 impl Ebs {
+    /// Refuses what an image of this host cannot say of its volumes.
+    fn check_supported(&self) -> Result<(), ApiError> {
+        for (asked, message) in [
+            (self.kms_key_id.is_some(), "This host has no KMS keys: leave KmsKeyId out."),
+            (self.outpost_arn.is_some(), "There are no outposts: leave OutpostArn out."),
+            (
+                self.availability_zone.is_some() || self.availability_zone_id.is_some(),
+                "An image is for every zone: leave the availability zones of its volumes out.",
+            ),
+            (self.ebs_card_index != 0, "An instance has one EBS card, 0: leave EbsCardIndex out."),
+        ] {
+            if asked {
+                return Err(ApiError::new("UnsupportedOperation", message));
+            }
+        }
+        Ok(())
+    }
+
     /// As it is recorded. A size is at least `smallest`, and that if none is named.
     pub fn resolve(
         &self,
         snapshot: Option<crate::ids::SnapshotId>,
         smallest: Option<u32>,
     ) -> Result<MappedVolume, ApiError> {
+        self.check_supported()?;
         let Some(size) = self.volume_size.or(smallest) else {
             return Err(ApiError::missing("size/snapshot"));
         };

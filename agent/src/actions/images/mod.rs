@@ -62,7 +62,8 @@ mod tests {
         let rest = format!(
             "&ImageId={chosen}&Description=d&KernelCommandLine=quiet&ImdsSupport=v2.0\
              &BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.Ebs.VolumeSize=9\
-             &BlockDeviceMapping.1.Ebs.VolumeType=gp3&BlockDeviceMapping.2.DeviceName=/dev/sdb\
+             &BlockDeviceMapping.1.Ebs.VolumeType=gp3&BlockDeviceMapping.1.Ebs.EbsCardIndex=0\
+             &BlockDeviceMapping.1.Ebs.VolumeInitializationRate=100&BlockDeviceMapping.2.DeviceName=/dev/sdb\
              &BlockDeviceMapping.2.VirtualName=ephemeral0&TagSpecification.1.ResourceType=snapshot\
              &TagSpecification.1.Tag.1.Key=a"
         );
@@ -85,6 +86,10 @@ mod tests {
             ("block-device-mapping.snapshot-id", snapshot.id.as_str(), 1),
             ("owner-id", "000000000000", 1),
             ("platform", "windows", 0),
+            ("boot-mode", "*", 0),
+            ("public-ssm-parameter-name", "*", 0),
+            ("image-watermark.watermark-key", "*", 0),
+            ("scan-result.finding-scan-date", "*", 0),
         ] {
             let request = format!("DescribeImages&Filter.1.Name={filter}&Filter.1.Value.1={value}");
             assert_eq!(client.texts(&request, "imageId").len(), count, "{filter}");
@@ -113,6 +118,11 @@ mod tests {
             (&with("&ImdsSupport=v1.0"), "InvalidParameterValue"),
             (&with("&KernelId=aki-1"), "UnsupportedOperation"),
             (&with(&format!("{root}.Ebs.VolumeSize=0")), "InvalidBlockDeviceMapping"),
+            (&with(&format!("{root}.Ebs.KmsKeyId=k")), "UnsupportedOperation"),
+            (&with(&format!("{root}.Ebs.OutpostArn=o")), "UnsupportedOperation"),
+            (&with(&format!("{root}.Ebs.AvailabilityZone=us-east-1a")), "UnsupportedOperation"),
+            (&with(&format!("{root}.Ebs.AvailabilityZoneId=use1-az1")), "UnsupportedOperation"),
+            (&with(&format!("{root}.Ebs.EbsCardIndex=1")), "UnsupportedOperation"),
             (&with(&format!("{root}.Ebs.VolumeType=x")), "UnknownVolumeType"),
             (&with(&format!("{root}.Ebs.SnapshotId=snap-12345678")), "InvalidParameterCombination"),
             (&with(&format!("{root}.VirtualName=ephemeral0")), "InvalidBlockDeviceMapping"),
@@ -189,6 +199,13 @@ mod tests {
         client.refuses(&[
             (&describe("colour"), "InvalidParameterValue"),
             (&format!("ModifyImageAttribute&ImageId={id}"), "InvalidParameterCombination"),
+            (&format!("ModifyImageAttribute&ImageId={id}&ProductCode.1=x"), "UnsupportedOperation"),
+            (&format!("ModifyImageAttribute&ImageId={id}&OrganizationArn.1=x"), "UnsupportedOperation"),
+            (&format!("ModifyImageAttribute&ImageId={id}&OrganizationalUnitArn.1=x"), "UnsupportedOperation"),
+            (
+                &format!("ModifyImageAttribute&ImageId={id}&LaunchPermission.Add.1.OrganizationArn=x"),
+                "UnsupportedOperation",
+            ),
             (
                 &format!("ModifyImageAttribute&ImageId={id}&LaunchPermission.Add.1.UserId=x"),
                 "InvalidAMIAttributeItemValue",

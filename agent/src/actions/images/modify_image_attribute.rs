@@ -23,6 +23,12 @@ pub struct ModifyImageAttribute {
     users: Vec<String>,
     #[serde(default, rename = "UserGroup")]
     groups: Vec<String>,
+    #[serde(default, rename = "OrganizationArn")]
+    organizations: Vec<String>,
+    #[serde(default, rename = "OrganizationalUnitArn")]
+    units: Vec<String>,
+    #[serde(default, rename = "ProductCode")]
+    product_codes: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,6 +51,8 @@ struct Changes {
 struct Who {
     user_id: Option<String>,
     group: Option<String>,
+    organization_arn: Option<String>,
+    organizational_unit_arn: Option<String>,
 }
 
 fn account(id: &str) -> Result<String, ApiError> {
@@ -63,8 +71,16 @@ fn group(name: &str) -> Result<String, ApiError> {
     Err(ApiError::new("InvalidAMIAttributeItemValue", message))
 }
 
+fn no_organizations() -> ApiError {
+    let message = "This host has no organizations: share an image with accounts, by UserId.";
+    ApiError::new("UnsupportedOperation", message)
+}
+
 impl Who {
     fn read(&self) -> Result<String, ApiError> {
+        if self.organization_arn.is_some() || self.organizational_unit_arn.is_some() {
+            return Err(no_organizations());
+        }
         match (&self.user_id, &self.group) {
             (Some(id), None) => account(id),
             (None, Some(name)) => group(name),
@@ -79,6 +95,9 @@ impl Who {
 impl ModifyImageAttribute {
     /// Those who may launch it from now on, and those who no longer may.
     fn permissions(&self) -> Result<(Vec<String>, Vec<String>), ApiError> {
+        if !self.organizations.is_empty() || !self.units.is_empty() {
+            return Err(no_organizations());
+        }
         let read = |all: &[Who]| all.iter().map(Who::read).collect::<Result<Vec<_>, _>>();
         let (mut add, mut remove) = match &self.launch_permission {
             Some(changes) => (read(&changes.add)?, read(&changes.remove)?),
@@ -100,6 +119,10 @@ impl ModifyImageAttribute {
 
     /// The image as it will be.
     fn plan(&self, world: &World, context: Context<'_>) -> Result<Image, ApiError> {
+        if !self.product_codes.is_empty() {
+            let message = "This host has no marketplace: leave ProductCode out.";
+            return Err(ApiError::new("UnsupportedOperation", message));
+        }
         let mut image = Image::clone(find_own(world, context, &self.image_id)?);
         let mut description = self.description.as_ref().map(|description| &description.value);
         let mut imds_support = self.imds_support.as_ref().map(|support| &support.value);

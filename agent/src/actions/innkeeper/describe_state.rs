@@ -1,4 +1,4 @@
-//! InnkeeperDescribeState: what `innkeeper debug state` shows when no daemon runs.
+//! InnkeeperDescribeState: what `innkeeper debug state` shows, while the daemon runs.
 
 use serde::{Deserialize, Serialize};
 

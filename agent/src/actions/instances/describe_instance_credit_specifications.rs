@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::describe_instances::no_pages_of_ids;
 use super::named::named;
-use super::refused::cpu_credits;
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};
@@ -35,7 +34,13 @@ pub struct Response {
 #[serde(rename_all = "camelCase")]
 struct Item {
     instance_id: String,
-    cpu_credits: &'static str,
+    cpu_credits: String,
+}
+
+/// What was chosen, or what its type has without a choice.
+fn cpu_credits(instance: &Instance) -> &str {
+    let of_type = if instance.instance_type.starts_with("t2.") { "standard" } else { "unlimited" };
+    instance.cpu_credits.as_deref().unwrap_or(of_type)
 }
 
 impl Filtered for Item {
@@ -61,7 +66,7 @@ impl Action for DescribeInstanceCreditSpecifications {
         let wanted = Selection::new(&self.filters)?;
         let credits = |instance: &Instance| {
             let kind = context.agent.catalogue.get(&instance.instance_type)?;
-            let cpu_credits = kind.burstable.then(|| cpu_credits(kind))?;
+            let cpu_credits = kind.burstable.then(|| cpu_credits(instance).to_owned())?;
             Some(Item { instance_id: instance.id.to_string(), cpu_credits })
         };
         let mut items: Vec<Item> = if self.ids.is_empty() {

@@ -94,7 +94,9 @@ impl Filtered for Item {
             "system-status.status" => |item| vec![item.system_status.status.to_owned()],
             "attached-ebs-status.status" => |item| vec![item.attached_ebs_status.status.to_owned()],
             "operator.managed" => |_| vec!["false".to_owned()],
-            "event.code"
+            // What no instance of this host has.
+            "application-status.status"
+            | "event.code"
             | "event.description"
             | "event.instance-event-id"
             | "event.not-after"

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::run_instances::MAX_VOLUMES;
 use crate::catalogue::{Disks, Ebs, InstanceType};
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
@@ -61,6 +62,7 @@ struct Item {
     nitro_enclaves_support: &'static str,
     nitro_tpm_support: &'static str,
     phc_support: &'static str,
+    reboot_migration_support: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -113,6 +115,8 @@ struct EbsInfo {
     encryption_support: &'static str,
     ebs_optimized_info: Option<EbsOptimizedInfo>,
     nvme_support: &'static str,
+    attachment_limit_type: &'static str,
+    maximum_ebs_attachments: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -143,6 +147,7 @@ struct NetworkInfo {
     efa_supported: bool,
     encryption_in_transit_supported: bool,
     ena_srd_supported: bool,
+    flexible_ena_queues_support: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -195,6 +200,9 @@ impl From<&InstanceType> for Item {
                 encryption_support: "supported",
                 ebs_optimized_info: kind.ebs.map(EbsOptimizedInfo::from),
                 nvme_support: if nitro { "required" } else { "unsupported" },
+                // Network interfaces take no places away from volumes.
+                attachment_limit_type: "dedicated",
+                maximum_ebs_attachments: MAX_VOLUMES,
             },
             network_info: network(kind, nitro),
             placement_group_info: PlacementGroupInfo { supported_strategies: Vec::new() },
@@ -206,6 +214,7 @@ impl From<&InstanceType> for Item {
             nitro_enclaves_support: "unsupported",
             nitro_tpm_support: "unsupported",
             phc_support: "unsupported",
+            reboot_migration_support: "unsupported",
         }
     }
 }
@@ -231,6 +240,7 @@ fn network(kind: &InstanceType, nitro: bool) -> NetworkInfo {
         efa_supported: false,
         encryption_in_transit_supported: false,
         ena_srd_supported: false,
+        flexible_ena_queues_support: "unsupported",
     }
 }
 
@@ -319,6 +329,7 @@ impl Filtered for Item {
             "processor-info.sustained-clock-speed-in-ghz" => {
                 |item| vec![item.processor_info.sustained_clock_speed_in_ghz.to_string()]
             }
+            "reboot-migration-support" => |item| vec![item.reboot_migration_support.to_owned()],
             "supported-boot-mode" => |item| texts(&item.supported_boot_modes),
             "supported-root-device-type" => |item| texts(&item.supported_root_device_types),
             "supported-usage-class" => |item| texts(&item.supported_usage_classes),
@@ -346,6 +357,8 @@ impl Filtered for Item {
 /// The filters whose names begin with `ebs-info.`.
 fn ebs_field(name: &str) -> Option<Field<Item>> {
     Some(match name {
+        "attachment-limit-type" => |item| vec![item.ebs_info.attachment_limit_type.to_owned()],
+        "maximum-ebs-attachments" => |item| vec![item.ebs_info.maximum_ebs_attachments.to_string()],
         "ebs-optimized-info.baseline-bandwidth-in-mbps" => {
             |item| item.of_ebs(|ebs| ebs.baseline_bandwidth_in_mbps.to_string())
         }
@@ -373,6 +386,9 @@ fn network_field(name: &str) -> Option<Field<Item>> {
         "bandwidth-weightings" | "efa-info.maximum-efa-interfaces" => |_| Vec::new(),
         "efa-supported" => |item| vec![item.network_info.efa_supported.to_string()],
         "ena-support" => |item| vec![item.network_info.ena_support.to_owned()],
+        "flexible-ena-queues-support" => {
+            |item| vec![item.network_info.flexible_ena_queues_support.to_owned()]
+        }
         "encryption-in-transit-supported" => {
             |item| vec![item.network_info.encryption_in_transit_supported.to_string()]
         }

@@ -52,6 +52,10 @@ impl<'w> Seen<'w> {
         self.interface.map(|interface| value(interface)).into_iter().collect()
     }
 
+    fn interface_tags(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.interface.and_then(|interface| self.world.tags(&interface.id)).into_iter().flatten()
+    }
+
     fn private_dns_name(&self) -> Vec<String> {
         self.there(private_dns_name(self.instance.private_address, self.region))
     }
@@ -177,7 +181,8 @@ impl Filtered for Seen<'_> {
             | "product-code.type"
             | "ramdisk-id"
             | "requester-id"
-            | "spot-instance-request-id" => |_| Vec::new(),
+            | "spot-instance-request-id"
+            | "tpm-support" => |_| Vec::new(),
             _ => return None,
         })
     }
@@ -190,6 +195,9 @@ impl Filtered for Seen<'_> {
 /// The filters whose names begin with `network-interface.`.
 fn interface_field<'w>(name: &str) -> Option<Field<Seen<'w>>> {
     Some(match name {
+        "addresses.private-dns-name" | "private-dns-name" => {
+            |seen| seen.of_interface(|interface| private_dns_name(interface.private_address, seen.region))
+        }
         "addresses.primary" => |seen| seen.of_interface(|_| "true".to_owned()),
         "addresses.private-ip-address" | "private-ip-address" => {
             |seen| seen.of_interface(|interface| interface.private_address.to_string())
@@ -199,7 +207,9 @@ fn interface_field<'w>(name: &str) -> Option<Field<Seen<'w>>> {
         "attachment.delete-on-termination" => {
             |seen| seen.of_interface(|interface| interface.delete_on_termination.to_string())
         }
-        "attachment.device-index" => |seen| seen.of_interface(|_| "0".to_owned()),
+        "attachment.device-index" | "attachment.network-card-index" => {
+            |seen| seen.of_interface(|_| "0".to_owned())
+        }
         "attachment.instance-id" => |seen| seen.of_interface(|interface| interface.instance.to_string()),
         "attachment.instance-owner-id" | "owner-id" => {
             |seen| seen.of_interface(|interface| interface.owner.clone())
@@ -213,12 +223,13 @@ fn interface_field<'w>(name: &str) -> Option<Field<Seen<'w>>> {
         "group-name" => |seen| if seen.interface.is_some() { seen.group_names() } else { Vec::new() },
         "mac-address" => |seen| seen.of_interface(|interface| interface.mac.clone()),
         "network-interface-id" => |seen| seen.of_interface(|interface| interface.id.to_string()),
-        "private-dns-name" => {
-            |seen| seen.of_interface(|interface| private_dns_name(interface.private_address, seen.region))
+        "ipv6-native" | "operator.managed" | "requester-managed" => {
+            |seen| seen.of_interface(|_| "false".to_owned())
         }
-        "requester-managed" => |seen| seen.of_interface(|_| "false".to_owned()),
         "source-dest-check" => |seen| seen.of_interface(|interface| interface.source_dest_check.to_string()),
         "status" => |seen| seen.of_interface(|_| "in-use".to_owned()),
+        "tag-key" => |seen| seen.interface_tags().map(|(key, _)| key.clone()).collect(),
+        "tag-value" => |seen| seen.interface_tags().map(|(_, value)| value.clone()).collect(),
         "subnet-id" => |seen| seen.of_interface(|interface| interface.subnet.to_string()),
         "vpc-id" => |seen| seen.of_interface(|interface| interface.vpc.to_string()),
         "addresses.association.allocation-id"
@@ -235,8 +246,15 @@ fn interface_field<'w>(name: &str) -> Option<Field<Seen<'w>>> {
         | "association.ip-owner-id"
         | "association.public-dns-name"
         | "association.public-ip"
+        | "deny-all-igw-traffic"
+        | "ipv4-prefixes.ipv4-prefix"
+        | "ipv6-address"
         | "ipv6-addresses.ipv6-address"
+        | "ipv6-addresses.is-primary-ipv6"
+        | "ipv6-prefixes.ipv6-prefix"
+        | "operator.principal"
         | "outpost-arn"
+        | "public-dns-name"
         | "requester-id" => |_| Vec::new(),
         _ => return None,
     })

@@ -12,6 +12,7 @@ mod filters;
 mod get_console_output;
 mod metadata;
 mod modify_instance_attribute;
+mod modify_instance_credit_specification;
 mod modify_instance_metadata_options;
 mod monitor_instances;
 mod named;
@@ -38,6 +39,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<get_console_output::GetConsoleOutput>();
     registry.add::<modify_instance_attribute::ModifyInstanceAttribute>();
     registry.add::<modify_instance_attribute::ResetInstanceAttribute>();
+    registry.add::<modify_instance_credit_specification::ModifyInstanceCreditSpecification>();
     registry.add::<modify_instance_metadata_options::ModifyInstanceMetadataOptions>();
     registry.add::<monitor_instances::MonitorInstances>();
     registry.add::<monitor_instances::UnmonitorInstances>();

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::refused::unsupported;
-use super::run_instances::{groups_by_id, parse_behavior};
+use super::run_instances::{Switch, groups_by_id, parse_behavior};
 use super::user_data;
 use crate::actions::lookup::find_own;
 use crate::ids::VolumeId;
@@ -37,6 +37,7 @@ pub struct ModifyInstanceAttribute {
     sriov_net_support: Option<IgnoredAny>,
     kernel: Option<IgnoredAny>,
     ramdisk: Option<IgnoredAny>,
+    enclave_options: Option<Switch>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,6 +112,12 @@ impl ModifyInstanceAttribute {
         }
         if let Some(wanted) = &self.ena_support {
             changes.push(ena_support(wanted.value)?);
+        }
+        if let Some(wanted) = &self.enclave_options {
+            if wanted.enabled {
+                return Err(unsupported("This host has no enclaves: leave EnclaveOptions out."));
+            }
+            changes.push(Change::Nothing);
         }
         if self.sriov_net_support.is_some() || self.kernel.is_some() || self.ramdisk.is_some() {
             return Err(fixed());

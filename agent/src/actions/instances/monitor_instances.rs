@@ -1,8 +1,10 @@
 //! MonitorInstances and UnmonitorInstances.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::named::Changes;
+use super::refused::unsupported;
 use crate::query::{Action, ApiError, Context};
 use crate::state::World;
 
@@ -12,6 +14,8 @@ use crate::state::World;
 pub struct MonitorInstances {
     #[serde(default, rename = "InstanceId")]
     ids: Vec<String>,
+    #[serde(default, rename = "MetricCategoryId")]
+    categories: Vec<IgnoredAny>,
 }
 
 /// Turns detailed monitoring off.
@@ -20,6 +24,8 @@ pub struct MonitorInstances {
 pub struct UnmonitorInstances {
     #[serde(default, rename = "InstanceId")]
     ids: Vec<String>,
+    #[serde(default, rename = "MetricCategoryId")]
+    categories: Vec<IgnoredAny>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,16 +46,30 @@ struct Monitoring {
     state: &'static str,
 }
 
-fn plan(world: &World, context: Context<'_>, ids: &[String], on: bool) -> Result<Changes, ApiError> {
+fn plan(
+    world: &World,
+    context: Context<'_>,
+    ids: &[String],
+    categories: &[IgnoredAny],
+    on: bool,
+) -> Result<Changes, ApiError> {
+    if !categories.is_empty() {
+        return Err(unsupported("This host has no metric categories."));
+    }
     Changes::plan(world, context, ids, |_, instance| {
         instance.monitoring = on;
         Ok(())
     })
 }
 
-fn set(context: Context<'_>, ids: &[String], on: bool) -> Result<Response, ApiError> {
+fn set(
+    context: Context<'_>,
+    ids: &[String],
+    categories: &[IgnoredAny],
+    on: bool,
+) -> Result<Response, ApiError> {
     context.agent.state.change(|draft| {
-        let changes = plan(draft, context, ids, on)?;
+        let changes = plan(draft, context, ids, categories, on)?;
         changes.record(draft);
         // EC2 says what is on its way; afterwards the instance says that it is so.
         let state = if on { "pending" } else { "disabling" };
@@ -66,11 +86,11 @@ impl Action for MonitorInstances {
     type Response = Response;
 
     fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
-        plan(&context.agent.state.read(), context, &self.ids, true).map(drop)
+        plan(&context.agent.state.read(), context, &self.ids, &self.categories, true).map(drop)
     }
 
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
-        set(context, &self.ids, true)
+        set(context, &self.ids, &self.categories, true)
     }
 }
 
@@ -79,10 +99,10 @@ impl Action for UnmonitorInstances {
     type Response = Response;
 
     fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
-        plan(&context.agent.state.read(), context, &self.ids, false).map(drop)
+        plan(&context.agent.state.read(), context, &self.ids, &self.categories, false).map(drop)
     }
 
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
-        set(context, &self.ids, false)
+        set(context, &self.ids, &self.categories, false)
     }
 }

@@ -27,6 +27,7 @@ pub fn check(request: &RunInstances, kind: &InstanceType) -> Result<(), ApiError
         (!request.inference_accelerators.is_empty(), "This host has no inference accelerators."),
         (!request.licenses.is_empty(), "This host has no license configurations."),
         (!request.secondary_interfaces.is_empty(), "This host has no secondary networks."),
+        (!request.monitoring.metric_categories.is_empty(), "This host has no metric categories."),
         (request.operator.is_some(), "This host has no managed instances: leave Operator out."),
         (given(&request.kernel_id), "An image of this host brings its kernel: leave KernelId out."),
         (
@@ -108,30 +109,23 @@ fn names(request: &RunInstances) -> Result<(), ApiError> {
     refuse_if(records || not(&options.hostname_type, "ip-name"), what)
 }
 
-/// Which credits a burstable type has. No CPU of this host is taken away, whatever has been spent.
-pub fn cpu_credits(kind: &InstanceType) -> &'static str {
-    if kind.name.starts_with("t2.") { "standard" } else { "unlimited" }
+/// A choice of CPU credits. No CPU of this host is taken away, whatever has been spent.
+pub fn check_credits(wanted: &str) -> Result<(), ApiError> {
+    if matches!(wanted, "standard" | "unlimited") {
+        return Ok(());
+    }
+    Err(ApiError::invalid(wanted, "CpuCredits", "Expecting one of: standard, unlimited."))
 }
 
 fn credits(request: &RunInstances, kind: &InstanceType) -> Result<(), ApiError> {
-    let Some(wanted) = request.credit_specification.as_ref().map(|wanted| wanted.cpu_credits.as_str()) else {
+    let Some(wanted) = &request.credit_specification else { return Ok(()) };
+    check_credits(&wanted.cpu_credits)?;
+    if kind.burstable {
         return Ok(());
-    };
-    if !matches!(wanted, "standard" | "unlimited") {
-        let reason = "Expecting one of: standard, unlimited.";
-        return Err(ApiError::invalid(wanted, "CpuCredits", reason));
     }
-    if !kind.burstable {
-        let message =
-            format!("The instance type {} has no CPU credits: leave CreditSpecification out.", kind.name);
-        return Err(ApiError::combination(message));
-    }
-    let what = format!(
-        "The CPU credits of {} can only be {} on this host, which counts none.",
-        kind.name,
-        cpu_credits(kind)
-    );
-    refuse_if(wanted != cpu_credits(kind), &what)
+    let message =
+        format!("The instance type {} has no CPU credits: leave CreditSpecification out.", kind.name);
+    Err(ApiError::combination(message))
 }
 
 fn cpus(request: &RunInstances, kind: &InstanceType) -> Result<(), ApiError> {

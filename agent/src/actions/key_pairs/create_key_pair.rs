@@ -54,7 +54,7 @@ impl Action for CreateKeyPair {
             }
         }
         specified(&self.tags, &["key-pair"])?;
-        check_name(&context.agent.state.read(), &self.key_name)
+        check_name(&context.agent.state.read(), context, &self.key_name)
     }
 
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {

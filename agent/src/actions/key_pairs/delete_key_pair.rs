@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::actions::lookup::key_pairs;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{KeyPair, Tags};
 
@@ -38,7 +39,7 @@ impl Action for DeleteKeyPair {
                 self.key_name.as_ref().is_none_or(|name| *name == pair.name)
                     && self.key_pair_id.as_ref().is_none_or(|id| *id == pair.id.as_str())
             };
-            let id = draft.all::<KeyPair>().find(|pair| is_meant(pair)).map(|pair| pair.id.clone());
+            let id = key_pairs(draft, context).find(|pair| is_meant(pair)).map(|pair| pair.id.clone());
             if let Some(id) = &id {
                 draft.remove::<KeyPair>(id);
                 draft.remove::<Tags>(id);

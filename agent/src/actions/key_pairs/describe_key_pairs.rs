@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::actions::lookup::time;
+use crate::actions::lookup::{key_pairs, time};
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::{Action, ApiError, Context};
 use crate::records::KeyPair;
@@ -65,12 +65,14 @@ impl Action for DescribeKeyPairs {
         let world = context.agent.state.read();
         let wanted = Selection::new(&self.filters)?;
         if let Some(name) =
-            self.names.iter().find(|name| !world.all::<KeyPair>().any(|pair| pair.name == **name))
+            self.names.iter().find(|name| !key_pairs(&world, context).any(|pair| pair.name == **name))
         {
             let message = format!("The key pair '{name}' does not exist");
             return Err(ApiError::new("InvalidKeyPair.NotFound", message));
         }
-        if let Some(id) = self.ids.iter().find(|id| world.get::<KeyPair>(id).is_none()) {
+        if let Some(id) =
+            self.ids.iter().find(|id| !key_pairs(&world, context).any(|pair| pair.id.as_str() == **id))
+        {
             let message = format!("The keyPair ID '{id}' does not exist");
             return Err(ApiError::new("InvalidKeyPair.NotFound", message));
         }
@@ -78,8 +80,7 @@ impl Action for DescribeKeyPairs {
             (self.names.is_empty() || self.names.contains(&pair.name))
                 && (self.ids.is_empty() || self.ids.iter().any(|id| *id == pair.id.as_str()))
         };
-        let mut key_set: Vec<Item> = world
-            .all::<KeyPair>()
+        let mut key_set: Vec<Item> = key_pairs(&world, context)
             .filter(|pair| is_named(pair))
             .map(|pair| Item {
                 key_pair_id: pair.id.to_string(),

@@ -49,7 +49,7 @@ impl Action for ImportKeyPair {
 
     fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
         specified(&self.tags, &["key-pair"])?;
-        check_name(&context.agent.state.read(), &self.key_name)?;
+        check_name(&context.agent.state.read(), context, &self.key_name)?;
         self.public().map(|_| ())
     }
 

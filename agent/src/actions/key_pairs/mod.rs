@@ -5,6 +5,7 @@ mod delete_key_pair;
 mod describe_key_pairs;
 mod import_key_pair;
 
+use crate::actions::lookup::key_pairs;
 use crate::ids::KeyPairId;
 use crate::keys::Public;
 use crate::query::dispatch::Registry;
@@ -21,7 +22,7 @@ pub(super) fn register(registry: &mut Registry) {
 }
 
 /// Refuses a name that a new pair cannot have.
-fn check_name(world: &World, name: &str) -> Result<(), ApiError> {
+fn check_name(world: &World, context: Context<'_>, name: &str) -> Result<(), ApiError> {
     if name.is_empty() {
         return Err(ApiError::missing("KeyName"));
     }
@@ -30,7 +31,7 @@ fn check_name(world: &World, name: &str) -> Result<(), ApiError> {
         let reason = "It must have at most 255 printable ASCII characters, and no space at its ends.";
         return Err(ApiError::invalid(name, "KeyName", reason));
     }
-    if world.all::<KeyPair>().any(|pair| pair.name == name) {
+    if key_pairs(world, context).any(|pair| pair.name == name) {
         let message = format!("The keypair '{name}' already exists.");
         return Err(ApiError::new("InvalidKeyPair.Duplicate", message));
     }
@@ -47,6 +48,7 @@ fn keep(
     let tags = specified(tags, &["key-pair"])?.remove("key-pair").unwrap_or_default();
     let pair = KeyPair {
         id: KeyPairId::random(),
+        owner: context.caller.account.clone(),
         name: name.to_owned(),
         key_type: public.key_type.name().to_owned(),
         fingerprint: public.fingerprint,
@@ -54,7 +56,7 @@ fn keep(
         created: jiff::Timestamp::now(),
     };
     context.agent.state.change(|draft| {
-        check_name(draft, name)?;
+        check_name(draft, context, name)?;
         draft.put(pair.clone());
         draft.tag(&pair.id, tags);
         Ok::<_, ApiError>(())
@@ -118,5 +120,26 @@ mod tests {
             client.ask("DeleteKeyPair&KeyName=mine").unwrap();
         }
         assert_eq!(client.texts("DescribeKeyPairs", "keyName"), ["yours"]);
+    }
+
+    #[test]
+    fn an_account_has_its_own_pairs_only() {
+        let client = Client::new();
+        let id = client.text(&import("mine"), "keyPairId");
+        let code = |request: &str| client.ask_as("111111111111", request).map_err(|error| error.code);
+        let tag = format!("CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=b");
+        for request in
+            ["DescribeKeyPairs&KeyName.1=mine", &format!("DescribeKeyPairs&KeyPairId.1={id}"), &tag]
+        {
+            assert_eq!(code(request), Err("InvalidKeyPair.NotFound"), "{request}");
+        }
+        for request in
+            ["DescribeKeyPairs", "DeleteKeyPair&KeyName=mine", &format!("DeleteKeyPair&KeyPairId={id}")]
+        {
+            assert!(!code(request).unwrap().contains(&id), "{request}");
+        }
+        code(&import("mine")).unwrap();
+        code("DeleteKeyPair&KeyName=mine").unwrap();
+        assert_eq!(client.texts("DescribeKeyPairs", "keyPairId"), [id]);
     }
 }

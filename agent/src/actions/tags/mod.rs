@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use crate::actions::lookup::{Named, find_own};
+use crate::actions::lookup::{Named, find_own, key_pairs};
 use crate::query::dispatch::Registry;
 use crate::query::tags::tag_set;
 use crate::query::{ApiError, Context};
 use crate::records::{
-    DhcpOptions, Image, Instance, KeyPair, NetworkInterface, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
+    DhcpOptions, Image, Instance, NetworkInterface, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
 };
 use crate::state::World;
 
@@ -85,8 +85,8 @@ fn exists<R: Named>(world: &World, context: Context<'_>, id: &str) -> Result<(),
     find_own::<R>(world, context, id).map(|_| ())
 }
 
-fn key_pair_exists(world: &World, _: Context<'_>, id: &str) -> Result<(), ApiError> {
-    if world.all::<KeyPair>().any(|pair| pair.id.as_str() == id) {
+fn key_pair_exists(world: &World, context: Context<'_>, id: &str) -> Result<(), ApiError> {
+    if key_pairs(world, context).any(|pair| pair.id.as_str() == id) {
         return Ok(());
     }
     Err(ApiError::new("InvalidKeyPair.NotFound", format!("The keyPair ID '{id}' does not exist")))

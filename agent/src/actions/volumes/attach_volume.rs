@@ -17,6 +17,8 @@ pub struct AttachVolume {
     volume_id: String,
     instance_id: String,
     device: String,
+    #[serde(default)]
+    ebs_card_index: i64,
 }
 
 /// The attachment itself.
@@ -49,6 +51,10 @@ impl AttachVolume {
         if !is_device_name(&self.device) {
             let reason = format!("{} is not a valid EBS device name.", self.device);
             return Err(ApiError::invalid(&self.device, "unixDevice", reason));
+        }
+        if self.ebs_card_index != 0 {
+            let message = "An instance has one EBS card, 0: leave EbsCardIndex out.";
+            return Err(ApiError::new("UnsupportedOperation", message));
         }
         if volume.attachment.is_some() {
             let message = format!("{} is already attached to an instance", volume.id);

@@ -1,5 +1,6 @@
 //! CreateVolume.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::item::VolumeItem;
@@ -28,6 +29,10 @@ pub struct CreateVolume {
     kms_key_id: Option<String>,
     multi_attach_enabled: Option<bool>,
     outpost_arn: Option<String>,
+    operator: Option<IgnoredAny>,
+    /// Volumes are there at once, at any rate.
+    #[serde(rename = "VolumeInitializationRate")]
+    _volume_initialization_rate: Option<i64>,
     client_token: Option<String>,
     #[serde(default, rename = "TagSpecification")]
     tags: Vec<TagSpecification>,
@@ -71,6 +76,10 @@ impl CreateVolume {
         }
         if self.outpost_arn.is_some() {
             let message = "There are no outposts: leave OutpostArn out.";
+            return Err(ApiError::new("UnsupportedOperation", message));
+        }
+        if self.operator.is_some() {
+            let message = "There are no managed volumes: leave Operator out.";
             return Err(ApiError::new("UnsupportedOperation", message));
         }
         if self.kms_key_id.is_some() && self.encrypted != Some(true) {

@@ -33,8 +33,9 @@ mod tests {
     fn a_volume_is_made_once_for_a_token() {
         let client = Client::new();
         let tagged = "TagSpecification.1.ResourceType=volume&TagSpecification.1.Tag.1.Key=a&TagSpecification.1.Tag.1.Value=b";
-        let id = create(&client, &format!("Size=5&VolumeType=gp3&ClientToken=t&{tagged}"));
-        assert_eq!(create(&client, &format!("Size=5&VolumeType=gp3&ClientToken=t&{tagged}")), id);
+        let five = "Size=5&VolumeType=gp3&VolumeInitializationRate=100&ClientToken=t";
+        let id = create(&client, &format!("{five}&{tagged}"));
+        assert_eq!(create(&client, &format!("{five}&{tagged}")), id);
         client.refuses(&[(
             "CreateVolume&AvailabilityZone=us-east-1a&Size=6&ClientToken=t",
             "IdempotentParameterMismatch",
@@ -70,6 +71,7 @@ mod tests {
                 "CreateVolume&AvailabilityZone=us-east-1a&Size=1&MultiAttachEnabled=true",
                 "UnsupportedOperation",
             ),
+            ("CreateVolume&AvailabilityZone=us-east-1a&Size=1&Operator.Principal=x", "UnsupportedOperation"),
             ("CreateVolume&AvailabilityZone=us-east-1a&Size=1&KmsKeyId=k", "InvalidParameterDependency"),
             ("CreateVolume&AvailabilityZone=us-east-1a&SnapshotId=snap-12345678", "InvalidSnapshot.NotFound"),
             ("CreateVolume&AvailabilityZone=us-east-1a&SnapshotId=x", "InvalidSnapshotID.Malformed"),
@@ -93,6 +95,7 @@ mod tests {
         let pending = client.instance(InstanceState::Pending);
         client.refuses(&[
             (&attach(&volume, "/dev/hda"), "InvalidParameterValue"),
+            (&attach(&volume, "/dev/sdf&EbsCardIndex=1"), "UnsupportedOperation"),
             (&attach(&away, "/dev/sdf"), "InvalidVolume.ZoneMismatch"),
             (&attach("vol-12345678", "/dev/sdf"), "InvalidVolume.NotFound"),
             (
@@ -105,7 +108,7 @@ mod tests {
             ),
             (&format!("DetachVolume&VolumeId={volume}"), "IncorrectState"),
         ]);
-        assert_eq!(client.text(&attach(&volume, "/dev/sdf"), "status"), "attaching");
+        assert_eq!(client.text(&attach(&volume, "/dev/sdf&EbsCardIndex=0"), "status"), "attaching");
         let world = client.agent.state.read();
         assert_eq!(world.get::<Instance>(&instance).unwrap().block_devices[0].volume.as_str(), volume);
         client.refuses(&[

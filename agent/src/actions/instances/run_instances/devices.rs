@@ -11,7 +11,7 @@ use crate::state::World;
 use crate::volume_types;
 
 /// The most volumes of an instance.
-const MAX: usize = 27;
+pub const MAX: usize = 27;
 
 /// A volume to make.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,19 +10,20 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use devices::MAX as MAX_VOLUMES;
 pub use network::groups_by_id;
-pub use request::RunInstances;
+pub use request::{RunInstances, Switch};
 
 use super::start_instances::no_capacity;
 use super::view::{self, maps_root};
 use super::{metadata, refused, user_data};
-use crate::actions::lookup::find;
+use crate::actions::lookup::{find, key_pairs};
 use crate::ids::{AttachmentId, InstanceId, NetworkInterfaceId, ReservationId, VolumeId};
 use crate::query::tags::specified;
 use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
-    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, KeyPair, Lifecycle,
-    MetadataOptions, NetworkInterface, ShutdownBehavior, Volume, VolumeState,
+    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, Lifecycle, MetadataOptions,
+    NetworkInterface, ShutdownBehavior, Volume, VolumeState,
 };
 use crate::state::{Draft, World};
 use devices::Device;
@@ -67,7 +68,7 @@ impl RunInstances {
             return Err(ApiError::combination(message));
         }
         if let Some(name) = &self.key_name
-            && !world.all::<KeyPair>().any(|pair| pair.name == *name)
+            && !key_pairs(world, context).any(|pair| pair.name == *name)
         {
             let message = format!("The key pair '{name}' does not exist");
             return Err(ApiError::new("InvalidKeyPair.NotFound", message));
@@ -165,6 +166,7 @@ impl RunInstances {
                 disable_api_stop: self.disable_api_stop,
                 ebs_optimized: self.ebs_optimized,
                 monitoring: self.monitoring.enabled,
+                cpu_credits: self.credit_specification.as_ref().map(|wanted| wanted.cpu_credits.clone()),
                 source_dest_check: true,
                 metadata_options: plan.metadata_options.clone(),
                 lifecycle: Lifecycle::launch(now),

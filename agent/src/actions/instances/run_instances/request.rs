@@ -39,7 +39,7 @@ pub struct RunInstances {
     #[serde(default)]
     pub ebs_optimized: bool,
     #[serde(default)]
-    pub monitoring: Switch,
+    pub monitoring: Monitoring,
     #[serde(default)]
     pub metadata_options: metadata::Wanted,
     pub credit_specification: Option<CreditSpecification>,
@@ -178,6 +178,16 @@ pub struct Ebs {
     pub _volume_initialization_rate: Option<i64>,
     #[serde(default)]
     pub ebs_card_index: i64,
+}
+
+/// `Monitoring`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct Monitoring {
+    #[serde(default)]
+    pub enabled: bool,
+    #[serde(default, rename = "MetricCategoryId")]
+    pub metric_categories: Vec<IgnoredAny>,
 }
 
 /// Something that is on or off.

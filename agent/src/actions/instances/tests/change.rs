@@ -205,6 +205,8 @@ fn bad_modifications_are_refused() {
         (vec![("Kernel.Value", "aki-1")], "UnsupportedOperation"),
         (vec![("EnaSupport.Value", "false")], "UnsupportedOperation"),
         (vec![("EnaSupport.Value", "true")], ""),
+        (vec![("EnclaveOptions.Enabled", "true")], "UnsupportedOperation"),
+        (vec![("EnclaveOptions.Enabled", "false")], ""),
         (vec![("Attribute", "disableApiStop"), stop], ""),
         (vec![("BlockDeviceMapping.1.DeviceName", "/dev/sdz")], "InvalidInstanceAttributeValue"),
         (
@@ -256,7 +258,7 @@ fn what_hangs_on_an_instance_changes_with_it() {
 }
 
 #[test]
-fn monitoring_metadata_credits_and_console() {
+fn monitoring_metadata_and_console() {
     let client = Client::new();
     let id = client.running(&[]);
     let one = [("InstanceId.1", id.as_str())];
@@ -264,6 +266,8 @@ fn monitoring_metadata_credits_and_console() {
     for (action, answered, on) in
         [("MonitorInstances", "pending", true), ("UnmonitorInstances", "disabling", false)]
     {
+        let category = [one[0], ("MetricCategoryId.1", "x")];
+        assert_eq!(client.code(action, &category), "UnsupportedOperation");
         assert_eq!(client.call(action, &one).unwrap().one("state"), answered);
         assert_eq!(client.instance(&id).monitoring, on);
     }
@@ -276,14 +280,52 @@ fn monitoring_metadata_credits_and_console() {
     assert_eq!(client.instance(&id).metadata_options.http_tokens, "required");
     let bad = [by_id, ("HttpEndpoint", "sometimes")];
     assert_eq!(client.code("ModifyInstanceMetadataOptions", &bad), "InvalidParameterValue");
-
-    let plain = client.running(&[("InstanceType", "m5.large")]);
-    let credits = client.call("DescribeInstanceCreditSpecifications", &[]).unwrap();
-    assert_eq!(
-        (credits.all("instanceId"), credits.one("cpuCredits")),
-        (vec![id.clone()], "unlimited".into())
-    );
-    let of_plain = [("InstanceId.1", plain.as_str())];
-    assert_eq!(client.code("DescribeInstanceCreditSpecifications", &of_plain), "InvalidParameterValue");
     assert_eq!(client.call("GetConsoleOutput", &[by_id, ("Latest", "true")]).unwrap().one("instanceId"), id);
+}
+
+#[test]
+fn a_burstable_instance_has_the_credits_that_were_chosen() {
+    let client = Client::new();
+    let launch = |kind: &str, credits: &str| match credits {
+        "" => client.running(&[("InstanceType", kind)]),
+        _ => client.running(&[("InstanceType", kind), ("CreditSpecification.CpuCredits", credits)]),
+    };
+    let told = |id: &str| {
+        client
+            .call("DescribeInstanceCreditSpecifications", &[("InstanceId.1", id)])
+            .map(|it| it.one("cpuCredits"))
+    };
+    for (kind, chosen, expected) in [
+        ("t2.micro", "", "standard"),
+        ("t2.micro", "unlimited", "unlimited"),
+        ("t3.micro", "", "unlimited"),
+        ("t3.micro", "standard", "standard"),
+    ] {
+        let id = launch(kind, chosen);
+        assert_eq!(told(&id).unwrap(), expected, "{kind} {chosen}");
+        // Without ids, only those that are not limited are told.
+        let all = client.call("DescribeInstanceCreditSpecifications", &[]).unwrap().all("instanceId");
+        assert_eq!(all.contains(&id), expected == "unlimited", "{kind} {chosen}");
+        act(&client, "TerminateInstances", &id, &[]);
+        client.settle();
+    }
+    let (burstable, plain, gone) = (launch("t3.micro", ""), launch("m5.large", ""), launch("t3.micro", ""));
+    act(&client, "TerminateInstances", &gone, &[]);
+    assert_eq!(told(&plain).err().unwrap().code, "InvalidParameterValue");
+    for (id, expected) in [
+        (burstable.as_str(), ""),
+        (&plain, "InstanceCreditSpecification.NotSupported"),
+        (&gone, "IncorrectInstanceState"),
+        ("i-00000000000000000", "InvalidInstanceID.NotFound"),
+        ("web", "InvalidInstanceID.Malformed"),
+    ] {
+        let one = "InstanceCreditSpecification.1";
+        let parameters = [(&*format!("{one}.InstanceId"), id), (&*format!("{one}.CpuCredits"), "standard")];
+        let answer = client.call("ModifyInstanceCreditSpecification", &parameters).unwrap();
+        assert_eq!(answer.all("code").concat(), expected, "{id}");
+        let bad = [parameters[0], (&*format!("{one}.CpuCredits"), "none")];
+        assert_eq!(client.code("ModifyInstanceCreditSpecification", &bad), "InvalidParameterValue");
+    }
+    assert_eq!(told(&burstable).unwrap(), "standard");
+    assert_eq!(client.code("ModifyInstanceCreditSpecification", &[]), "MissingParameter");
 }

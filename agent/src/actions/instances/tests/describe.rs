@@ -45,6 +45,9 @@ fn every_filter_finds_what_it_is_about() {
         ("TagSpecification.1.ResourceType", "instance"),
         ("TagSpecification.1.Tag.1.Key", "Name"),
         ("TagSpecification.1.Tag.1.Value", "web"),
+        ("TagSpecification.2.ResourceType", "network-interface"),
+        ("TagSpecification.2.Tag.1.Key", "Side"),
+        ("TagSpecification.2.Tag.1.Value", "front"),
     ];
     let other = client.running(&[("InstanceType", "m5.large")]);
     client.call("TerminateInstances", &[("InstanceId.1", &other)]).unwrap();
@@ -82,6 +85,12 @@ fn every_filter_finds_what_it_is_about() {
         ("metadata-options.instance-metadata-tags", "disabled"),
         ("monitoring-state", "disabled"),
         ("network-interface.addresses.primary", "true"),
+        ("network-interface.addresses.private-dns-name", "ip-172-31-0-4.*"),
+        ("network-interface.attachment.network-card-index", "0"),
+        ("network-interface.ipv6-native", "false"),
+        ("network-interface.operator.managed", "false"),
+        ("network-interface.tag-key", "Side"),
+        ("network-interface.tag-value", "front"),
         ("network-interface.addresses.private-ip-address", "172.31.0.4"),
         ("network-interface.attachment.attachment-id", "eni-attach-*"),
         ("network-interface.attachment.device-index", "0"),
@@ -125,7 +134,21 @@ fn every_filter_finds_what_it_is_about() {
         };
         assert_eq!((found(value), found("something else")), (1, 0), "{name}");
     }
-    for none in ["dns-name", "ip-address", "instance-lifecycle", "platform", "iam-instance-profile.arn"] {
+    for none in [
+        "dns-name",
+        "ip-address",
+        "instance-lifecycle",
+        "platform",
+        "iam-instance-profile.arn",
+        "tpm-support",
+        "network-interface.deny-all-igw-traffic",
+        "network-interface.ipv4-prefixes.ipv4-prefix",
+        "network-interface.ipv6-addresses.ipv6-address",
+        "network-interface.ipv6-addresses.is-primary-ipv6",
+        "network-interface.ipv6-prefixes.ipv6-prefix",
+        "network-interface.operator.principal",
+        "network-interface.public-dns-name",
+    ] {
         let filters = [("Filter.1.Name", none), ("Filter.1.Value.1", "*")];
         assert!(
             client.call("DescribeInstances", &filters).unwrap().all("reservationId").is_empty(),
@@ -221,12 +244,16 @@ fn types_are_described_in_pages_and_by_filters() {
     for (name, value, count) in [
         ("instance-type", "c5d.*", 8),
         ("free-tier-eligible", "true", 2),
-        ("vcpu-info.default-vcpus", "1", 5),
+        ("vcpu-info.default-vcpus", "1", 6),
         ("memory-info.size-in-mib", "512", 3),
         ("instance-storage-info.total-size-in-gb", "60000", 1),
         ("ebs-info.ebs-optimized-support", "unsupported", 7),
         ("network-info.network-performance", "100 Gigabit", 2),
         ("bare-metal", "true", 0),
+        ("ebs-info.attachment-limit-type", "shared", 0),
+        ("ebs-info.maximum-ebs-attachments", "28", 0),
+        ("network-info.flexible-ena-queues-support", "supported", 0),
+        ("reboot-migration-support", "supported", 0),
     ] {
         let filters = [("Filter.1.Name", name), ("Filter.1.Value.1", value)];
         let found = client.call("DescribeInstanceTypes", &filters).unwrap().all("instanceType").len();

@@ -21,7 +21,7 @@ use crate::store::StoreError;
 const IMAGE: &str = "ami-0123456789abcdef0";
 const SNAPSHOT: &str = "snap-0123456789abcdef0";
 
-/// A client of an agent that has an image and a key pair.
+/// A client of an agent that has an image and a key pair; another account has one too.
 struct Client {
     client: testing::Client,
     account: String,
@@ -50,14 +50,20 @@ impl Client {
             file: None,
         });
         client.put(client.image(IMAGE));
-        client.put(KeyPair {
-            id: "key-0123456789abcdef0".parse().unwrap(),
-            name: "mine".into(),
-            key_type: "ed25519".into(),
-            fingerprint: String::new(),
-            public_key: String::new(),
-            created: Timestamp::UNIX_EPOCH,
-        });
+        let (own, other) = (client.account.as_str(), "111111111111");
+        for (id, owner, name) in
+            [("key-0123456789abcdef0", own, "mine"), ("key-0123456789abcdef1", other, "yours")]
+        {
+            client.put(KeyPair {
+                id: id.parse().unwrap(),
+                owner: owner.into(),
+                name: name.into(),
+                key_type: "ed25519".into(),
+                fingerprint: String::new(),
+                public_key: String::new(),
+                created: Timestamp::UNIX_EPOCH,
+            });
+        }
         client
     }
 
