@@ -56,19 +56,12 @@ impl Volumes for RawVolumes {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let new = path.with_extension("new");
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        if let Some(source) = source {
-            copy_sparse(&File::open(source)?, &file)?;
+        let made = fill(&new, size, source).and_then(|()| fs::rename(&new, &path));
+        if made.is_err() {
+            // Mostly the disk is full, and this is a part of what it is full of.
+            let _ = fs::remove_file(&new);
         }
-        if file.metadata()?.len() > size {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("what it is made from is larger than its {size} bytes"),
-            ));
-        }
-        file.set_len(size)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
+        made?;
         File::open(&self.directory)?.sync_all()
     }
 
@@ -103,6 +96,23 @@ impl Volumes for RawVolumes {
         found.dedup();
         Ok(found)
     }
+}
+
+/// Makes a file of `size` bytes that begins with those of `source`. It is on the disk when this returns.
+fn fill(path: &Path, size: u64, source: Option<&Path>) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    if let Some(source) = source {
+        let source = File::open(source)?;
+        if source.metadata()?.len() > size {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("what it is made from is larger than its {size} bytes"),
+            ));
+        }
+        copy_sparse(&source, &file)?;
+    }
+    file.set_len(size)?;
+    file.sync_all()
 }
 
 /// Copies a file: shares its blocks where the file system can, and leaves its holes out where it cannot.
@@ -201,5 +211,6 @@ mod tests {
         File::create(&source).unwrap().set_len(2 << 20).unwrap();
         let volumes = RawVolumes::new(directory.path().join("volumes"));
         assert!(volumes.make(&VolumeId::random(), 1 << 20, Some(&source)).is_err());
+        assert!(volumes.list().unwrap().is_empty(), "what could not be made takes room");
     }
 }
