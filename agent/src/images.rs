@@ -21,6 +21,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -49,6 +50,9 @@ const USUAL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=1 8250.nr_uarts=1 ts
 /// What comes behind it for one with a disk.
 const ROOT: &str = "root=/dev/vda1";
 
+/// How many images are copied at once. Each takes the disk and one of the API's turns, for minutes if it is large.
+const MAX_COPIES: usize = 4;
+
 /// Held by who makes a directory until it is locked, and by who removes one: no new one passes for garbage.
 static CLAIMING: Mutex<()> = Mutex::new(());
 
@@ -63,6 +67,9 @@ pub enum Error {
     /// Something is not there that has to be, or is not as it has to be.
     #[error("{0}: {1}")]
     Unusable(PathBuf, String),
+    /// As many images as may be are being copied already.
+    #[error("{MAX_COPIES} images are being copied already: try again when one of them is registered")]
+    Busy,
     /// The host failed.
     #[error("cannot {what} {path}")]
     Io {
@@ -85,6 +92,31 @@ impl Error {
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |cause| Error::Io { what, path: path.to_owned(), cause }
+}
+
+/// How many images are being copied.
+#[derive(Debug, Default)]
+pub struct Copying(AtomicUsize);
+
+/// The right to copy one, until it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a>(&'a Copying);
+
+impl Copying {
+    /// A turn, if there is one.
+    pub fn begin(&self) -> Result<Turn<'_>, Error> {
+        let add = |count: usize| (count < MAX_COPIES).then_some(count + 1);
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => Ok(Turn(self)),
+            Err(_) => Err(Error::Busy),
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A file of an image directory.
@@ -410,6 +442,15 @@ mod tests {
         fs::remove_file(image.join("vmlinux")).unwrap();
         nix::unistd::mkfifo(&image.join("vmlinux"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(open(lab.path(), &image).unwrap_err().contains("regular file"));
+    }
+
+    #[test]
+    fn only_some_images_are_copied_at_once() {
+        let copying = Copying::default();
+        let mut turns: Vec<Turn> = (0..MAX_COPIES).map(|_| copying.begin().unwrap()).collect();
+        assert!(matches!(copying.begin(), Err(Error::Busy)));
+        turns.pop();
+        assert!(copying.begin().is_ok());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
+use crate::images::Copying;
 use crate::instances::capacity::Capacity;
 use crate::instances::{Consoles, Instances, Shared};
 use crate::query::dispatch::Registry;
@@ -45,6 +46,8 @@ pub struct Agent {
     pub capacity: Capacity,
     /// The actors of the instances.
     pub instances: Instances,
+    /// The images that are being copied.
+    pub copying: Copying,
 }
 
 impl Agent {
@@ -66,7 +69,7 @@ impl Agent {
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
         });
-        Ok(Self { config, state, catalogue, capacity, instances })
+        Ok(Self { config, state, catalogue, capacity, instances, copying: Copying::default() })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
