@@ -271,7 +271,9 @@ mod tests {
         });
         let id = InstanceId::random();
         fs::create_dir_all(host.directory(&id)).unwrap();
-        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        // Whoever waits for the output of a test does not wait for it.
+        let child =
+            Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let note = format!("{} {}\n", child.id(), process::start_time(child.id()).unwrap());
         fs::write(host.directory(&id).join("process"), note).unwrap();
         (run, host, id, child)
