@@ -18,9 +18,15 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
 
 use crate::ids::ImageId;
 use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot};
@@ -44,6 +50,9 @@ const USUAL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=1 8250.nr_uarts=1 ts
 /// What comes behind it for one with a disk.
 const ROOT: &str = "root=/dev/vda1";
 
+/// How many images are copied at once. Each takes the disk and one of the API's turns, for minutes if it is large.
+const MAX_COPIES: usize = 4;
+
 /// Held by who makes a directory until it is locked, and by who removes one: no new one passes for garbage.
 static CLAIMING: Mutex<()> = Mutex::new(());
 
@@ -58,6 +67,9 @@ pub enum Error {
     /// Something is not there that has to be, or is not as it has to be.
     #[error("{0}: {1}")]
     Unusable(PathBuf, String),
+    /// As many images as may be are being copied already.
+    #[error("{MAX_COPIES} images are being copied already: try again when one of them is registered")]
+    Busy,
     /// The host failed.
     #[error("cannot {what} {path}")]
     Io {
@@ -80,6 +92,31 @@ impl Error {
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |cause| Error::Io { what, path: path.to_owned(), cause }
+}
+
+/// How many images are being copied.
+#[derive(Debug, Default)]
+pub struct Copying(AtomicUsize);
+
+/// The right to copy one, until it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a>(&'a Copying);
+
+impl Copying {
+    /// A turn, if there is one.
+    pub fn begin(&self) -> Result<Turn<'_>, Error> {
+        let add = |count: usize| (count < MAX_COPIES).then_some(count + 1);
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => Ok(Turn(self)),
+            Err(_) => Err(Error::Busy),
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A file of an image directory.
@@ -114,28 +151,32 @@ impl Source {
         }
         // What cannot be found is not told from what must not be read: that would tell what the host has.
         let directory = fs::canonicalize(location).map_err(|_| forbidden())?;
-        let is_allowed = |path: &PathBuf| {
-            fs::canonicalize(path).is_ok_and(|allowed| directory != allowed && directory.starts_with(allowed))
+        let opened = allowed.iter().find_map(|allowed| {
+            let allowed = fs::canonicalize(allowed).ok()?;
+            let below = directory.strip_prefix(&allowed).ok().filter(|below| *below != Path::new(""))?;
+            Some(open_below(&allowed, below))
+        });
+        let opened = match opened.ok_or_else(forbidden)? {
+            Ok(opened) => opened,
+            Err(Errno::ENOTDIR) => return Err(Error::Unusable(directory, "it is not a directory".into())),
+            // Somebody changes things while we look.
+            Err(Errno::ELOOP | Errno::EXDEV | Errno::ENOENT | Errno::EAGAIN) => return Err(forbidden()),
+            Err(error) => return Err(io_error("open", &directory)(error.into())),
         };
-        if !allowed.iter().any(is_allowed) {
-            return Err(forbidden());
-        }
-        if !directory.is_dir() {
-            return Err(Error::Unusable(directory, "it is not a directory".into()));
-        }
+        let artefact = |name| artefact(&opened, &directory, name);
         let mut kernel = None;
         for name in KERNELS {
             if kernel.is_none() {
-                kernel = artefact(&directory, name)?;
+                kernel = artefact(name)?;
             }
         }
         let Some(kernel) = kernel else {
             let reason = format!("there is no kernel in it ({})", KERNELS.join(" or "));
             return Err(Error::Unusable(directory, reason));
         };
-        let initrd = artefact(&directory, INITRD)?;
-        let disk = artefact(&directory, DISK)?;
-        let own = artefact(&directory, COMMAND_LINE)?;
+        let initrd = artefact(INITRD)?;
+        let disk = artefact(DISK)?;
+        let own = artefact(COMMAND_LINE)?;
         let command_line = match (command_line, own) {
             (Some(text), _) => check_command_line(&directory, text)?,
             (None, Some(own)) => {
@@ -197,6 +238,9 @@ impl Source {
             let copied = || {
                 let target = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
                 copy_sparse(&artefact.file, &target)?;
+                if target.metadata()?.len() != artefact.length {
+                    return Err(io::Error::other("it has changed meanwhile; wait until it is complete"));
+                }
                 target.sync_all()
             };
             copied().map_err(io_error("copy", &path))?;
@@ -207,18 +251,27 @@ impl Source {
     }
 }
 
-/// Opens a file of an image directory, if it is there.
-fn artefact(directory: &Path, name: &'static str) -> Result<Option<Artefact>, Error> {
-    let path = directory.join(name);
+/// Opens the directory `below` an allowed one. Whoever may write there cannot put a link to elsewhere in its way, not
+/// even after the path was looked at.
+fn open_below(allowed: &Path, below: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let allowed = nix::fcntl::open(allowed, flags, Mode::empty())?;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    openat2(allowed, below, OpenHow::new().flags(flags).resolve(resolve))
+}
+
+/// Opens a file of an image directory, if it is there. `path` is the directory's, for errors.
+fn artefact(directory: &OwnedFd, path: &Path, name: &'static str) -> Result<Option<Artefact>, Error> {
+    let path = path.join(name);
     // Without waiting for the other end of what might be a pipe.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = match openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ELOOP) => {
             return Err(Error::Unusable(path, "it is a symbolic link, and has to be the file itself".into()));
         }
-        Err(error) => return Err(io_error("open", &path)(error)),
+        Err(error) => return Err(io_error("open", &path)(error.into())),
     };
     let metadata = file.metadata().map_err(io_error("look at", &path))?;
     if !metadata.is_file() || metadata.len() == 0 {
@@ -294,16 +347,30 @@ pub fn clean_up(images: &Path, state: &State) -> io::Result<()> {
             continue;
         }
         let path = entry.path();
-        let _claiming = CLAIMING.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = File::open(&path)?;
-        // Whoever has the lock is about to record it. Who has recorded it before we had the lock is in the state now.
-        if lock.try_lock().is_err() || is_needed(&state.read(), &path) {
-            continue;
+        // One that cannot be removed must not keep the others.
+        match remove_unneeded(&path, state) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(directory = %path.display(), "removed the files of an image that nobody needs any more");
+            }
+            Err(error) => {
+                tracing::warn!(directory = %path.display(), %error, "an image's files stay for now")
+            }
         }
-        fs::remove_dir_all(&path)?;
-        tracing::info!(directory = %path.display(), "removed the files of an image that nobody needs any more");
     }
     Ok(())
+}
+
+/// Removes an image's directory if no record refers to it, and says whether it has.
+fn remove_unneeded(path: &Path, state: &State) -> io::Result<bool> {
+    let _claiming = CLAIMING.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = File::open(path)?;
+    // Whoever has the lock is about to record it. Who has recorded it before we had the lock is in the state now.
+    if lock.try_lock().is_err() || is_needed(&state.read(), path) {
+        return Ok(false);
+    }
+    fs::remove_dir_all(path)?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -375,6 +442,38 @@ mod tests {
         fs::remove_file(image.join("vmlinux")).unwrap();
         nix::unistd::mkfifo(&image.join("vmlinux"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(open(lab.path(), &image).unwrap_err().contains("regular file"));
+    }
+
+    #[test]
+    fn only_some_images_are_copied_at_once() {
+        let copying = Copying::default();
+        let mut turns: Vec<Turn> = (0..MAX_COPIES).map(|_| copying.begin().unwrap()).collect();
+        assert!(matches!(copying.begin(), Err(Error::Busy)));
+        turns.pop();
+        assert!(copying.begin().is_ok());
+    }
+
+    #[test]
+    fn a_link_that_comes_after_the_look_is_not_followed() {
+        let (lab, image) = lab(&["vmlinux"]);
+        let outside = lab.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        let import = lab.path().join("import");
+        assert!(open_below(&import, Path::new("image")).is_ok());
+        fs::rename(&image, import.join("away")).unwrap();
+        symlink(&outside, &image).unwrap();
+        assert_eq!(open_below(&import, Path::new("image")).err(), Some(Errno::ELOOP));
+        assert_eq!(open_below(&import, Path::new("../outside")).err(), Some(Errno::EXDEV));
+    }
+
+    #[test]
+    fn an_image_that_changes_meanwhile_is_refused() {
+        let (lab, image) = lab(&["vmlinux", "disk.raw"]);
+        let images = lab.path().join("images");
+        let source = open(lab.path(), &image).unwrap();
+        File::options().write(true).open(image.join("disk.raw")).unwrap().set_len(1 << 20).unwrap();
+        assert!(source.copy(&images, &ImageId::random()).is_err());
+        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
     }
 
     #[test]

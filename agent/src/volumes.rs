@@ -56,19 +56,24 @@ impl Volumes for RawVolumes {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let new = path.with_extension("new");
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        if let Some(source) = source {
-            copy_sparse(&File::open(source)?, &file)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&new)?;
+        // Held until it is there: two who make it at once would write over what is in use already.
+        file.try_lock().map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "it is being made already; try again when that is done",
+            )
+        })?;
+        if path.try_exists()? {
+            // Another was faster.
+            return fs::remove_file(&new).or_else(absent);
         }
-        if file.metadata()?.len() > size {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("what it is made from is larger than its {size} bytes"),
-            ));
+        let made = fill(&file, size, source).and_then(|()| fs::rename(&new, &path));
+        if made.is_err() {
+            // Mostly the disk is full, and this is a part of what it is full of.
+            let _ = fs::remove_file(&new);
         }
-        file.set_len(size)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
+        made?;
         File::open(&self.directory)?.sync_all()
     }
 
@@ -78,13 +83,7 @@ impl Volumes for RawVolumes {
 
     fn remove(&self, volume: &VolumeId) -> io::Result<()> {
         let path = self.path(volume);
-        for path in [path.with_extension("new"), path] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        [path.with_extension("new"), path].iter().try_for_each(|path| fs::remove_file(path).or_else(absent))
     }
 
     fn list(&self) -> io::Result<Vec<VolumeId>> {
@@ -103,6 +102,29 @@ impl Volumes for RawVolumes {
         found.dedup();
         Ok(found)
     }
+}
+
+/// What is not there need not be removed.
+fn absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Makes a file one of `size` bytes that begins with those of `source`. It is on the disk when this returns.
+fn fill(file: &File, size: u64, source: Option<&Path>) -> io::Result<()> {
+    // Of an earlier try.
+    file.set_len(0)?;
+    if let Some(source) = source {
+        let source = File::open(source)?;
+        if source.metadata()?.len() > size {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("what it is made from is larger than its {size} bytes"),
+            ));
+        }
+        copy_sparse(&source, file)?;
+    }
+    file.set_len(size)?;
+    file.sync_all()
 }
 
 /// Copies a file: shares its blocks where the file system can, and leaves its holes out where it cannot.
@@ -195,11 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_is_made_by_one_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let volumes = RawVolumes::new(directory.path().to_owned());
+        let id = VolumeId::random();
+        let other = File::create(volumes.path(&id).with_extension("new")).unwrap();
+        other.lock().unwrap();
+        assert_eq!(volumes.make(&id, 1 << 20, None).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(volumes.list().unwrap(), std::slice::from_ref(&id), "what another is making is gone");
+        drop(other);
+        volumes.make(&id, 1 << 20, None).unwrap();
+        assert!(volumes.open(&id).is_ok());
+    }
+
+    #[test]
     fn a_volume_is_not_smaller_than_its_source() {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("source");
         File::create(&source).unwrap().set_len(2 << 20).unwrap();
         let volumes = RawVolumes::new(directory.path().join("volumes"));
         assert!(volumes.make(&VolumeId::random(), 1 << 20, Some(&source)).is_err());
+        assert!(volumes.list().unwrap().is_empty(), "what could not be made takes room");
     }
 }

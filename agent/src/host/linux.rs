@@ -11,7 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
@@ -23,8 +25,15 @@ use crate::instances::capacity::Capacity;
 
 /// The descriptor that a VMM inherits.
 const CONTROL: i32 = 3;
+/// How much of a VMM's log goes into ours at its end.
+const LAST_LINES: usize = 10;
 /// The most CPUs of a VMM's guest.
 const LARGEST: u32 = 32;
+
+/// How many controllers can wait until a VMM accepts them.
+const BACKLOG: i32 = 16;
+/// How long a VMM may let as many of them wait. It accepts at once, unless it hangs.
+const ACCEPTANCE: Duration = Duration::from_secs(2);
 
 /// This machine.
 pub struct Linux {
@@ -56,13 +65,21 @@ impl Linux {
         self.root().join(instance.as_str())
     }
 
-    /// Connects to a VMM's control socket.
+    /// Connects to a VMM's control socket. `WouldBlock` is that it has let others wait for [`ACCEPTANCE`].
     fn connect(&self, instance: &InstanceId) -> io::Result<OwnedFd> {
-        let path = self.directory(instance).join("control");
+        let address = UnixAddr::new(&self.directory(instance).join("control"))?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-        connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
-        Ok(socket)
+        let end = Instant::now() + ACCEPTANCE;
+        loop {
+            match connect(socket.as_raw_fd(), &address) {
+                Err(Errno::EAGAIN) if Instant::now() < end => std::thread::sleep(ACCEPTANCE / 20),
+                result => {
+                    result?;
+                    return Ok(socket);
+                }
+            }
+        }
     }
 
     /// The process that the note is about, if it is still there.
@@ -80,8 +97,13 @@ impl Linux {
             return Ok(None);
         };
         // First held, then looked at: from here on the number cannot become another's unnoticed.
-        let Ok(pidfd) = process::open(pid) else { return Ok(None) };
-        Ok(process::start_time(pid).is_ok_and(|time| time == started).then_some(pidfd))
+        let held = process::open(pid).and_then(|pidfd| Ok((pidfd, process::start_time(pid)?)));
+        match held {
+            Ok((pidfd, time)) => Ok((time == started).then_some(pidfd)),
+            // A VMM that is taken for dead is started anew, on the same volumes.
+            Err(error) if !process::is_gone(&error) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -181,7 +203,7 @@ impl Host for Linux {
         let listener = || -> nix::Result<OwnedFd> {
             let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
             bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
-            listen(&socket, Backlog::new(16)?)?;
+            listen(&socket, Backlog::new(BACKLOG)?)?;
             Ok(socket)
         };
         listener().what(what)
@@ -194,7 +216,10 @@ impl Host for Linux {
             Ok(control) => Ok(Some(VmmProcess { pidfd, control })),
             // It has ended just now, or was told nothing yet, or can never be talked to again.
             Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
+                ) =>
             {
                 tracing::debug!(%instance, %error, "ending a VMM that nobody can talk to");
                 process::kill(&pidfd).what(|| format!("end the VMM of {instance}"))?;
@@ -224,11 +249,87 @@ impl Host for Linux {
 
     fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError> {
         let directory = self.directory(instance);
+        // A VMM is quiet unless something is wrong, and its log goes with it.
+        if let Ok(said) = fs::read_to_string(directory.join("log"))
+            && !said.trim().is_empty()
+        {
+            let last: Vec<&str> = said.lines().rev().take(LAST_LINES).collect();
+            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+            tracing::warn!(%instance, "the VMM has said:\n{last}");
+        }
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).what(|| format!("remove {}", directory.display()))
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host with an instance whose VMM is a process that says nothing.
+    fn lab() -> (tempfile::TempDir, Linux, InstanceId, std::process::Child) {
+        let run = tempfile::tempdir().unwrap();
+        let host = Linux::new(Settings {
+            vmm: "/nonexistent".into(),
+            run_directory: run.path().to_owned(),
+            cpu_overcommit: 1.0,
+            reserved_memory: 0,
+        });
+        let id = InstanceId::random();
+        fs::create_dir_all(host.directory(&id)).unwrap();
+        // Whoever waits for the output of a test does not wait for it.
+        let child =
+            Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let note = format!("{} {}\n", child.id(), process::start_time(child.id()).unwrap());
+        fs::write(host.directory(&id).join("process"), note).unwrap();
+        (run, host, id, child)
+    }
+
+    #[test]
+    fn a_vmm_that_accepts_nobody_is_ended() {
+        let (_run, host, id, mut child) = lab();
+        let _listener = host.listener(&id).unwrap();
+        let mut waiting = Vec::new();
+        while waiting.len() <= BACKLOG as usize {
+            let found = host.find_vmm(&id).unwrap();
+            waiting.push(found.expect("there is room for more"));
+        }
+        assert!(host.find_vmm(&id).unwrap().is_none());
+        // It was waited for already.
+        assert!(child.wait().is_err());
+    }
+
+    /// Runs itself again, alone, in a process that it can take all descriptors from.
+    #[test]
+    fn without_descriptors_no_vmm_is_taken_for_dead() {
+        const ALONE: &str = "INNKEEPER_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = std::thread::current().name().unwrap().to_owned();
+            let mut again = Command::new(std::env::current_exe().unwrap());
+            let output = again.args(["--exact", &name]).env(ALONE, "yes").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            return;
+        }
+        let (_run, host, id, mut child) = lab();
+        let _listener = host.listener(&id).unwrap();
+        let few = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
+        // SAFETY: reads a structure that is there.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &few) }, 0);
+        let mut taken = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            taken.push(file);
+        }
+        // It needs two at once: the process and its note, or its socket.
+        for free in 0..2 {
+            assert!(host.find_vmm(&id).is_err(), "with {free} descriptors");
+            taken.pop();
+        }
+        assert!(host.find_vmm(&id).unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

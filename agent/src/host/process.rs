@@ -29,6 +29,13 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     parse_start_time(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be understood")))
 }
 
+/// Whether an error of [`open`] or [`start_time`] says that there is no such process. Any other is the agent's own
+/// trouble, such as having no descriptors left, and says nothing of the process.
+pub fn is_gone(error: &io::Error) -> bool {
+    // A number can have become that of a thread, which cannot be held.
+    matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::EINVAL))
+}
+
 /// Field 22 of `/proc/PID/stat`. The second field is a name, in parentheses, that may hold anything.
 fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;

@@ -232,7 +232,9 @@ impl Actor {
                 () = self.changed.notified() => return Woken::Changed,
                 Some(ask) = self.mailbox.recv() => {
                     // Who has asked may not wait any more.
-                    let _ = ask.send(vmm.console().await.ok());
+                    if !ask.is_closed() {
+                        let _ = ask.send(vmm.console().await.ok());
+                    }
                     continue;
                 }
                 () = sleep => return Woken::Time,

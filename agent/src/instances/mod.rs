@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::catalogue::Catalogue;
 use crate::host::Host;
@@ -53,13 +53,26 @@ pub struct Shared {
     pub catalogue: Arc<Catalogue>,
     /// How long a guest has to reboot before it is reset.
     pub reboot_timeout: Duration,
+    /// Turns to make volumes. Each holds a thread for as long as a disk takes to copy, and those are everybody's.
+    pub makers: Semaphore,
 }
 
+/// How many volumes are made at once.
+pub const MAX_MAKERS: usize = 4;
+
 /// The actors of the instances.
+#[derive(Clone)]
 pub struct Instances {
     shared: Arc<Shared>,
     actors: Arc<Mutex<BTreeMap<InstanceId, Handle>>>,
+    /// Turns to wait for an actor's answer, each of which keeps a request's thread.
+    askers: Arc<Semaphore>,
 }
+
+/// How many wait for an actor's answer at once.
+const MAX_ASKERS: usize = 8;
+/// How long an actor that has panicked is left alone.
+const REST: Duration = Duration::from_secs(5);
 
 /// How an actor is reached.
 struct Handle {
@@ -73,7 +86,8 @@ type Ask = oneshot::Sender<Option<Vec<u8>>>;
 impl Instances {
     /// No actor runs yet: see [`Instances::supervise`].
     pub fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared), actors: Arc::default() }
+        let askers = Arc::new(Semaphore::new(MAX_ASKERS));
+        Self { shared: Arc::new(shared), actors: Arc::default(), askers }
     }
 
     fn actors(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Handle>> {
@@ -141,10 +155,15 @@ impl Instances {
                 let (asks, mailbox) = mpsc::unbounded_channel();
                 actors.insert(id.clone(), Handle { changed: changed.clone(), asks });
                 let actor = Actor::new(id.clone(), self.shared.clone(), changed, mailbox);
-                let (id, actors) = (id.clone(), self.actors.clone());
+                let (id, instances) = (id.clone(), self.clone());
                 tokio::spawn(async move {
-                    actor.run().await;
-                    actors.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    let ended = tokio::spawn(actor.run()).await;
+                    instances.actors().remove(&id);
+                    if let Err(error) = ended {
+                        tracing::error!(instance = %id, %error, "an actor has failed, and begins anew");
+                        tokio::time::sleep(REST).await;
+                        instances.wake(&id);
+                    }
                 });
             }
         }
@@ -153,8 +172,10 @@ impl Instances {
     /// The console of an instance, also of one that has stopped. None if it never had any. Blocks, for 5 s at most.
     pub fn console_output(&self, instance: &InstanceId) -> Result<Option<ConsoleOutput>, ApiError> {
         let (answer, answered) = oneshot::channel();
-        let asked =
-            self.actors().get(instance).map(|handle| handle.asks.send(answer).is_ok()).unwrap_or(false);
+        // Too many at once get what was kept of earlier guests.
+        let turn = self.askers.try_acquire();
+        let asked = turn.is_ok()
+            && self.actors().get(instance).is_some_and(|handle| handle.asks.send(answer).is_ok());
         if asked && let Some(Some(bytes)) = wait(answered) {
             return Ok(Some(ConsoleOutput { bytes, time: jiff::Timestamp::now() }));
         }

@@ -40,19 +40,27 @@ impl Actor {
 
     /// Makes a volume's file, if it is not there.
     async fn prepare_volume(&mut self, id: &VolumeId) -> Result<()> {
+        let (shared, volume) = (self.shared.clone(), id.clone());
+        if blocking(move || shared.volumes.open(&volume)).await.is_ok() {
+            return Ok(());
+        }
         let volume = self.record::<Volume>(id).with_context(|| format!("{id} does not exist any more"))?;
-        let snapshot = match &volume.snapshot {
+        let source = match &volume.snapshot {
             None => None,
-            Some(id) => {
-                let snapshot = self.record::<Snapshot>(id);
-                // A volume outlives its snapshot: only one that has no file yet still needs it.
-                snapshot.and_then(|snapshot| snapshot.file.clone())
+            Some(snapshot) => {
+                let gone = || format!("{snapshot}, which {id} is to be made from, does not exist any more");
+                self.record::<Snapshot>(snapshot).with_context(gone)?.file.clone()
             }
         };
+        let _turn = self.shared.makers.acquire().await?;
         let shared = self.shared.clone();
         let made = blocking(move || {
-            let size = u64::from(volume.size) << 30;
-            shared.volumes.make(&volume.id, size, snapshot.as_deref())
+            shared.volumes.make(&volume.id, u64::from(volume.size) << 30, source.as_deref())?;
+            // It may have been deleted meanwhile, and nobody would ever look for its file.
+            if shared.state.read().get::<Volume>(&volume.id).is_none() {
+                shared.volumes.remove(&volume.id)?;
+            }
+            Ok::<_, io::Error>(())
         });
         made.await.with_context(|| format!("cannot make {id}"))
     }
@@ -256,11 +264,14 @@ impl Actor {
     ) -> Option<Observation> {
         let step = Step::PressButton { deadline };
         pass("press-button.before");
+        let until_then = || Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
+        // The host's clock may be set back meanwhile.
+        let latest = Instant::now() + until_then();
         loop {
             if let Err(seen) = self.adopt(instance).await {
                 return Some(seen);
             }
-            let rest = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
+            let rest = until_then().min(latest.saturating_duration_since(Instant::now()));
             if rest.is_zero() {
                 return Some(Observation::Failed(step, "The guest has not switched itself off".into()));
             }

@@ -19,6 +19,9 @@ use crate::host::{self, VmmProcess};
 /// How long a VMM may take to answer. It answers at once, however long what it was asked for takes; but the host may be
 /// busy.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many events may come before an answer. A VMM tells of what its guest does, which is little: one that tells more
+/// is not to be trusted.
+const MAX_EVENTS: usize = 1024;
 /// The most of a console that a VMM keeps.
 const CONSOLE: u64 = 64 << 10;
 
@@ -30,8 +33,7 @@ pub enum VmmError {
     Protocol(ProtocolError),
     /// It is gone.
     #[error(
-        "the VMM has ended without an answer; its log was in the run directory and has gone with it, but `innkeeper check` \
-         says what this host lacks"
+        "the VMM has ended without an answer (the agent's log has its last words, `innkeeper check` what this host lacks)"
     )]
     Ended,
     /// It does not answer.
@@ -94,6 +96,9 @@ impl Vmm {
             }
             loop {
                 match receive(&self.control).await? {
+                    Message::Event(_) if self.events.len() == MAX_EVENTS => {
+                        return Err(ProtocolError::Unexpected.into());
+                    }
                     Message::Event(event) => self.events.push_back(event),
                     Message::Reply(reply) if reply.id == id => {
                         return match reply.outcome {
@@ -195,6 +200,9 @@ fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The next message. Packets arrive whole, so nothing is lost when this is given up.
 async fn receive(control: &AsyncFd<OwnedFd>) -> Result<Message, VmmError> {
+    // A socket that is always readable is never waited for: without this, a VMM that talks without end would keep the
+    // thread from everybody else.
+    tokio::task::coop::consume_budget().await;
     loop {
         let mut ready = control.readable().await?;
         match receive_packet(control.get_ref().as_fd()) {
@@ -207,7 +215,40 @@ async fn receive(control: &AsyncFd<OwnedFd>) -> Result<Message, VmmError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use innkeeper_protocol::Happening;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
+
+    /// A connection to a VMM that says nothing but events, and as many as it can.
+    fn flooded() -> Vmm {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        std::thread::spawn(move || {
+            let what = Happening::BootSourceRefused { reason: "x".repeat(1000) };
+            let event = Message::Event(Event { sequence: 1, time_ms: 0, what });
+            while send_packet(theirs.as_fd(), &event, &[]).is_ok() {}
+        });
+        // Stands for its process, and lives.
+        let (process, _) = UnixStream::pair().unwrap();
+        Vmm {
+            control: watched(ours).unwrap(),
+            process: watched(process.into()).unwrap(),
+            last_id: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vmm_cannot_fill_the_memory_with_events() {
+        let mut vmm = flooded();
+        let error = vmm.status().await.unwrap_err();
+        assert!(matches!(error, VmmError::Protocol(ProtocolError::Unexpected)), "{error}");
+        assert_eq!(vmm.events.len(), MAX_EVENTS);
+    }
 
     #[test]
     fn an_end_of_the_connection_is_told_as_the_end_of_the_vmm() {

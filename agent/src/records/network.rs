@@ -123,7 +123,7 @@ pub struct Rule {
 }
 
 /// The other side of a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Peer {
     /// Such as `10.0.0.0/8`.

@@ -19,14 +19,16 @@ use anyhow::Context;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::actions;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
+use crate::images::Copying;
 use crate::instances::capacity::Capacity;
-use crate::instances::{Consoles, Instances, Shared};
+use crate::instances::{Consoles, Instances, MAX_MAKERS, Shared};
 use crate::query::dispatch::Registry;
 use crate::state::State;
 use crate::store::redb::Redb;
@@ -45,6 +47,8 @@ pub struct Agent {
     pub capacity: Capacity,
     /// The actors of the instances.
     pub instances: Instances,
+    /// The images that are being copied.
+    pub copying: Copying,
 }
 
 impl Agent {
@@ -65,8 +69,9 @@ impl Agent {
             consoles: Consoles::new(config.state_directory.join("consoles")),
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
+            makers: Semaphore::new(MAX_MAKERS),
         });
-        Ok(Self { config, state, catalogue, capacity, instances })
+        Ok(Self { config, state, catalogue, capacity, instances, copying: Copying::default() })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.

@@ -10,6 +10,7 @@ mod model;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -309,7 +310,11 @@ impl State {
             return Ok(());
         }
         let writes: Vec<Write> = writes.into_iter().map(|(key, value)| Write { key, value }).collect();
-        if let Err(error) = self.store.commit(&writes) {
+        // Who waits for these must be told, also if the store panics.
+        let committed = catch_unwind(AssertUnwindSafe(|| self.store.commit(&writes)));
+        let panicked =
+            |_| Err(StoreError { what: "be written to".into(), cause: "the store has panicked".into() });
+        if let Err(error) = committed.unwrap_or_else(panicked) {
             let error = Arc::new(error);
             // Those that have gathered meanwhile are built on what has failed.
             let mut gathered = self.gathered();

@@ -300,3 +300,38 @@ fn a_transaction_that_panics_changes_nothing_and_lets_the_next_one_in() {
     result.unwrap();
     assert_eq!(seen(&state).len(), 1);
 }
+
+/// Panics once, when it is told to.
+#[derive(Debug, Default)]
+struct Panicking {
+    memory: Memory,
+    panics: AtomicBool,
+}
+
+impl Store for Panicking {
+    fn load(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.memory.load(prefix)
+    }
+
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "as it was told");
+        self.memory.commit(writes)
+    }
+}
+
+#[test]
+fn what_was_lost_in_a_panic_of_the_store_is_not_there() {
+    let store = Arc::new(Panicking::default());
+    let state = State::open(store.clone()).unwrap();
+    let tag = |resource: &str| -> Result<(), StoreError> {
+        state.change(|draft| {
+            draft.tag(resource, [("a".to_owned(), "b".to_owned())]);
+            Ok(())
+        })
+    };
+    store.panics.store(true, Ordering::Relaxed);
+    tag("i-1").unwrap_err();
+    tag("i-2").unwrap();
+    assert_eq!(seen(&state).len(), 1);
+    assert_eq!(seen(&State::open(store).unwrap()), seen(&state));
+}

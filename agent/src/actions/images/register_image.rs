@@ -253,6 +253,8 @@ fn from_images(error: images::Error) -> ApiError {
         return ApiError::new("InvalidManifest", error.to_string());
     }
     match &error {
+        // SDKs try again after a while.
+        images::Error::Busy => ApiError::new("RequestLimitExceeded", error.to_string()),
         images::Error::Io { cause, .. } => ApiError::internal(format_args!("{error}: {cause}")),
         _ => ApiError::internal(error),
     }
@@ -273,8 +275,11 @@ impl Action for RegisterImage {
         let mut tags = self.tags()?;
         let source = self.source(context)?;
         let directory = images::directory(&context.agent.config.state_directory);
-        let copy =
-            source.as_ref().map(|source| source.copy(&directory, &id)).transpose().map_err(from_images)?;
+        let copy = |source: &Source| {
+            let _turn = context.agent.copying.begin()?;
+            source.copy(&directory, &id)
+        };
+        let copy = source.as_ref().map(copy).transpose().map_err(from_images)?;
         let recorded = context.agent.state.change(|draft| {
             let (image, snapshot) =
                 self.records(draft, context, id.clone(), source.as_ref(), copy.as_ref())?;

@@ -32,6 +32,16 @@ impl Action for DescribeState {
     const NAME: &'static str = "InnkeeperDescribeState";
     type Response = Response;
 
+    /// The documents are those of all accounts: they are for the operator's.
+    fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
+        let own = &context.agent.config.account;
+        if context.caller.account == *own {
+            return Ok(());
+        }
+        let message = format!("Only the account {own} may see what belongs to all accounts.");
+        Err(ApiError::new("UnauthorizedOperation", message))
+    }
+
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
         let documents = context.agent.state.read().documents().map_err(ApiError::internal)?;
         let is_wanted = |document: &Document| self.key.as_ref().is_none_or(|key| document.is_one_of(key));
@@ -51,16 +61,27 @@ mod tests {
     use crate::query::Caller;
     use crate::serve::Agent;
 
-    fn describe(key: Option<&str>) -> Vec<Item> {
+    fn describe_as(account: &str, key: Option<&str>) -> Result<Vec<Item>, ApiError> {
         let agent = Agent::for_tests();
         let caller = Caller {
-            account: "000000000000".into(),
+            account: account.into(),
             access_key: "AKIA".into(),
-            arn: "arn:aws:iam::000000000000:root".into(),
-            user_id: "000000000000".into(),
+            arn: format!("arn:aws:iam::{account}:root"),
+            user_id: account.into(),
         };
         let context = Context { agent: &agent, caller: &caller, request_id: "r", digest: "d" };
-        DescribeState { key: key.map(str::to_owned) }.run(context).unwrap().document_set
+        let request = DescribeState { key: key.map(str::to_owned) };
+        request.check(context)?;
+        Ok(request.run(context)?.document_set)
+    }
+
+    fn describe(key: Option<&str>) -> Vec<Item> {
+        describe_as("000000000000", key).unwrap()
+    }
+
+    #[test]
+    fn other_accounts_do_not_see_everything() {
+        assert_eq!(describe_as("123456789012", None).unwrap_err().code, "UnauthorizedOperation");
     }
 
     #[test]

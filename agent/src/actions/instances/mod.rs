@@ -28,6 +28,7 @@ mod user_data;
 mod view;
 
 use crate::query::dispatch::Registry;
+pub use run_instances::MAX_VOLUMES;
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<describe_instance_attribute::DescribeInstanceAttribute>();

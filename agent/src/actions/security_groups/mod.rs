@@ -11,6 +11,7 @@ mod revoke;
 mod rule_item;
 mod update_descriptions;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::actions::lookup::find;
@@ -100,8 +101,9 @@ fn spread_all(
     for permission in permissions {
         all.extend(spread(permission, other)?);
     }
-    for (index, (allowed, _)) in all.iter().enumerate() {
-        if all.iter().take(index).any(|(earlier, _)| earlier == allowed) {
+    let mut seen = HashSet::with_capacity(all.len());
+    for (allowed, _) in &all {
+        if !seen.insert(allowed) {
             let message = format!("The same permission must not appear multiple times: {allowed}");
             return Err(ApiError::new("InvalidParameterValue", message));
         }

@@ -73,7 +73,7 @@ pub(super) struct UserIdGroupPair {
 }
 
 /// What a rule allows: all of it but its id, its direction and its description.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Allowed {
     pub protocol: String,
     pub from_port: Option<i32>,

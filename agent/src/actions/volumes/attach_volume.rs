@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::item::{AttachmentItem, state_name};
+use crate::actions::instances::MAX_VOLUMES;
 use crate::actions::lookup::find;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{
@@ -79,6 +80,10 @@ impl AttachVolume {
                 volume.id, instance.id
             );
             return Err(ApiError::new("InvalidVolume.ZoneMismatch", message));
+        }
+        if instance.block_devices.len() >= MAX_VOLUMES {
+            let message = format!("'{}' has {MAX_VOLUMES} volumes, which is the most.", instance.id);
+            return Err(ApiError::new("AttachmentLimitExceeded", message));
         }
         if instance.block_devices.iter().any(|device| device.device_name == self.device) {
             let message = format!(

@@ -107,7 +107,12 @@ impl Action for CreateVolume {
 
     fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
         specified(&self.tags, &["volume"])?;
-        self.plan(&context.agent.state.read(), context).map(|_| ())
+        let world = context.agent.state.read();
+        match recall(&world, context, Self::NAME, self.client_token.as_deref())? {
+            // What was possible then need not be now.
+            Some(_) => Ok(()),
+            None => self.plan(&world, context).map(|_| ()),
+        }
     }
 
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {

@@ -50,6 +50,11 @@ impl DetachVolume {
             return Err(ApiError::new("InvalidAttachment.NotFound", message));
         }
         if let Some(instance) = world.get::<Instance>(&attachment.instance) {
+            // Its volumes are being taken from it already.
+            if instance.lifecycle.state == InstanceState::ShuttingDown {
+                let message = format!("Instance '{}' is shutting down.", instance.id);
+                return Err(ApiError::new("IncorrectState", message));
+            }
             let is_root = instance.root_device_name == attachment.device;
             let state = instance.lifecycle.state;
             if is_root && !matches!(state, InstanceState::Stopped | InstanceState::Terminated) {

@@ -22,7 +22,7 @@ pub(super) fn register(registry: &mut Registry) {
 mod tests {
     use crate::actions::testing::Client;
     use crate::query::ApiError;
-    use crate::records::{BlockDevice, Instance, InstanceState, Volume};
+    use crate::records::{BlockDevice, Instance, InstanceState, Snapshot, Volume};
     use crate::state::Draft;
 
     fn create(client: &Client, parameters: &str) -> String {
@@ -55,6 +55,34 @@ mod tests {
         client.ask(&format!("DeleteVolume&VolumeId={id}")).unwrap();
         client.refuses(&[(&format!("DescribeVolumes&VolumeId.1={id}"), "InvalidVolume.NotFound")]);
         assert!(client.agent.state.read().tags(&id).is_none());
+    }
+
+    #[test]
+    fn a_repeated_request_needs_nothing_any_more() {
+        let client = Client::new();
+        let id = "snap-0123456789abcdef0";
+        let snapshot = Snapshot {
+            id: id.parse().unwrap(),
+            owner: client.agent.config.account.clone(),
+            description: String::new(),
+            volume_size: 1,
+            volume: None,
+            started: jiff::Timestamp::UNIX_EPOCH,
+            file: None,
+        };
+        let done: Result<(), ApiError> = client.agent.state.change(|draft| {
+            draft.put(snapshot);
+            Ok(())
+        });
+        done.unwrap();
+        let request = format!("SnapshotId={id}&ClientToken=t");
+        let volume = create(&client, &request);
+        let done: Result<(), ApiError> = client.agent.state.change(|draft| {
+            draft.remove::<Snapshot>(id);
+            Ok(())
+        });
+        done.unwrap();
+        assert_eq!(create(&client, &request), volume);
     }
 
     #[test]
