@@ -101,6 +101,12 @@ fn finish(out: &mut String, name: &str, start: usize) {
 
 /// Appends a text, escaped. What XML 1.0 cannot hold even so becomes U+FFFD.
 fn escape(out: &mut String, text: &str) {
+    // Nearly all texts are plain, which is quickly seen by their bytes. U+FFFE and U+FFFF begin with 0xef.
+    let is_suspect = |byte| matches!(byte, 0..=0x1f | b'&' | b'<' | b'>' | b'"' | 0xef);
+    if !text.bytes().any(is_suspect) {
+        out.push_str(text);
+        return;
+    }
     let special = |character: char| {
         matches!(character, '\0'..='\x1f' | '&' | '<' | '>' | '"' | '\u{fffe}' | '\u{ffff}')
     };
