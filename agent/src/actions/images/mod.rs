@@ -60,7 +60,7 @@ mod tests {
         let (lab, client) = lab();
         let chosen = "ami-0123456789abcdef0";
         let rest = format!(
-            "&ImageId={chosen}&Description=d&KernelCommandLine=quiet&ImdsSupport=v2.0\
+            "&ImageId={chosen}&Description=d&KernelCommandLine=quiet&ImdsSupport=v2.0&BootMode=uefi\
              &BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.Ebs.VolumeSize=9\
              &BlockDeviceMapping.1.Ebs.VolumeType=gp3&BlockDeviceMapping.1.Ebs.EbsCardIndex=0\
              &BlockDeviceMapping.1.Ebs.VolumeInitializationRate=100&BlockDeviceMapping.2.DeviceName=/dev/sdb\
@@ -86,7 +86,8 @@ mod tests {
             ("block-device-mapping.snapshot-id", snapshot.id.as_str(), 1),
             ("owner-id", "000000000000", 1),
             ("platform", "windows", 0),
-            ("boot-mode", "*", 0),
+            ("boot-mode", "uefi", 1),
+            ("boot-mode", "legacy-bios", 0),
             ("public-ssm-parameter-name", "*", 0),
             ("image-watermark.watermark-key", "*", 0),
             ("scan-result.finding-scan-date", "*", 0),
@@ -94,6 +95,9 @@ mod tests {
             let request = format!("DescribeImages&Filter.1.Name={filter}&Filter.1.Value.1={value}");
             assert_eq!(client.texts(&request, "imageId").len(), count, "{filter}");
         }
+        assert_eq!(client.texts("DescribeImages", "bootMode"), ["uefi"]);
+        let attribute = format!("DescribeImageAttribute&ImageId={chosen}&Attribute=bootMode");
+        assert_eq!(client.text(&attribute, "value"), "uefi");
         for (rest, count) in [("Owner.1=self", 1), ("Owner.1=amazon", 0), ("ExecutableBy.1=all", 0)] {
             assert_eq!(client.texts(&format!("DescribeImages&{rest}"), "imageId").len(), count, "{rest}");
         }
@@ -144,6 +148,7 @@ mod tests {
         let world = client.agent.state.read();
         let image = world.get::<Image>(&id).unwrap();
         assert_eq!(image.block_devices[0].volume.as_ref().unwrap().snapshot, None);
+        assert!(!client.ask("DescribeImages").unwrap().contains("bootMode"));
         let instance = client.instance(InstanceState::Running);
         let mut record = Instance::clone(client.agent.state.read().get::<Instance>(&instance).unwrap());
         record.boot.clone_from(&image.boot);

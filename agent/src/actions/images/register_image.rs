@@ -211,6 +211,7 @@ impl RegisterImage {
             root_device_name: self.root().to_owned(),
             block_devices,
             boot,
+            boot_mode: self.boot_mode.clone(),
             imds_support: self.imds_support.clone(),
             location,
             created: now,
