@@ -11,7 +11,7 @@ mod security_groups;
 mod sts;
 mod tags;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod volumes;
 
 use crate::query::dispatch::Registry;

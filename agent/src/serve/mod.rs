@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
 use crate::images::Copying;
-use crate::instances::capacity::Capacity;
+use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::{Consoles, Instances, MAX_MAKERS, Shared};
 use crate::query::dispatch::Registry;
 use crate::state::State;
@@ -128,6 +128,7 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let own = config.instance_types.iter().map(|own| (own.name.as_str(), own.vcpus, own.memory));
     let catalogue = Catalogue::new(own);
     let agent = Agent::new(config, store, catalogue, capacity, host)?;
+    warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }
