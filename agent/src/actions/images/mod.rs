@@ -130,6 +130,8 @@ mod tests {
             (&with(&format!("{root}.Ebs.VolumeType=x")), "UnknownVolumeType"),
             (&with(&format!("{root}.Ebs.SnapshotId=snap-12345678")), "InvalidParameterCombination"),
             (&with(&format!("{root}.VirtualName=ephemeral0")), "InvalidBlockDeviceMapping"),
+            (&with("&RootDeviceName=/dev/vda"), "InvalidParameterValue"),
+            (&with("&RootDeviceName="), "InvalidParameterValue"),
             (&with("&TagSpecification.1.ResourceType=volume"), "InvalidParameterValue"),
             (&with("&DryRun=true"), "DryRunOperation"),
             ("DeregisterImage&ImageId=ami-87654321", "InvalidAMIID.NotFound"),
@@ -137,6 +139,38 @@ mod tests {
             ("DescribeSnapshots&SnapshotId.1=snap-12345678", "InvalidSnapshot.NotFound"),
         ]);
         assert_eq!(kept(&client), 1);
+    }
+
+    #[test]
+    fn mappings_are_as_many_as_there_can_be_and_have_names_of_devices() {
+        let (lab, client) = lab();
+        let volume = "Ebs.VolumeSize=1";
+        let many: Vec<String> = ('a'..='z').map(|letter| format!("/dev/xvdb{letter}")).collect();
+        let most: Vec<_> = many.iter().map(|name| (name.as_str(), volume)).collect();
+        for (mappings, code) in [
+            (
+                vec![("/dev/sdb", volume), ("xvdc", "VirtualName=ephemeral23"), ("sdd", "NoDevice=")],
+                "DryRunOperation",
+            ),
+            (vec![("/dev/vdb", volume)], "InvalidBlockDeviceMapping"),
+            (vec![("", "VirtualName=ephemeral0")], "InvalidBlockDeviceMapping"),
+            (vec![("/dev/sdb16", "NoDevice=")], "InvalidBlockDeviceMapping"),
+            (vec![("/dev/sdb", volume), ("/dev/sdb", volume)], "InvalidBlockDeviceMapping"),
+            (
+                vec![("/dev/sdb", "VirtualName=ephemeral0"), ("/dev/sdc", "VirtualName=ephemeral0")],
+                "InvalidBlockDeviceMapping",
+            ),
+            // With the root, which need not be named.
+            (most.clone(), "DryRunOperation"),
+            ([&most[..], &[("/dev/xvda", volume)]].concat(), "DryRunOperation"),
+            ([&most[..], &[("/dev/sdb", volume)]].concat(), "InvalidBlockDeviceMapping"),
+        ] {
+            let mapping = |(number, (name, what)): (usize, &(&str, &str))| {
+                format!("&BlockDeviceMapping.{number}.DeviceName={name}&BlockDeviceMapping.{number}.{what}")
+            };
+            let mappings: String = (1..).zip(&mappings).map(mapping).collect();
+            client.refuses(&[(&register(lab.path(), "free", &format!("&DryRun=true{mappings}")), code)]);
+        }
     }
 
     #[test]
