@@ -33,7 +33,7 @@ use crate::query::dispatch::Registry;
 use crate::state::State;
 use crate::store::redb::Redb;
 use crate::store::{Store, StoreError};
-use crate::volumes::RawVolumes;
+use crate::volumes::{RawVolumes, Volumes};
 
 /// Everything that the agent has.
 pub struct Agent {
@@ -47,6 +47,8 @@ pub struct Agent {
     pub capacity: Capacity,
     /// The actors of the instances.
     pub instances: Instances,
+    /// What keeps the volumes' files. The actors make them.
+    pub volumes: Arc<dyn Volumes>,
     /// The images that are being copied.
     pub copying: Copying,
 }
@@ -62,16 +64,17 @@ impl Agent {
     ) -> Result<Self, StoreError> {
         let state = Arc::new(State::open(store)?);
         let catalogue = Arc::new(catalogue);
+        let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
         let instances = Instances::new(Shared {
             state: state.clone(),
             host,
-            volumes: Arc::new(RawVolumes::new(config.state_directory.join("volumes"))),
+            volumes: volumes.clone(),
             consoles: Consoles::new(config.state_directory.join("consoles")),
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
             makers: Semaphore::new(MAX_MAKERS),
         });
-        Ok(Self { config, state, catalogue, capacity, instances, copying: Copying::default() })
+        Ok(Self { config, state, catalogue, capacity, instances, volumes, copying: Copying::default() })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
