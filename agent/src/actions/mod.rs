@@ -1,5 +1,6 @@
 //! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
+mod device_name;
 mod images;
 mod innkeeper;
 mod instances;
@@ -11,7 +12,7 @@ mod security_groups;
 mod sts;
 mod tags;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod volumes;
 
 use crate::query::dispatch::Registry;

@@ -66,10 +66,11 @@ fn left(host: Capacity, types: &[Value], instances: &[Value]) -> Capacity {
         if matches!(text(instance, "instanceState.name"), "stopped" | "terminated") {
             continue;
         }
-        if let Some((vcpus, memory)) = needed.get(text(instance, "instanceType")) {
-            left.vcpus = left.vcpus.saturating_sub(*vcpus);
-            left.memory = left.memory.saturating_sub(*memory);
-        }
+        // As the daemon has it: beside one whose type has left the configuration, nothing fits.
+        let (vcpus, memory) =
+            needed.get(text(instance, "instanceType")).copied().unwrap_or((u64::MAX, u64::MAX));
+        left.vcpus = left.vcpus.saturating_sub(vcpus);
+        left.memory = left.memory.saturating_sub(memory);
     }
     left
 }
@@ -97,16 +98,18 @@ mod tests {
     fn what_runs_leaves_less_room() {
         let types = [of("a.small", 1, 512), of("a.large", 2, 8192), of("a.huge", 96, 512)];
         let host = Capacity { vcpus: 100, memory: 9000, largest: 64 };
-        let instance = |state: &str| json!({"instanceType": "a.large", "instanceState": {"name": state}});
-        for (state, fitting) in [
-            ("running", ["a.small"].as_slice()),
-            ("pending", &["a.small"]),
-            ("stopped", &["a.small", "a.large"]),
+        for (name, state, fitting) in [
+            ("a.large", "running", ["a.small"].as_slice()),
+            ("a.large", "pending", &["a.small"]),
+            ("a.large", "stopped", &["a.small", "a.large"]),
+            ("a.gone", "running", &[]),
+            ("a.gone", "stopped", &["a.small", "a.large"]),
         ] {
-            let left = left(host, &types, &[instance(state)]);
+            let instance = json!({"instanceType": name, "instanceState": {"name": state}});
+            let left = left(host, &types, &[instance]);
             let found: Vec<_> =
                 types.iter().filter(|each| fits(left, each)).map(|each| text(each, "instanceType")).collect();
-            assert_eq!(found, fitting, "{state}");
+            assert_eq!(found, fitting, "{name} {state}");
         }
     }
 

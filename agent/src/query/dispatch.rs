@@ -114,6 +114,8 @@ impl Call {
                 "Action" => &mut action,
                 "Version" => &mut version,
                 "DryRun" => &mut dry_run,
+                // An empty one is none.
+                "ClientToken" if value.is_empty() => continue,
                 _ if name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("X-Amz-")) => continue,
                 _ => {
                     parameters.push((name, value));
@@ -328,6 +330,7 @@ mod tests {
         assert_eq!((call.action.as_str(), call.dry_run), ("A", true));
         assert_eq!(call.parameters, [pair("ClientToken", "t"), pair("Name", "n"), pair("é€éé", "1")]);
         assert!(!read("Action=A&Version=2010-08-31").unwrap().dry_run);
+        assert_eq!(read("Action=A&Version=2016-11-15&ClientToken=").unwrap().parameters, []);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Image {
     pub block_devices: Vec<Mapping>,
     /// Kernel and initial RAM disk, if they do not come from the root disk.
     pub boot: Option<BootFiles>,
+    /// `uefi` and so on, if it was said at registration. Guests start without firmware, whatever it is.
+    pub boot_mode: Option<String>,
     /// `v2.0` makes tokens required in the metadata service.
     pub imds_support: Option<String>,
     /// Where it was registered from: a directory of the host.

@@ -27,13 +27,13 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
 use crate::images::Copying;
-use crate::instances::capacity::Capacity;
+use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::{Consoles, Instances, MAX_MAKERS, Shared};
 use crate::query::dispatch::Registry;
 use crate::state::State;
 use crate::store::redb::Redb;
 use crate::store::{Store, StoreError};
-use crate::volumes::RawVolumes;
+use crate::volumes::{RawVolumes, Volumes};
 
 /// Everything that the agent has.
 pub struct Agent {
@@ -47,6 +47,8 @@ pub struct Agent {
     pub capacity: Capacity,
     /// The actors of the instances.
     pub instances: Instances,
+    /// What keeps the volumes' files. The actors make them.
+    pub volumes: Arc<dyn Volumes>,
     /// The images that are being copied.
     pub copying: Copying,
 }
@@ -62,16 +64,17 @@ impl Agent {
     ) -> Result<Self, StoreError> {
         let state = Arc::new(State::open(store)?);
         let catalogue = Arc::new(catalogue);
+        let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
         let instances = Instances::new(Shared {
             state: state.clone(),
             host,
-            volumes: Arc::new(RawVolumes::new(config.state_directory.join("volumes"))),
+            volumes: volumes.clone(),
             consoles: Consoles::new(config.state_directory.join("consoles")),
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
             makers: Semaphore::new(MAX_MAKERS),
         });
-        Ok(Self { config, state, catalogue, capacity, instances, copying: Copying::default() })
+        Ok(Self { config, state, catalogue, capacity, instances, volumes, copying: Copying::default() })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
@@ -128,6 +131,7 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let own = config.instance_types.iter().map(|own| (own.name.as_str(), own.vcpus, own.memory));
     let catalogue = Catalogue::new(own);
     let agent = Agent::new(config, store, catalogue, capacity, host)?;
+    warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }

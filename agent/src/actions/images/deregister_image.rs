@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{clean_up, snapshots, user_of};
 use crate::actions::lookup::find_own;
 use crate::ids::SnapshotId;
-use crate::images;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Image, Snapshot, Tags, Volume};
-use crate::state::{Draft, World};
+use crate::records::{Image, Snapshot, Tags};
+use crate::state::Draft;
 
 /// Takes an image away. Its instances keep what they boot from, and its snapshots stay unless they are to go, too.
 #[derive(Debug, Deserialize)]
@@ -33,21 +33,11 @@ struct DeletedSnapshot {
     return_code: &'static str,
 }
 
-fn snapshots(image: &Image) -> impl Iterator<Item = &SnapshotId> {
-    image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref()?.snapshot.as_ref())
-}
-
-/// Whether another image needs a snapshot, or a volume, which may not have been made from it yet.
-fn is_used(world: &World, snapshot: &SnapshotId) -> bool {
-    world.all::<Image>().any(|image| snapshots(image).any(|other| other == snapshot))
-        || world.all::<Volume>().any(|volume| volume.snapshot.as_ref() == Some(snapshot))
-}
-
 fn delete(draft: &mut Draft, context: Context<'_>, id: &SnapshotId) -> DeletedSnapshot {
     let is_own = draft.get::<Snapshot>(id).is_some_and(|snapshot| snapshot.owner == context.caller.account);
     let return_code = if !is_own {
         "missing-permissions"
-    } else if is_used(draft, id) {
+    } else if user_of(draft, context, id).is_some() {
         "skipped"
     } else {
         draft.remove::<Snapshot>(id);
@@ -75,10 +65,7 @@ impl Action for DeregisterImage {
                 .then(|| snapshots(&image).map(|id| delete(draft, context, id)).collect());
             Ok::<_, ApiError>(deleted)
         })?;
-        let directory = images::directory(&context.agent.config.state_directory);
-        if let Err(error) = images::clean_up(&directory, &context.agent.state) {
-            tracing::warn!(%error, "files of images that nobody needs stay behind until the next start");
-        }
+        clean_up(context);
         Ok(Response { done: true, delete_snapshot_result_set: deleted })
     }
 }

@@ -82,7 +82,7 @@ impl Action for DescribeImageAttribute {
             "kernel" => response.kernel = unset,
             "ramdisk" => response.ramdisk = unset,
             "sriovNetSupport" => response.sriov_net_support = unset,
-            "bootMode" => response.boot_mode = unset,
+            "bootMode" => response.boot_mode = Some(Value { value: image.boot_mode.clone() }),
             "tpmSupport" => response.tpm_support = unset,
             "uefiData" => response.uefi_data = unset,
             "lastLaunchedTime" => response.last_launched_time = unset,

@@ -60,6 +60,7 @@ struct Item {
     block_device_mapping: Vec<MappingItem>,
     virtualization_type: &'static str,
     hypervisor: &'static str,
+    boot_mode: Option<String>,
     imds_support: Option<String>,
     #[serde(rename = "tagSet", serialize_with = "crate::actions::tags::set")]
     tags: BTreeMap<String, String>,
@@ -91,6 +92,7 @@ impl Item {
             virtualization_type: "hvm",
             // What EC2 calls Nitro, too.
             hypervisor: "xen",
+            boot_mode: image.boot_mode.clone(),
             imds_support: image.imds_support.clone(),
             tags: world.tags(&image.id).cloned().unwrap_or_default(),
         }
@@ -119,6 +121,7 @@ impl Filtered for Item {
             "root-device-type" => |image| vec![image.root_device_type.to_owned()],
             "virtualization-type" => |image| vec![image.virtualization_type.to_owned()],
             "hypervisor" => |image| vec![image.hypervisor.to_owned()],
+            "boot-mode" => |image| image.boot_mode.iter().cloned().collect(),
             "image-allowed" => |_| vec!["true".to_owned()],
             "block-device-mapping.device-name" => {
                 |image| image.block_device_mapping.iter().map(|mapping| mapping.device_name.clone()).collect()
@@ -133,8 +136,7 @@ impl Filtered for Item {
                 |image| image.volumes(|ebs| Some(ebs.delete_on_termination.to_string()))
             }
             // What no image of this host has.
-            "boot-mode"
-            | "image-watermark.source-image-creation-time"
+            "image-watermark.source-image-creation-time"
             | "image-watermark.source-image-id"
             | "image-watermark.source-image-region"
             | "image-watermark.watermark-creation-time"

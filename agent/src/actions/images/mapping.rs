@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::actions::device_name::is_device_name;
+use crate::actions::instances::MAX_VOLUMES;
 use crate::actions::lookup::find;
 use crate::query::{ApiError, Context};
 use crate::records::{MappedVolume, Mapping, Snapshot};
@@ -107,6 +109,9 @@ pub(super) fn resolve(
             return invalid("is there twice");
         }
         names.push(name);
+        if !is_device_name(name) {
+            return invalid("is of a device whose name is not a valid EBS device name");
+        }
         match (&mapping.ebs, &mapping.virtual_name, &mapping.no_device) {
             (None, None, Some(_)) => {}
             (None, Some(virtual_name), None) => {
@@ -118,6 +123,9 @@ pub(super) fn resolve(
                     return invalid("is that of the root device, which must be a volume");
                 }
                 let virtual_name = Some(virtual_name.clone());
+                if resolved.iter().any(|other| other.virtual_name == virtual_name) {
+                    return invalid("has the VirtualName of another");
+                }
                 resolved.push(Mapping { device_name: name.clone(), volume: None, virtual_name });
             }
             (Some(ebs), None, None) if name == root => own_root = Some(ebs.clone()),
@@ -134,6 +142,11 @@ pub(super) fn resolve(
             }
             _ => return invalid("must have exactly one of Ebs, VirtualName and NoDevice"),
         }
+    }
+    // That of the root is there, whether it is named or not.
+    if 1 + resolved.iter().filter(|mapping| mapping.volume.is_some()).count() > MAX_VOLUMES {
+        let message = format!("An instance can have at most {MAX_VOLUMES} volumes.");
+        return Err(ApiError::new("InvalidBlockDeviceMapping", message));
     }
     Ok((own_root, resolved))
 }

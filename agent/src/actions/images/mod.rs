@@ -1,5 +1,6 @@
 //! Images, and the snapshots that their disks are.
 
+mod delete_snapshot;
 mod deregister_image;
 mod describe_image_attribute;
 mod describe_images;
@@ -8,12 +9,18 @@ mod mapping;
 mod modify_image_attribute;
 mod register_image;
 
+use crate::ids::SnapshotId;
+use crate::images;
+use crate::query::Context;
 use crate::query::dispatch::Registry;
+use crate::records::{Image, Volume};
+use crate::state::World;
 
 /// The launch permission of everybody.
 const EVERYBODY: &str = "all";
 
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<delete_snapshot::DeleteSnapshot>();
     registry.add::<deregister_image::DeregisterImage>();
     registry.add::<describe_image_attribute::DescribeImageAttribute>();
     registry.add::<describe_images::DescribeImages>();
@@ -22,20 +29,48 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<register_image::RegisterImage>();
 }
 
+/// The snapshots that an image's volumes are made from.
+fn snapshots(image: &Image) -> impl Iterator<Item = &SnapshotId> {
+    image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref()?.snapshot.as_ref())
+}
+
+/// What still needs a snapshot: an image, or a volume whose file is yet to be made from it. That is so until an instance
+/// has the volume for the first time, and only the file tells.
+fn user_of(world: &World, context: Context<'_>, snapshot: &SnapshotId) -> Option<String> {
+    let is_unmade = |volume: &Volume| context.agent.volumes.open(&volume.id).is_err();
+    let image = world.all::<Image>().find(|image| snapshots(image).any(|other| other == snapshot));
+    image.map(|image| image.id.to_string()).or_else(|| {
+        let mut volumes = world.all::<Volume>().filter(|volume| volume.snapshot.as_ref() == Some(snapshot));
+        let unmade = volumes.find(|volume| is_unmade(volume))?;
+        Some(format!("{}, which gets its data when an instance has it for the first time", unmade.id))
+    })
+}
+
+/// Removes the files that nobody needs any more. If it cannot, that is no reason to take back what was asked for.
+fn clean_up(context: Context<'_>) {
+    let directory = images::directory(&context.agent.config.state_directory);
+    if let Err(error) = images::clean_up(&directory, &context.agent.state) {
+        tracing::warn!(%error, "files of images that nobody needs stay behind for now");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::sync::Arc;
 
     use crate::actions::testing::Client;
     use crate::images::{clean_up, directory};
     use crate::records::{Image, Instance, InstanceState, Snapshot};
+    use crate::volumes::RawVolumes;
 
     /// A client of an agent that may read `import`, which has the image `debian` with a disk and `tiny` without.
     fn lab() -> (tempfile::TempDir, Client) {
         let lab = tempfile::tempdir().unwrap();
         let mut client = Client::new();
         client.agent.config.state_directory = lab.path().join("state");
+        client.agent.volumes = Arc::new(RawVolumes::new(lab.path().join("state/volumes")));
         client.agent.config.image_directories = vec![lab.path().join("import")];
         for (image, files) in [("debian", &["vmlinux", "disk.raw"][..]), ("tiny", &["vmlinux"])] {
             let directory = lab.path().join("import").join(image);
@@ -60,7 +95,7 @@ mod tests {
         let (lab, client) = lab();
         let chosen = "ami-0123456789abcdef0";
         let rest = format!(
-            "&ImageId={chosen}&Description=d&KernelCommandLine=quiet&ImdsSupport=v2.0\
+            "&ImageId={chosen}&Description=d&KernelCommandLine=quiet&ImdsSupport=v2.0&BootMode=uefi\
              &BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.Ebs.VolumeSize=9\
              &BlockDeviceMapping.1.Ebs.VolumeType=gp3&BlockDeviceMapping.1.Ebs.EbsCardIndex=0\
              &BlockDeviceMapping.1.Ebs.VolumeInitializationRate=100&BlockDeviceMapping.2.DeviceName=/dev/sdb\
@@ -86,7 +121,8 @@ mod tests {
             ("block-device-mapping.snapshot-id", snapshot.id.as_str(), 1),
             ("owner-id", "000000000000", 1),
             ("platform", "windows", 0),
-            ("boot-mode", "*", 0),
+            ("boot-mode", "uefi", 1),
+            ("boot-mode", "legacy-bios", 0),
             ("public-ssm-parameter-name", "*", 0),
             ("image-watermark.watermark-key", "*", 0),
             ("scan-result.finding-scan-date", "*", 0),
@@ -94,6 +130,9 @@ mod tests {
             let request = format!("DescribeImages&Filter.1.Name={filter}&Filter.1.Value.1={value}");
             assert_eq!(client.texts(&request, "imageId").len(), count, "{filter}");
         }
+        assert_eq!(client.texts("DescribeImages", "bootMode"), ["uefi"]);
+        let attribute = format!("DescribeImageAttribute&ImageId={chosen}&Attribute=bootMode");
+        assert_eq!(client.text(&attribute, "value"), "uefi");
         for (rest, count) in [("Owner.1=self", 1), ("Owner.1=amazon", 0), ("ExecutableBy.1=all", 0)] {
             assert_eq!(client.texts(&format!("DescribeImages&{rest}"), "imageId").len(), count, "{rest}");
         }
@@ -126,6 +165,8 @@ mod tests {
             (&with(&format!("{root}.Ebs.VolumeType=x")), "UnknownVolumeType"),
             (&with(&format!("{root}.Ebs.SnapshotId=snap-12345678")), "InvalidParameterCombination"),
             (&with(&format!("{root}.VirtualName=ephemeral0")), "InvalidBlockDeviceMapping"),
+            (&with("&RootDeviceName=/dev/vda"), "InvalidParameterValue"),
+            (&with("&RootDeviceName="), "InvalidParameterValue"),
             (&with("&TagSpecification.1.ResourceType=volume"), "InvalidParameterValue"),
             (&with("&DryRun=true"), "DryRunOperation"),
             ("DeregisterImage&ImageId=ami-87654321", "InvalidAMIID.NotFound"),
@@ -133,6 +174,38 @@ mod tests {
             ("DescribeSnapshots&SnapshotId.1=snap-12345678", "InvalidSnapshot.NotFound"),
         ]);
         assert_eq!(kept(&client), 1);
+    }
+
+    #[test]
+    fn mappings_are_as_many_as_there_can_be_and_have_names_of_devices() {
+        let (lab, client) = lab();
+        let volume = "Ebs.VolumeSize=1";
+        let many: Vec<String> = ('a'..='z').map(|letter| format!("/dev/xvdb{letter}")).collect();
+        let most: Vec<_> = many.iter().map(|name| (name.as_str(), volume)).collect();
+        for (mappings, code) in [
+            (
+                vec![("/dev/sdb", volume), ("xvdc", "VirtualName=ephemeral23"), ("sdd", "NoDevice=")],
+                "DryRunOperation",
+            ),
+            (vec![("/dev/vdb", volume)], "InvalidBlockDeviceMapping"),
+            (vec![("", "VirtualName=ephemeral0")], "InvalidBlockDeviceMapping"),
+            (vec![("/dev/sdb16", "NoDevice=")], "InvalidBlockDeviceMapping"),
+            (vec![("/dev/sdb", volume), ("/dev/sdb", volume)], "InvalidBlockDeviceMapping"),
+            (
+                vec![("/dev/sdb", "VirtualName=ephemeral0"), ("/dev/sdc", "VirtualName=ephemeral0")],
+                "InvalidBlockDeviceMapping",
+            ),
+            // With the root, which need not be named.
+            (most.clone(), "DryRunOperation"),
+            ([&most[..], &[("/dev/xvda", volume)]].concat(), "DryRunOperation"),
+            ([&most[..], &[("/dev/sdb", volume)]].concat(), "InvalidBlockDeviceMapping"),
+        ] {
+            let mapping = |(number, (name, what)): (usize, &(&str, &str))| {
+                format!("&BlockDeviceMapping.{number}.DeviceName={name}&BlockDeviceMapping.{number}.{what}")
+            };
+            let mappings: String = (1..).zip(&mappings).map(mapping).collect();
+            client.refuses(&[(&register(lab.path(), "free", &format!("&DryRun=true{mappings}")), code)]);
+        }
     }
 
     #[test]
@@ -144,6 +217,7 @@ mod tests {
         let world = client.agent.state.read();
         let image = world.get::<Image>(&id).unwrap();
         assert_eq!(image.block_devices[0].volume.as_ref().unwrap().snapshot, None);
+        assert!(!client.ask("DescribeImages").unwrap().contains("bootMode"));
         let instance = client.instance(InstanceState::Running);
         let mut record = Instance::clone(client.agent.state.read().get::<Instance>(&instance).unwrap());
         record.boot.clone_from(&image.boot);
@@ -174,6 +248,45 @@ mod tests {
         assert_eq!(client.text(&all(&second), "returnCode"), "success");
         assert_eq!(kept(&client), 0);
         assert!(client.texts("DescribeSnapshots", "snapshotId").is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_is_deleted_when_nothing_is_to_be_made_from_it() {
+        let (lab, client) = lab();
+        let tags = "&TagSpecification.1.ResourceType=snapshot&TagSpecification.1.Tag.1.Key=a";
+        let image = client.text(&register(lab.path(), "debian", tags), "imageId");
+        let snapshot = client.text("DescribeSnapshots", "snapshotId");
+        let create = format!("CreateVolume&AvailabilityZone=us-east-1a&SnapshotId={snapshot}");
+        let [made, unmade] = [(); 2].map(|()| client.text(&create, "volumeId"));
+        let world = client.agent.state.read();
+        let file = world.get::<Snapshot>(&snapshot).unwrap().file.clone().unwrap();
+        client.agent.volumes.make(&made.parse().unwrap(), 1 << 30, Some(&file)).unwrap();
+        let delete = format!("DeleteSnapshot&SnapshotId={snapshot}");
+        let rehearsal = format!("{delete}&DryRun=true");
+        client.refuses(&[
+            ("DeleteSnapshot", "MissingParameter"),
+            ("DeleteSnapshot&SnapshotId=x", "InvalidSnapshotID.Malformed"),
+            ("DeleteSnapshot&SnapshotId=snap-12345678", "InvalidSnapshot.NotFound"),
+        ]);
+        assert_eq!(client.ask_as("111111111111", &delete).unwrap_err().code, "InvalidSnapshot.NotFound");
+        for (user, free) in [
+            (&image, format!("DeregisterImage&ImageId={image}&DeleteAssociatedSnapshots=true")),
+            (&unmade, format!("DeleteVolume&VolumeId={unmade}")),
+        ] {
+            client.refuses(&[(&delete, "InvalidSnapshot.InUse"), (&rehearsal, "InvalidSnapshot.InUse")]);
+            let message = client.ask(&delete).unwrap_err().message;
+            let expected = format!("The snapshot {snapshot} is currently in use by {user}");
+            assert!(message.starts_with(&expected), "{message}");
+            client.ask(&free).unwrap();
+            assert_eq!(kept(&client), 1, "{user}");
+        }
+        client.refuses(&[(&rehearsal, "DryRunOperation")]);
+        assert_eq!(kept(&client), 1);
+        client.ask(&delete).unwrap();
+        client.refuses(&[(&delete, "InvalidSnapshot.NotFound")]);
+        assert_eq!(kept(&client), 0);
+        assert!(client.agent.state.read().tags(&snapshot).is_none());
+        assert_eq!(client.texts("DescribeVolumes", "snapshotId"), [snapshot]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::mapping::{BlockDeviceMapping, Ebs, resolve};
+use crate::actions::device_name::is_device_name;
 use crate::actions::lookup::{Named, find};
 use crate::ids::{ImageId, SnapshotId};
 use crate::images::{self, Source};
@@ -72,6 +73,10 @@ impl RegisterImage {
         if self.description.as_ref().is_some_and(|text| text.chars().count() > 255) {
             let message = "The description of an image has at most 255 characters.";
             return Err(ApiError::new("InvalidParameterValue", message));
+        }
+        if !is_device_name(self.root()) {
+            let reason = "It is not a valid EBS device name.";
+            return Err(ApiError::invalid(self.root(), "rootDeviceName", reason));
         }
         for (value, parameter, allowed) in [
             (&self.architecture, "Architecture", &["x86_64"][..]),
@@ -211,6 +216,7 @@ impl RegisterImage {
             root_device_name: self.root().to_owned(),
             block_devices,
             boot,
+            boot_mode: self.boot_mode.clone(),
             imds_support: self.imds_support.clone(),
             location,
             created: now,

@@ -7,6 +7,7 @@ mod describe_security_group_rules;
 mod describe_security_groups;
 mod modify_security_group_rules;
 mod permissions;
+mod request;
 mod revoke;
 mod rule_item;
 mod update_descriptions;
@@ -161,7 +162,7 @@ mod tests {
         let client = Client::new();
         let id = create(&client, "web");
         let authorize = format!("AuthorizeSecurityGroupIngress&GroupId={id}");
-        let rule = client.text(&format!("{authorize}{SSH}"), "securityGroupRuleId");
+        let mut rule = client.text(&format!("{authorize}{SSH}"), "securityGroupRuleId");
         // The same in other words; and nothing of a request of which a part is refused.
         let other = "&IpPermissions.2.IpProtocol=udp&IpPermissions.2.FromPort=1&IpPermissions.2.ToPort=1\
                      &IpPermissions.2.IpRanges.1.CidrIp=0.0.0.0/0";
@@ -187,9 +188,19 @@ mod tests {
         // In the default VPC, EC2 tells of what it does not find.
         let unknown = format!("RevokeSecurityGroupIngress&GroupId={id}{}", SSH.replace("=22", "=23"));
         assert_eq!(client.texts(&unknown, "cidrIp"), ["10.0.0.0/8"]);
-        let revoke = format!("RevokeSecurityGroupIngress&GroupId={id}{SSH}");
-        assert_eq!(client.text(&revoke, "securityGroupRuleId"), rule);
-        assert_eq!(client.texts(&rules, "isEgress"), ["true"]);
+        // By what it allows, in both forms; by its id; and by its id twice.
+        let revoke = format!("RevokeSecurityGroupIngress&GroupId={id}");
+        for rest in [
+            SSH,
+            "&IpProtocol=tcp&FromPort=22&ToPort=22&CidrIp=10.0.0.0/8",
+            "&SecurityGroupRuleId.1={rule}",
+            "&SecurityGroupRuleId.1={rule}&SecurityGroupRuleId.2={rule}",
+        ] {
+            let request = format!("{revoke}{}", rest.replace("{rule}", &rule));
+            assert_eq!(client.text(&request, "securityGroupRuleId"), rule, "{rest}");
+            assert_eq!(client.texts(&rules, "isEgress"), ["true"], "{rest}");
+            rule = client.text(&format!("{authorize}{SSH}"), "securityGroupRuleId");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::authorize::Flat;
 use super::permissions::{Allowed, IpPermission, gather};
-use super::{in_default_vpc, meant, no_rule, spread_all};
+use super::request::about_rules;
+use super::{in_default_vpc, no_rule, spread_all};
 use crate::query::{Action, ApiError, Context};
 use crate::records::{Peer, Rule, SecurityGroup, Tags};
 use crate::state::World;
@@ -19,22 +19,12 @@ pub struct RevokeSecurityGroupIngress(Request);
 #[serde(transparent)]
 pub struct RevokeSecurityGroupEgress(Request);
 
-/// Rules are called by their ids, or by what they allow.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Request {
-    group_id: Option<String>,
-    group_name: Option<String>,
-    #[serde(default)]
-    ip_permissions: Vec<IpPermission>,
-    #[serde(default, rename = "SecurityGroupRuleId")]
-    rule_ids: Vec<String>,
-    ip_protocol: Option<String>,
-    from_port: Option<i32>,
-    to_port: Option<i32>,
-    cidr_ip: Option<String>,
-    source_security_group_name: Option<String>,
-    source_security_group_owner_id: Option<String>,
+about_rules! {
+    /// Rules are called by their ids, or by what they allow.
+    struct Request {
+        #[serde(default, rename = "SecurityGroupRuleId")]
+        rule_ids: Vec<String>,
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -100,16 +90,8 @@ struct Plan {
 
 impl Request {
     fn plan(&self, world: &World, context: Context<'_>, is_egress: bool) -> Result<Plan, ApiError> {
-        let group = meant(world, context, self.group_id.as_deref(), self.group_name.as_deref())?;
-        let flat = Flat {
-            ip_protocol: self.ip_protocol.clone(),
-            from_port: self.from_port,
-            to_port: self.to_port,
-            cidr_ip: self.cidr_ip.clone(),
-            source_security_group_name: self.source_security_group_name.clone(),
-            source_security_group_owner_id: self.source_security_group_owner_id.clone(),
-        };
-        let permissions = flat.or(&self.ip_permissions, is_egress)?;
+        let group = self.group(world, context)?;
+        let permissions = self.permissions(is_egress)?;
         let rules = || group.rules.iter().filter(|rule| rule.is_egress == is_egress);
         let mut plan = Plan { group: SecurityGroup::clone(group), gone: Vec::new(), unknown: Vec::new() };
         match (permissions.is_empty(), self.rule_ids.is_empty()) {
@@ -121,7 +103,10 @@ impl Request {
             (true, false) => {
                 for id in &self.rule_ids {
                     let rule = rules().find(|rule| rule.id.as_str() == id).ok_or_else(|| no_rule(id))?;
-                    plan.gone.push(rule.clone());
+                    // Who names a rule twice wants it gone once.
+                    if !plan.gone.iter().any(|gone| gone.id == rule.id) {
+                        plan.gone.push(rule.clone());
+                    }
                 }
             }
             (false, true) => {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::item::{AttachmentItem, state_name};
+use crate::actions::device_name::is_device_name;
 use crate::actions::instances::MAX_VOLUMES;
 use crate::actions::lookup::find;
 use crate::query::{Action, ApiError, Context};
@@ -26,24 +27,6 @@ pub struct AttachVolume {
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct Response(AttachmentItem);
-
-/// Whether EC2 takes a device's name: `/dev/sda1`, `/dev/sd[b-z]`, with a number from 1 to 15 or without, and
-/// `/dev/xvd` with one or two letters. The guest chooses its own.
-fn is_device_name(name: &str) -> bool {
-    if let Some(letters) = name.strip_prefix("/dev/xvd") {
-        return matches!(letters.len(), 1 | 2) && letters.bytes().all(|byte| byte.is_ascii_lowercase());
-    }
-    let Some(rest) = name.strip_prefix("/dev/sd").or_else(|| name.strip_prefix("sd")) else { return false };
-    let mut characters = rest.chars();
-    if !characters.next().is_some_and(|letter| letter.is_ascii_lowercase()) {
-        return false;
-    }
-    let number = characters.as_str();
-    number.is_empty()
-        || !number.starts_with('0')
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-            && number.parse().is_ok_and(|number: u8| number <= 15)
-}
 
 impl AttachVolume {
     fn plan(&self, world: &World, context: Context<'_>) -> Result<(), ApiError> {
@@ -133,22 +116,5 @@ impl Action for AttachVolume {
             draft.put(instance);
             Ok(Response(item))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_names_are_those_of_ec2() {
-        for name in ["/dev/sdf", "/dev/sdp", "/dev/sda1", "/dev/sdb15", "sdh", "/dev/xvdf", "/dev/xvdba"] {
-            assert!(is_device_name(name), "{name}");
-        }
-        for name in
-            ["", "/dev/sd", "/dev/sdF", "/dev/sdf16", "/dev/sdf0", "/dev/xvdabc", "/dev/vda", "sdf/.."]
-        {
-            assert!(!is_device_name(name), "{name}");
-        }
     }
 }

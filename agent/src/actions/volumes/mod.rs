@@ -58,6 +58,20 @@ mod tests {
     }
 
     #[test]
+    fn only_the_same_token_makes_the_same_volume() {
+        let client = Client::new();
+        for (one, other, is_same) in [
+            ("&ClientToken=t", "&ClientToken=t", true),
+            ("&ClientToken=t", "&ClientToken=u", false),
+            ("&ClientToken=", "&ClientToken=", false),
+            ("", "", false),
+        ] {
+            let [one, other] = [one, other].map(|token| create(&client, &format!("Size=1{token}")));
+            assert_eq!(one == other, is_same, "{one} {other}");
+        }
+    }
+
+    #[test]
     fn a_repeated_request_needs_nothing_any_more() {
         let client = Client::new();
         let id = "snap-0123456789abcdef0";

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::request::{BlockDeviceMapping, Ebs};
+use crate::actions::device_name::is_device_name;
 use crate::actions::instances::refused::unsupported;
 use crate::actions::lookup::find;
 use crate::query::{ApiError, Context};
@@ -200,32 +201,6 @@ fn checked(volume: MappedVolume, name: &str) -> Result<MappedVolume, ApiError> {
     Ok(MappedVolume { iops: found.iops, throughput: found.throughput, ..volume })
 }
 
-/// Whether EC2 lets a volume have this name.
-fn is_device_name(name: &str) -> bool {
-    let rest = name.strip_prefix("/dev/").unwrap_or(name);
-    let Some(rest) = rest.strip_prefix("sd").or_else(|| rest.strip_prefix("xvd")) else { return false };
-    let digits = rest.trim_start_matches(|character: char| character.is_ascii_lowercase());
-    let letters = rest.len() - digits.len();
-    matches!(letters, 1 | 2) && digits.len() <= 2 && digits.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 fn bad_mapping(message: String) -> ApiError {
     ApiError::new("InvalidBlockDeviceMapping", message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_names_are_those_of_ec2() {
-        for name in ["/dev/sdf", "/dev/sda1", "/dev/xvda", "/dev/xvdba", "xvdf", "sdh"] {
-            assert!(is_device_name(name), "{name}");
-        }
-        for name in
-            ["", "/dev/", "/dev/sd", "/dev/vda", "/dev/sdF", "/dev/sdabc", "/dev/sda123", "/dev/sdf x"]
-        {
-            assert!(!is_device_name(name), "{name}");
-        }
-    }
 }

@@ -92,6 +92,7 @@ impl Client {
                 virtual_name: None,
             }],
             boot: None,
+            boot_mode: None,
             imds_support: None,
             location: String::new(),
             created: Timestamp::UNIX_EPOCH,
