@@ -5,8 +5,8 @@
 //! the work itself. It records what is to become of an instance, and the instance's actor in [`instances`] brings that
 //! about, step by step, through the [`host`]: the only part that touches the machine.
 //!
-//! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' files, and
-//!   [`network`] the address plans.
+//! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' types and files,
+//!   [`images`] the images' files, [`network`] the address plans, and [`ids`] the forms of EC2's ids.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
 //! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 
@@ -29,5 +29,4 @@ pub mod records;
 pub mod serve;
 pub mod state;
 pub mod store;
-pub mod volume_types;
 pub mod volumes;

@@ -8,7 +8,7 @@ use crate::actions::lookup::find;
 use crate::query::{ApiError, Context};
 use crate::records::{MappedVolume, Mapping, Snapshot};
 use crate::state::World;
-use crate::volume_types;
+use crate::volumes::types;
 
 /// `BlockDeviceMapping.N`.
 #[derive(Clone, Debug, Deserialize)]
@@ -76,8 +76,8 @@ impl Ebs {
                 format!("Volume of size {size}GB is smaller than its snapshot, expect size >= {smallest}GB");
             return Err(ApiError::new("InvalidBlockDeviceMapping", message));
         }
-        let volume_type = self.volume_type.as_deref().unwrap_or(volume_types::DEFAULT);
-        volume_types::check(volume_type, size, self.iops, self.throughput)?;
+        let volume_type = self.volume_type.as_deref().unwrap_or(types::DEFAULT);
+        types::check(volume_type, size, self.iops, self.throughput)?;
         Ok(MappedVolume {
             snapshot,
             size,

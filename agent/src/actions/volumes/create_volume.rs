@@ -12,7 +12,7 @@ use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
 use crate::records::{Snapshot, Volume, VolumeState};
 use crate::state::World;
-use crate::volume_types::{self, Resolved};
+use crate::volumes::types::{self, Resolved};
 
 /// Makes a volume, empty or from a snapshot.
 #[derive(Debug, Deserialize)]
@@ -95,8 +95,8 @@ impl CreateVolume {
             let reason = format!("It is smaller than the snapshot's size, {smallest}GiB.");
             return Err(ApiError::invalid(size, "size", reason));
         }
-        let volume_type = self.volume_type.as_deref().unwrap_or(volume_types::DEFAULT);
-        let resolved = volume_types::check(volume_type, size, self.iops, self.throughput)?;
+        let volume_type = self.volume_type.as_deref().unwrap_or(types::DEFAULT);
+        let resolved = types::check(volume_type, size, self.iops, self.throughput)?;
         Ok(Plan { zone, snapshot: snapshot.map(|snapshot| snapshot.id.clone()), resolved })
     }
 }

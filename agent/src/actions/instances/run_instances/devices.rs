@@ -9,7 +9,7 @@ use crate::actions::lookup::find;
 use crate::query::{ApiError, Context};
 use crate::records::{Image, MappedVolume, Snapshot};
 use crate::state::World;
-use crate::volume_types;
+use crate::volumes::types;
 
 /// The most volumes of an instance.
 pub const MAX: usize = 27;
@@ -162,7 +162,7 @@ fn volume(
     let volume_type = match (&ebs.volume_type, &image) {
         (Some(wanted), _) => wanted.clone(),
         (None, Some(volume)) => volume.volume_type.clone(),
-        (None, None) => volume_types::DEFAULT.to_owned(),
+        (None, None) => types::DEFAULT.to_owned(),
     };
     let volume = MappedVolume {
         snapshot,
@@ -196,7 +196,7 @@ fn as_in_image(volume: MappedVolume, name: &str) -> Result<MappedVolume, ApiErro
 
 /// A volume within the limits of its type, with everything that was left open filled in.
 fn checked(volume: MappedVolume, name: &str) -> Result<MappedVolume, ApiError> {
-    let found = volume_types::check(&volume.volume_type, volume.size, volume.iops, volume.throughput)
+    let found = types::check(&volume.volume_type, volume.size, volume.iops, volume.throughput)
         .map_err(|error| ApiError { message: format!("{} (device {name})", error.message), ..error })?;
     Ok(MappedVolume { iops: found.iops, throughput: found.throughput, ..volume })
 }

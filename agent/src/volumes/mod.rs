@@ -1,6 +1,8 @@
-//! The volumes' files.
+//! The volumes' files, and in [`types`] what there is of EC2's volume types.
 //!
 //! A volume is a raw sparse file for now; what keeps volumes is behind a trait, so that layers can take its place.
+
+pub mod types;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
