@@ -147,18 +147,22 @@ fn devices_are_plugged_and_unplugged_under_load() -> Result<()> {
     guest.end()
 }
 
-/// KiB that the process has of its own (PSS), but for the guest's memory: the mapping of that size.
+/// KiB that the process has of its own (PSS), but for the guest's memory, which is the mapping of that size, and for the
+/// program's file: how much of that is mapped is up to the kernel.
 fn own_memory(pid: u32, guest_mib: u64) -> Result<u64> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let field = |line: &str, name: &str| -> Option<u64> {
         line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok()
     };
-    let (mut size, mut total) = (0, 0);
+    let (mut is_own, mut total) = (true, 0);
     for line in maps.lines() {
-        if let Some(value) = field(line, "Size:") {
-            size = value;
-        } else if let Some(value) = field(line, "Pss:").filter(|_| size != guest_mib << 10) {
+        if let Some(size) = field(line, "Size:") {
+            is_own &= size != guest_mib << 10;
+        } else if let Some(value) = field(line, "Pss:").filter(|_| is_own) {
             total += value;
+        } else if line.split_whitespace().next().is_some_and(|first| first.contains('-')) {
+            // A mapping's first line: addresses first, and a file's path last.
+            is_own = !line.contains(" /");
         }
     }
     Ok(total)
