@@ -7,6 +7,7 @@
 //!
 //! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' types and files,
 //!   [`images`] the images' files, [`network`] the address plans, and [`ids`] the forms of EC2's ids.
+//! - [`events`] tells those who listen of what becomes of instances.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
 //! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 
@@ -18,6 +19,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod events;
 pub mod host;
 pub mod ids;
 pub mod images;

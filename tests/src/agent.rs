@@ -1,10 +1,12 @@
 //! A running daemon, `innkeeper serve`, with directories and a port of its own, and the clients that talk to it.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,13 +52,14 @@ impl Agent {
         let directory = tempfile::Builder::new().prefix("innkeeper-agent-").tempdir()?;
         let configuration = format!(
             "listen = \"127.0.0.1:0\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
-             run-directory = \"{0}/run\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}",
+             run-directory = \"{0}/run\"\nboot-id-file = \"{0}/boot-id\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}",
             path(directory.path()),
             cache = crate::cache().join("images"),
             vmm = program("innkeeper-vmm"),
         );
         std::fs::create_dir(directory.path().join("import"))?;
         std::fs::write(directory.path().join("innkeeper.toml"), configuration)?;
+        std::fs::write(directory.path().join("boot-id"), "boot 1\n")?;
         let log = new_log()?.with_extension("agent");
         let mut agent = Self { daemon: None, directory, endpoint: String::new(), log };
         agent.resume()?;
@@ -141,6 +144,25 @@ impl Agent {
         self.end(Signal::SIGKILL).map(drop)
     }
 
+    /// Reboots the host under a daemon that does not run: no VMM is left, nothing of what was on a tmpfs, and the kernel
+    /// calls itself another boot.
+    pub fn reboot_host(&self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "the daemon runs");
+        for pid in self.vmms()? {
+            kill(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
+        }
+        self.wait_for_vmms(0)?;
+        match std::fs::remove_dir_all(self.run_directory()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let file = self.directory.path().join("boot-id");
+        let before = std::fs::read_to_string(&file)?;
+        let number: u64 = before.trim().trim_start_matches("boot ").parse()?;
+        std::fs::write(&file, format!("boot {}\n", number + 1))?;
+        Ok(())
+    }
+
     fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         let mut daemon = self.daemon.take().context("the daemon does not run")?;
         kill(Pid::from_raw(daemon.id() as i32), signal)?;
@@ -177,6 +199,22 @@ impl Agent {
     /// The daemon's process id, if it runs.
     pub fn pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Child::id)
+    }
+
+    /// Reads events as they come, with `innkeeper events`, also from the daemons after this one.
+    pub fn follow_events(&self) -> Result<Events> {
+        let mut reader = self
+            .innkeeper()
+            .args(["events", "--follow", "--output", "json", "--config"])
+            .arg(self.directory.path().join("innkeeper.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run innkeeper")?;
+        let lines = BufReader::new(reader.stdout.take().context("a pipe")?).lines();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Ok(Events { reader, receiver })
     }
 
     /// Where the daemon listens.
@@ -355,6 +393,27 @@ impl Drop for Agent {
         for pid in self.vmms().unwrap_or_default() {
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
         }
+    }
+}
+
+/// A reader of events. When it is dropped, it ends.
+pub struct Events {
+    reader: Child,
+    receiver: Receiver<String>,
+}
+
+impl Events {
+    /// The next event.
+    pub fn next(&mut self) -> Result<serde_json::Value> {
+        let line = self.receiver.recv_timeout(PATIENCE).context("no event has come")?;
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.reader.kill();
+        let _ = self.reader.wait();
     }
 }
 

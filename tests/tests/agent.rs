@@ -325,3 +325,46 @@ fn a_volume_is_given_away_only_when_its_guest_has_let_go() -> Result<()> {
     }
     Ok(())
 }
+
+/// A reader hears of every change once and in order, also when the daemon is killed meanwhile; and so does one that
+/// comes later.
+#[test]
+fn every_change_is_heard_of_once_across_daemons() -> Result<()> {
+    let mut agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let mut first = agent.follow_events()?;
+    let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "2"), ("MaxCount", "2")];
+    let ids = texts(&agent.client()?.ask("RunInstances", &launch)?, "instanceId");
+    for (action, state) in [
+        ("", "running"),
+        ("StopInstances", "stopped"),
+        ("StartInstances", "running"),
+        ("TerminateInstances", "terminated"),
+    ] {
+        if !action.is_empty() {
+            agent.client()?.ask(action, &[("InstanceId.1", &ids[0]), ("InstanceId.2", &ids[1])])?;
+            agent.kill()?;
+            agent.resume()?;
+        }
+        agent.client()?.wait_for(&ids, state, PATIENCE)?;
+    }
+    let life =
+        ["pending", "running", "stopping", "stopped", "pending", "running", "shutting-down", "terminated"];
+    let mut heard = Vec::new();
+    for _ in 0..life.len() * ids.len() {
+        heard.push(first.next()?);
+    }
+    let different: BTreeSet<_> = heard.iter().map(|event| event["id"].to_string()).collect();
+    ensure!(different.len() == heard.len(), "some came twice: {heard:?}");
+    for id in &ids {
+        let of_it = heard.iter().filter(|event| event["detail"]["instance-id"] == id.as_str());
+        let states: Vec<_> = of_it.filter_map(|event| event["detail"]["state"].as_str()).collect();
+        ensure!(states == life, "{id}: {states:?}");
+    }
+    let mut late = agent.follow_events()?;
+    for event in &heard {
+        let again = late.next()?;
+        ensure!(again == *event, "{again} and not {event}");
+    }
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! The agent is killed at every place at which it could die, in the middle of instances' lives, and started again:
-//! nothing is lost, nothing is left over, and running guests do not notice.
+//! nothing is lost, nothing is left over, and running guests do not notice. Then once more, and the host dies with it:
+//! guests that ran are started again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ struct Mortal {
     agent: Agent,
     client: Client,
     deaths: u64,
+    /// Whether the host dies with it, and is started again too.
+    takes_host_along: bool,
 }
 
 impl Mortal {
@@ -35,11 +38,16 @@ impl Mortal {
 
     /// Starts the agent again if it has died.
     fn raise(&mut self) -> Result<()> {
-        if self.agent.has_died()? {
-            self.deaths += 1;
-            self.agent.resume()?;
-            self.client = self.agent.client()?;
+        if self.agent.has_died()? { self.rise() } else { Ok(()) }
+    }
+
+    fn rise(&mut self) -> Result<()> {
+        self.deaths += 1;
+        if self.takes_host_along {
+            self.agent.reboot_host()?;
         }
+        self.agent.resume()?;
+        self.client = self.agent.client()?;
         Ok(())
     }
 
@@ -103,12 +111,14 @@ impl Mortal {
         self.wait_for(&id, "running")?;
         self.wait_for_ready(&id, 1)?;
         self.ask("RebootInstances", &[("InstanceId.1", &id)])?;
-        self.wait_for_ready(&id, 2)?;
+        // A console of before goes with the host.
+        self.wait_for_ready(&id, if self.takes_host_along { 1 } else { 2 })?;
+        self.wait_for(&id, "running")?;
         self.ask("StopInstances", &[("InstanceId.1", &id)])?;
         self.wait_for(&id, "stopped")?;
         let console = self.console(&id)?;
         ensure!(
-            console.ends_with("off\n"),
+            self.takes_host_along || console.ends_with("off\n"),
             "it was not asked to switch itself off, or that is lost: {console:?}"
         );
         self.ask("StartInstances", &[("InstanceId.1", &id)])?;
@@ -145,23 +155,37 @@ impl Mortal {
     }
 }
 
-#[test]
-fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
-    let wanted = match std::env::var("INNKEEPER_AGENT_KILLS") {
-        Ok(text) => text.parse()?,
-        Err(_) => 46u64,
-    };
+/// How often the agent is killed.
+fn kills() -> Result<u64> {
+    match std::env::var("INNKEEPER_AGENT_KILLS") {
+        Ok(text) => Ok(text.parse()?),
+        Err(_) => Ok(46),
+    }
+}
+
+/// An agent, the places at which it can die, the image of those whose lives it dies in, and an instance that only runs.
+fn begin(takes_host_along: bool) -> Result<(Mortal, Vec<String>, String, String)> {
     let agent = Agent::start("")?;
     let bystander_image = agent.register("bystander", &agent.payload("idle")?)?;
     let image = agent.register("mortal", &agent.payload("button")?)?;
     let places = agent.failpoints()?;
     ensure!(places.len() >= 20, "{places:?}");
     let client = agent.client()?;
-    let mut mortal = Mortal { agent, client, deaths: 0 };
+    let mut mortal = Mortal { agent, client, deaths: 0, takes_host_along };
     let bystander = mortal.run(&bystander_image, "bystander")?;
     mortal.wait_for(&bystander, "running")?;
     mortal.wait_for_ready(&bystander, 1)?;
-    let vmm = mortal.agent.vmms()?;
+    Ok((mortal, places, image, bystander))
+}
+
+/// Lives whole lives, in each of which the agent dies at another place, until it has died as often as is wanted.
+fn die_everywhere(
+    mortal: &mut Mortal,
+    places: &[String],
+    image: &str,
+    check: impl Fn(&mut Mortal) -> Result<()>,
+) -> Result<()> {
+    let wanted = kills()?;
     for round in 0.. {
         if mortal.deaths >= wanted {
             break;
@@ -175,12 +199,11 @@ fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
         if let Err(error) = mortal.agent.resume_until(&format!("{place}:{time}")) {
             // It may die before it is ready.
             ensure!(mortal.agent.pid().is_none(), error);
-            mortal.deaths += 1;
-            mortal.agent.resume()?;
+            mortal.rise()?;
         }
         mortal.client = mortal.agent.client()?;
         let context = || format!("killed at {place}, the {time}. time");
-        mortal.live(&image, &format!("round-{round}")).with_context(context)?;
+        mortal.live(image, &format!("round-{round}")).with_context(context)?;
         // The last places are passed when there is nothing left to ask for.
         let deadline = Instant::now() + PATIENCE;
         while mortal.deaths == before {
@@ -188,12 +211,48 @@ fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
             ensure!(Instant::now() < deadline, "the agent was not killed at {place}");
             std::thread::sleep(Duration::from_millis(1));
         }
-        mortal.check(std::slice::from_ref(&bystander)).with_context(context)?;
-        assert_eq!(mortal.agent.vmms()?, vmm, "the bystander's VMM");
-        assert_eq!(mortal.console(&bystander)?, "ready\n", "the bystander has noticed something");
+        check(mortal).with_context(context)?;
     }
     println!("{} kills", mortal.deaths);
-    mortal.ask("TerminateInstances", &[("InstanceId.1", &bystander)])?;
-    mortal.wait_for(&bystander, "terminated")?;
+    Ok(())
+}
+
+fn finish(mut mortal: Mortal, bystander: &str) -> Result<()> {
+    mortal.ask("TerminateInstances", &[("InstanceId.1", bystander)])?;
+    mortal.wait_for(bystander, "terminated")?;
     mortal.check(&[])
+}
+
+#[test]
+fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
+    let (mut mortal, places, image, bystander) = begin(false)?;
+    let vmm = mortal.agent.vmms()?;
+    die_everywhere(&mut mortal, &places, &image, |mortal| {
+        mortal.check(std::slice::from_ref(&bystander))?;
+        ensure!(mortal.agent.vmms()? == vmm, "the bystander has another VMM");
+        ensure!(mortal.console(&bystander)? == "ready\n", "the bystander has noticed something");
+        Ok(())
+    })?;
+    finish(mortal, &bystander)
+}
+
+#[test]
+fn a_host_dies_anywhere_and_what_ran_starts_again() -> Result<()> {
+    let (mut mortal, places, image, bystander) = begin(true)?;
+    let identity = |mortal: &mut Mortal| -> Result<Vec<Vec<String>>> {
+        let answer = mortal.ask("DescribeInstances", &[("InstanceId.1", &bystander)])?;
+        Ok(["launchTime", "privateIpAddress", "volumeId", "networkInterfaceId", "macAddress"]
+            .map(|name| ec2::texts(&answer, name))
+            .into())
+    };
+    let before = identity(&mut mortal)?;
+    die_everywhere(&mut mortal, &places, &image, |mortal| {
+        mortal.wait_for(&bystander, "running")?;
+        mortal.check(std::slice::from_ref(&bystander))?;
+        mortal.wait_for_ready(&bystander, 1)?;
+        let after = identity(mortal)?;
+        ensure!(after == before, "the bystander has become another: {before:?}, {after:?}");
+        Ok(())
+    })?;
+    finish(mortal, &bystander)
 }

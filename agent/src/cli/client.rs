@@ -1,5 +1,6 @@
 //! A client of the agent's own EC2 API.
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,6 +10,7 @@ use serde_json::Value;
 use crate::cli::answer::{list, parse, text};
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::events;
 use crate::query::Service;
 use crate::query::sigv4::{self, Signed};
 
@@ -113,6 +115,20 @@ impl Parameters {
     }
 }
 
+/// What a stream of events tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// An event, in EventBridge's form.
+    Event {
+        /// Its place among all.
+        number: u64,
+        /// The document.
+        event: Value,
+    },
+    /// So many were forgotten before they could be read.
+    Lost(u64),
+}
+
 /// A client of one agent.
 pub struct Client {
     http: ureq::Agent,
@@ -170,22 +186,39 @@ impl Client {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("Action", action).append_pair("Version", VERSION);
         let body = form.extend_pairs(parameters.0).finish();
-        let Credentials { access_key_id, secret_access_key, region, endpoint_url } = &self.credentials;
-        let host = endpoint_url.strip_prefix("http://").unwrap_or_default();
-        let mut headers = vec![
-            ("content-type".to_owned(), "application/x-www-form-urlencoded; charset=utf-8".to_owned()),
-            ("host".to_owned(), host.to_owned()),
-        ];
-        let request =
-            Signed { method: "POST", path: "/", query: &[], headers: &headers, body: body.as_bytes() };
-        let now = Timestamp::now();
-        let signature = sigv4::sign(request, access_key_id, secret_access_key, region, Service::Ec2, now);
-        headers.extend(signature);
-        let mut request = self.http.post(format!("{endpoint_url}/"));
+        let content_type = "application/x-www-form-urlencoded; charset=utf-8";
+        let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        let headers = self.signed("POST", "/", &[], headers, body.as_bytes());
+        let mut request = self.http.post(format!("{}/", self.credentials.endpoint_url));
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let mut response = request.send(&body).map_err(|error| self.unanswered(error))?;
+        let response = request.send(&body).map_err(|error| self.unanswered(error))?;
+        self.document(response)
+    }
+
+    /// Adds the host and the signature to a request's headers.
+    fn signed(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(String, String)],
+        mut headers: Vec<(String, String)>,
+        body: &[u8],
+    ) -> Vec<(String, String)> {
+        let Credentials { access_key_id, secret_access_key, region, endpoint_url } = &self.credentials;
+        let host = endpoint_url.strip_prefix("http://").unwrap_or_default();
+        headers.push(("host".to_owned(), host.to_owned()));
+        let request = Signed { method, path, query, headers: &headers, body };
+        let now = Timestamp::now();
+        let signature = sigv4::sign(request, access_key_id, secret_access_key, region, Service::Ec2, now);
+        headers.extend(signature);
+        headers
+    }
+
+    /// The document that an answer is, or the error that it says.
+    fn document(&self, mut response: ureq::http::Response<ureq::Body>) -> anyhow::Result<Value> {
+        let endpoint_url = &self.credentials.endpoint_url;
         let status = response.status();
         let answer = response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_string();
         let answer = answer.map_err(|error| self.unanswered(error))?;
@@ -198,6 +231,56 @@ impl Client {
         let error = tree.get("Errors").unwrap_or(&tree);
         let (code, message) = (text(error, "Error.Code"), text(error, "Error.Message"));
         Err(Refused { code: code.to_owned(), message: message.trim_end_matches('.').to_owned() }.into())
+    }
+
+    /// Reads the stream of events behind one, until it ends or `listener` has heard enough.
+    pub fn events(
+        &self,
+        after: u64,
+        follow: bool,
+        listener: &mut dyn FnMut(Told) -> bool,
+    ) -> anyhow::Result<()> {
+        let query = [("after".to_owned(), after.to_string()), ("follow".to_owned(), follow.to_string())];
+        let headers = self.signed("GET", events::PATH, &query, Vec::new(), b"");
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&query).finish();
+        let request = self.http.get(format!("{}{}?{query}", self.credentials.endpoint_url, events::PATH));
+        // A stream lasts as long as it does, but is never silent for long.
+        let mut request = request
+            .config()
+            .timeout_global(None)
+            .timeout_recv_response(Some(TIMEOUT))
+            .timeout_recv_body(None)
+            .build();
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = request.call().map_err(|error| self.unanswered(error))?;
+        if !response.status().is_success() {
+            return self.document(response).map(drop);
+        }
+        let lines = BufReader::new(response.into_body().into_reader()).lines();
+        let (mut number, mut is_loss) = (after, false);
+        for line in lines {
+            let line = line.map_err(|error| self.unanswered(error.into()))?;
+            let (field, value) = line.split_once(": ").unwrap_or_default();
+            match field {
+                "id" => number = value.parse().context("an event without a number")?,
+                "event" => is_loss = value == "lost",
+                "data" => {
+                    let event: Value = serde_json::from_str(value).context("an event that is not JSON")?;
+                    let told = if std::mem::take(&mut is_loss) {
+                        Told::Lost(event.get("lost").and_then(Value::as_u64).unwrap_or_default())
+                    } else {
+                        Told::Event { number, event }
+                    };
+                    if !listener(told) {
+                        return Ok(());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Asks for everything that an action lists, page by page.
@@ -238,7 +321,7 @@ impl Client {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::io::{BufRead, BufReader, Read, Write};
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread::JoinHandle;
 

@@ -11,6 +11,7 @@ mod completions;
 mod console;
 mod credentials;
 mod debug;
+mod events;
 mod global;
 mod groups;
 mod images;

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use crate::cli::completions::Completions;
 use crate::cli::console::Console;
+use crate::cli::events::Events;
 use crate::cli::global::Global;
 use crate::cli::groups::Groups;
 use crate::cli::images::Images;
@@ -47,6 +48,8 @@ pub enum Command {
     Terminate(Asking<Terminate>),
     /// Print what an instance says on its console
     Console(Asking<Console>),
+    /// Print what has become of instances
+    Events(Asking<Events>),
     /// List, register and remove images
     Image(Choosing<Images>),
     /// List, create, import and remove key pairs
@@ -93,6 +96,7 @@ impl Command {
             Self::Reboot(Asking { arguments, global }) => arguments.execute(&global),
             Self::Terminate(Asking { arguments, global }) => arguments.execute(&global),
             Self::Console(Asking { arguments, global }) => arguments.execute(&global),
+            Self::Events(Asking { arguments, global }) => arguments.execute(&global),
             Self::Image(Choosing { command, global }) => command.execute(&global),
             Self::Key(Choosing { command, global }) => command.execute(&global),
             Self::Volume(Choosing { command, global }) => command.execute(&global),

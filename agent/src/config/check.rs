@@ -32,7 +32,11 @@ impl Config {
             );
             return invalid("listen", reason);
         }
-        let places = [("state-directory", &self.state_directory), ("run-directory", &self.run_directory)];
+        let places = [
+            ("state-directory", &self.state_directory),
+            ("run-directory", &self.run_directory),
+            ("boot-id-file", &self.boot_id_file),
+        ];
         let images = self.image_directories.iter().map(|directory| ("image-directories", directory));
         let vmm = self.vmm.iter().map(|vmm| ("vmm", vmm));
         for (key, path) in places.into_iter().chain(images).chain(vmm) {

@@ -27,6 +27,8 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// What does not: the VMMs' sockets.
     pub run_directory: PathBuf,
+    /// Where the kernel says which boot of the host this is.
+    pub boot_id_file: PathBuf,
     /// The program `innkeeper-vmm`; by default the one beside this program, else the one on the `PATH`.
     pub vmm: Option<PathBuf>,
     /// The account: 12 digits.
@@ -75,6 +77,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8773)),
             state_directory: "/var/lib/innkeeper".into(),
             run_directory: "/run/innkeeper".into(),
+            boot_id_file: "/proc/sys/kernel/random/boot_id".into(),
             vmm: None,
             account: "000000000000".into(),
             region: region.into(),
@@ -98,6 +101,7 @@ impl Config {
         Settings {
             vmm: self.vmm.clone().unwrap_or_else(default_vmm),
             run_directory: self.run_directory.clone(),
+            boot_id_file: self.boot_id_file.clone(),
             cpu_overcommit: self.cpu_overcommit,
             reserved_memory: self.reserved_memory,
         }

@@ -126,6 +126,12 @@ impl Host for Linux {
         })
     }
 
+    fn boot_id(&self) -> Result<String, HostError> {
+        let path = &self.settings.boot_id_file;
+        let text = fs::read_to_string(path).what(|| format!("read {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+
     fn kvm(&self) -> Result<OwnedFd, HostError> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/kvm");
         Ok(file.what(|| "open /dev/kvm (innkeeper-vmm check says more)".into())?.into())
@@ -276,6 +282,7 @@ mod tests {
         let host = Linux::new(Settings {
             vmm: "/nonexistent".into(),
             run_directory: run.path().to_owned(),
+            boot_id_file: "/nonexistent".into(),
             cpu_overcommit: 1.0,
             reserved_memory: 0,
         });

@@ -37,6 +37,9 @@ pub trait Host: Send + Sync {
     /// What it has to give to instances.
     fn capacity(&self) -> Result<Capacity, HostError>;
 
+    /// Tells this boot of the machine from all others.
+    fn boot_id(&self) -> Result<String, HostError>;
+
     /// `/dev/kvm`.
     fn kvm(&self) -> Result<OwnedFd, HostError>;
 
@@ -76,6 +79,8 @@ pub struct Settings {
     pub vmm: PathBuf,
     /// For sockets; gone after a reboot of the host.
     pub run_directory: PathBuf,
+    /// The file in which the kernel says which boot this is.
+    pub boot_id_file: PathBuf,
     /// How many vCPUs are given for each CPU.
     pub cpu_overcommit: f64,
     /// MiB that no instance gets.

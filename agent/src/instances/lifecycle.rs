@@ -5,7 +5,7 @@
 //!              |                      |
 //!              v        guest runs    |
 //!           pending ---------------> running <--.
-//!              |                     |  |  |    | reboot
+//!              |        host reboots |  |  |    | reboot
 //!              | cannot start        |  |  '----'
 //!              v                     |  | stop, power-off, VMM gone
 //!         stopping <-----------------|--'
@@ -128,6 +128,23 @@ impl Lifecycle {
                 self.because(reason::USER_SHUTDOWN, by_user(now));
                 self.enter(InstanceState::ShuttingDown, Some(Step::EndVmm), now);
             }
+        }
+    }
+
+    /// The host was started anew, and no VMM has outlived that: what ran starts again, and what was on its way goes on
+    /// with its step. Nobody needs to press a button any more.
+    pub fn host_rebooted(&mut self, now: Timestamp) {
+        match self.state {
+            InstanceState::Running => {
+                self.state_reason = None;
+                self.transition_reason = String::new();
+                self.enter(InstanceState::Pending, Some(Step::StartVmm), now);
+            }
+            InstanceState::Stopping => self.step = Some(Step::EndVmm),
+            InstanceState::Pending
+            | InstanceState::ShuttingDown
+            | InstanceState::Stopped
+            | InstanceState::Terminated => {}
         }
     }
 
@@ -299,9 +316,39 @@ mod tests {
         assert_eq!(lifecycle.step, Some(Step::EndVmm));
     }
 
+    #[test]
+    fn a_reboot_of_the_host_starts_what_ran_and_finishes_what_had_begun() {
+        let stopping = |force| {
+            let mut lifecycle = running();
+            lifecycle.stop(force, PATIENCE, now()).unwrap();
+            lifecycle
+        };
+        let mut rebooting = running();
+        rebooting.reboot().unwrap();
+        let mut terminating = running();
+        terminating.terminate(now());
+        use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated};
+        for (mut lifecycle, then, finally) in [
+            (Lifecycle::launch(now()), Pending, Running),
+            (running(), Pending, Running),
+            (rebooting, Pending, Running),
+            (stopping(false), Stopping, Stopped),
+            (stopping(true), Stopping, Stopped),
+            (settled(stopping(true)), Stopped, Stopped),
+            (terminating.clone(), ShuttingDown, Terminated),
+            (settled(terminating), Terminated, Terminated),
+        ] {
+            let before = lifecycle.clone();
+            lifecycle.host_rebooted(now());
+            assert_eq!(lifecycle.state, then, "{before:?}");
+            assert!(!matches!(lifecycle.step, Some(Step::PressButton { .. } | Step::Reboot)), "{before:?}");
+            assert_eq!(settled(lifecycle).state, finally, "{before:?}");
+        }
+    }
+
     /// Anything that can happen.
     fn happening() -> impl Strategy<Value = u8> {
-        0..12u8
+        0..13u8
     }
 
     proptest! {
@@ -325,6 +372,7 @@ mod tests {
                     8 => drop(lifecycle.stop(false, PATIENCE, now())),
                     9 => drop(lifecycle.stop(true, PATIENCE, now())),
                     10 => drop(lifecycle.reboot()),
+                    11 => lifecycle.host_rebooted(now()),
                     _ => lifecycle.terminate(now()),
                 }
                 use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated};

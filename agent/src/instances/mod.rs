@@ -3,6 +3,7 @@
 //! - [`lifecycle`] is the pure part: which step follows from what.
 //! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
 //!   what that means for other records.
+//! - [`host_reboot`] is what has to be done before that, when the host itself was started anew.
 //! - [`vmm`] is the connection to a VMM, [`capacity`] what the host has room for, [`failpoint`] where tests let the agent
 //!   die.
 //!
@@ -13,6 +14,7 @@ mod actor;
 pub mod capacity;
 mod console;
 pub mod failpoint;
+pub mod host_reboot;
 pub mod lifecycle;
 mod settle;
 mod steps;

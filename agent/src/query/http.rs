@@ -1,6 +1,6 @@
 //! The API's HTTP server: connections, limits, and the way of a request from its bytes to its answer.
 //!
-//! Whatever comes as HTTP is answered in EC2's XML. What a client can make us hold is bounded: connections, the time
+//! Whatever comes as HTTP is answered in EC2's XML, but for the stream of [`events`], which has a path of its own. What a client can make us hold is bounded: connections, the time
 //! that each may take to say something, the size of a request, the actions that run at once.
 
 use std::convert::Infallible;
@@ -10,7 +10,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Bytes};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -21,9 +22,10 @@ use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant as Moment, sleep, sleep_until, timeout};
 use tracing::Instrument;
 
+use crate::events::{self, Follower, Wish};
 use crate::query::dispatch::{Call, Registry};
 use crate::query::sigv4::{self, Signed};
 use crate::query::{ApiError, Caller, Context, Service, parameters, xml};
@@ -46,6 +48,8 @@ struct Limits {
     connections: usize,
     /// Actions that run at once.
     actions: usize,
+    /// Streams of events at once.
+    streams: usize,
     /// For a client to send a request's head: also the next one on the same connection.
     head: Duration,
     /// For a client to send a request's body.
@@ -63,6 +67,7 @@ impl Default for Limits {
         Self {
             connections: 512,
             actions: 32,
+            streams: 64,
             head: Duration::from_secs(30),
             body: Duration::from_secs(30),
             turn: Duration::from_secs(5),
@@ -94,6 +99,9 @@ trait Application: Send + Sync + 'static {
 
     /// Runs an action. Blocks.
     fn answer(&self, service: Service, call: &Call, caller: &Caller, id: &str) -> Result<String, ApiError>;
+
+    /// Begins to read events.
+    fn follow(&self, wish: Wish) -> Follower;
 }
 
 /// The real one.
@@ -114,6 +122,36 @@ impl Application for Api {
     fn answer(&self, service: Service, call: &Call, caller: &Caller, id: &str) -> Result<String, ApiError> {
         let context = Context { agent: &self.agent, caller, request_id: id, digest: &call.digest };
         self.registry.answer(service, call, context)
+    }
+
+    fn follow(&self, wish: Wish) -> Follower {
+        Follower::new(Arc::clone(&self.agent.state), &self.agent.config.region, wish)
+    }
+}
+
+/// A request's answer.
+enum Answer {
+    /// A document, in XML.
+    Document(String),
+    /// What comes, until it ends.
+    Events(Channel<Bytes>),
+}
+
+/// When a connection is to end: the streams on it end before.
+#[derive(Clone)]
+struct Ending {
+    /// At the latest.
+    time: Moment,
+    /// It never has a value; its end is what tells.
+    told: watch::Receiver<()>,
+}
+
+impl Ending {
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.told.changed() => {}
+            () = sleep_until(self.time) => {}
+        }
     }
 }
 
@@ -151,6 +189,7 @@ async fn accept<A: Application>(
 struct Front<A> {
     application: Arc<A>,
     actions: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     limits: Limits,
 }
 
@@ -163,22 +202,24 @@ struct Trace {
 
 impl<A: Application> Front<A> {
     fn new(application: A, limits: Limits) -> Self {
-        Self { application: Arc::new(application), actions: Arc::new(Semaphore::new(limits.actions)), limits }
+        Self {
+            application: Arc::new(application),
+            actions: Arc::new(Semaphore::new(limits.actions)),
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            limits,
+        }
     }
 
     /// Serves a connection until it ends, or `ending` says that it has to.
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        mut ending: watch::Receiver<()>,
-    ) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, told: watch::Receiver<()>) {
         let limits = self.limits;
+        let mut ending = Ending { time: Moment::now() + limits.connection, told };
+        let of_streams = ending.clone();
         // Answers are small, and whole when they are sent.
         let _ = stream.set_nodelay(true);
         let service = service_fn(move |request| {
-            let front = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(front.respond(request).await) }
+            let (front, ending) = (Arc::clone(&self), of_streams.clone());
+            async move { Ok::<_, Infallible>(front.respond(request, ending).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -187,9 +228,7 @@ impl<A: Application> Front<A> {
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
-            // It never has a value; its end is what tells.
-            _ = ending.changed() => None,
-            () = sleep(limits.connection) => None,
+            () = ending.wait() => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -204,7 +243,11 @@ impl<A: Application> Front<A> {
     }
 
     /// Answers a request.
-    async fn respond<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    async fn respond<B>(
+        &self,
+        request: Request<B>,
+        ending: Ending,
+    ) -> Response<Either<Full<Bytes>, Channel<Bytes>>>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -214,12 +257,12 @@ impl<A: Application> Front<A> {
         let mut service = Service::Ec2;
         // Whatever is logged on the way has the request's id.
         let span = tracing::info_span!("request", id);
-        let answering = self.answer(request, &id, &mut service, &mut trace).instrument(span.clone());
+        let answering = self.answer(request, &id, &mut service, &mut trace, ending).instrument(span.clone());
         let result = answering.await;
         let _span = span.enter();
-        let (status, code, document) = match result {
-            Ok(document) => (200, "", document),
-            Err(error) => (error.status(), error.code, xml::error(service, &id, &error)),
+        let (status, code, answer) = match result {
+            Ok(answer) => (200, "", answer),
+            Err(error) => (error.status(), error.code, Answer::Document(xml::error(service, &id, &error))),
         };
         let Trace { action, access_key } = trace;
         let took = began.elapsed();
@@ -228,10 +271,14 @@ impl<A: Application> Front<A> {
         } else {
             tracing::debug!(action, access_key, status, code, ?took, "answered a request");
         }
-        let mut response = Response::new(Full::new(Bytes::from(document)));
+        let (body, content_type) = match answer {
+            Answer::Document(document) => (Either::Left(Full::from(document)), "text/xml;charset=UTF-8"),
+            Answer::Events(stream) => (Either::Right(stream), "text/event-stream"),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
-        headers.insert("content-type", HeaderValue::from_static("text/xml;charset=UTF-8"));
+        headers.insert("content-type", HeaderValue::from_static(content_type));
         if let Ok(id) = HeaderValue::from_str(&id) {
             // SDKs look for the one or the other.
             headers.insert(HeaderName::from_static("x-amzn-requestid"), id.clone());
@@ -246,7 +293,8 @@ impl<A: Application> Front<A> {
         id: &str,
         service: &mut Service,
         trace: &mut Trace,
-    ) -> Result<String, ApiError>
+        ending: Ending,
+    ) -> Result<Answer, ApiError>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -274,12 +322,41 @@ impl<A: Application> Front<A> {
         })?;
         trace.access_key = signer.access_key;
         let Some(key) = found else { return Err(ApiError::internal("a signature was good without a key")) };
+        if head.uri.path() == events::PATH {
+            trace.action = "events".into();
+            return self.events(wish(&query, &head.headers, key.account)?, ending).map(Answer::Events);
+        }
         let mut all = query;
         all.extend(parameters::decode(&body)?);
         drop(body);
         let call = Call::read(all)?;
         trace.action.clone_from(&call.action);
-        self.run(signer.service, call, caller(key), id).await
+        self.run(signer.service, call, caller(key), id).await.map(Answer::Document)
+    }
+
+    /// Begins a stream of events. It costs no more than its place, however slowly it is read: the next piece is made
+    /// when there is room for it.
+    fn events(&self, wish: Wish, mut ending: Ending) -> Result<Channel<Bytes>, ApiError> {
+        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return Err(ApiError::new("RequestLimitExceeded", "Too many streams of events are open."));
+        };
+        let mut follower = self.application.follow(wish);
+        let (mut sender, stream) = Channel::new(1);
+        tokio::spawn(async move {
+            let _place = place;
+            let telling = async {
+                while let Some(piece) = follower.next().await {
+                    if sender.send_data(Bytes::from(piece)).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = telling => {}
+                () = ending.wait() => {}
+            }
+        });
+        Ok(stream)
     }
 
     /// Runs an action on a thread that may block, when it is its turn.
@@ -298,6 +375,29 @@ impl<A: Application> Front<A> {
         });
         running.await.unwrap_or_else(|failure| Err(ApiError::internal(failure)))
     }
+}
+
+/// What a reader of events asks for.
+fn wish(query: &[(String, String)], headers: &HeaderMap, account: String) -> Result<Wish, ApiError> {
+    let parameter =
+        |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let invalid = |name: &str, value: &str, wanted: &str| {
+        ApiError::new(
+            "InvalidParameterValue",
+            format!("Value ({value}) for parameter {name} is not {wanted}."),
+        )
+    };
+    let after = match parameter("after").or(last) {
+        Some(text) => text.parse().map_err(|_| invalid("after", text, "the number of an event"))?,
+        None => 0,
+    };
+    let follow = match parameter("follow") {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(other) => return Err(invalid("follow", other, "true or false")),
+    };
+    Ok(Wish { account, after, follow })
 }
 
 fn caller(key: AccessKey) -> Caller {
@@ -408,6 +508,11 @@ mod tests {
             }
             Ok(format!("{} {} {} {}", call.action, caller.arn, id.len(), call.parameters.len()))
         }
+
+        fn follow(&self, wish: Wish) -> Follower {
+            let store = Arc::new(crate::store::memory::Memory::default());
+            Follower::new(Arc::new(crate::state::State::open(store).unwrap()), self.region(), wish)
+        }
     }
 
     struct Server {
@@ -452,15 +557,19 @@ mod tests {
 
     /// A signed request as bytes, after which the connection is to end.
     fn signed_by(key: &str, secret: &str, method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+        signed_to("/", key, secret, method, query, body)
+    }
+
+    fn signed_to(path: &str, key: &str, secret: &str, method: &str, query: &str, body: &[u8]) -> Vec<u8> {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut headers = vec![header("host", "innkeeper")];
         let pairs = parameters::decode(query.as_bytes()).unwrap_or_default();
-        let request = Signed { method, path: "/", query: &pairs, headers: &headers, body };
+        let request = Signed { method, path, query: &pairs, headers: &headers, body };
         let more = sigv4::sign(request, key, secret, "us-east-1", Service::Ec2, Timestamp::now());
         headers.extend(more);
         let length = body.len();
         let mut text =
-            format!("{method} /?{query} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n");
+            format!("{method} {path}?{query} HTTP/1.1\r\nconnection: close\r\ncontent-length: {length}\r\n");
         text.extend(headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")));
         text.push_str("\r\n");
         [text.as_bytes(), body].concat()
@@ -468,6 +577,10 @@ mod tests {
 
     fn signed(method: &str, query: &str, body: &[u8]) -> Vec<u8> {
         signed_by("AKIA", "secret", method, query, body)
+    }
+
+    fn stream(query: &str) -> Vec<u8> {
+        signed_to(events::PATH, "AKIA", "secret", "GET", query, b"")
     }
 
     fn post(body: &str) -> Vec<u8> {
@@ -618,6 +731,46 @@ mod tests {
         assert!(!server.ended.is_finished());
         server.echo.open();
         assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 "));
+        timeout(LONG, server.ended).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn events_are_a_stream_for_those_who_sign() {
+        let server = server(Limits::default()).await;
+        let answer = server.exchange(&stream("follow=false")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("content-type: text/event-stream\r\n"), "{answer}");
+        let unsigned = format!("GET {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", events::PATH);
+        assert!(server.exchange(unsigned.as_bytes()).await.starts_with("HTTP/1.1 403 "));
+        for bad in ["after=x", "after=-1", "follow=perhaps"] {
+            let answer = server.exchange(&stream(bad)).await;
+            assert!(answer.contains("<Code>InvalidParameterValue</Code>"), "{bad}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_keeps_no_server_and_no_connection_from_its_end() {
+        let server = server(Limits { streams: 1, connection: SECOND, ..Limits::default() }).await;
+        let began = Instant::now();
+        let mut first = server.connect().await;
+        first.write_all(&stream("")).await.unwrap();
+        let mut head = [0; 15];
+        first.read_exact(&mut head).await.unwrap();
+        let refused = server.exchange(&stream("")).await;
+        assert!(
+            refused.starts_with("HTTP/1.1 503 ") && refused.contains("RequestLimitExceeded"),
+            "{refused}"
+        );
+        // It ends as a whole answer, and not in the middle.
+        assert!(rest(&mut first).await.ends_with("\r\n0\r\n\r\n"));
+        assert!(began.elapsed() < events::KEEP_ALIVE, "{:?}", began.elapsed());
+
+        let server = self::server(Limits::default()).await;
+        let mut open = server.connect().await;
+        open.write_all(&stream("")).await.unwrap();
+        open.read_exact(&mut head).await.unwrap();
+        server.stop.send(()).unwrap();
+        assert!(rest(&mut open).await.ends_with("\r\n0\r\n\r\n"));
         timeout(LONG, server.ended).await.unwrap().unwrap();
     }
 }

@@ -3,6 +3,7 @@
 //! Each is stored as JSON with the version of its form. When a form changes, [`Record::VERSION`] goes up and
 //! [`Record::migrate`] learns to read the one before.
 
+mod event;
 mod image;
 mod instance;
 mod network;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use event::StateChange;
 pub use image::{BootFiles, Image, ImageState};
 pub use instance::{
     BlockDevice, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason, Step,
@@ -59,9 +61,11 @@ records! {
     Image, "image", id;
     Instance, "instance", id;
     KeyPair, "key-pair", id;
+    Machine, "machine", name;
     NetworkInterface, "network-interface", id;
     SecurityGroup, "security-group", id;
     Snapshot, "snapshot", id;
+    StateChange, "state-change", number;
     Subnet, "subnet", id;
     Tags, "tags", resource;
     Volume, "volume", id;
@@ -104,6 +108,20 @@ pub struct KeyPair {
     pub public_key: String,
     /// When it was made or imported.
     pub created: Timestamp,
+}
+
+/// What is remembered of a machine that instances run on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Tells it from others that share the store: [`Machine::THIS`] as long as there is one.
+    pub name: String,
+    /// Which boot of it the agent has seen last.
+    pub boot_id: String,
+}
+
+impl Machine {
+    /// The name of the machine that the agent runs on.
+    pub const THIS: &'static str = "this";
 }
 
 /// The tags of one resource.

@@ -28,6 +28,7 @@ use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
 use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
+use crate::instances::host_reboot::settle_reboot;
 use crate::instances::{Consoles, Instances, MAX_MAKERS, Shared};
 use crate::query::dispatch::Registry;
 use crate::state::State;
@@ -127,11 +128,12 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     }
     let store = Arc::new(Redb::open(config.store())?);
     let host = Arc::new(Linux::new(config.host_settings()));
-    let capacity = host.capacity()?;
+    let (capacity, boot_id) = (host.capacity()?, host.boot_id()?);
     let own = config.instance_types.iter().map(|own| (own.name.as_str(), own.vcpus, own.memory));
     let catalogue = Catalogue::new(own);
     let agent = Agent::new(config, store, catalogue, capacity, host)?;
     warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
+    settle_reboot(&agent.state, &boot_id, Timestamp::now())?;
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }

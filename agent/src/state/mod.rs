@@ -5,20 +5,22 @@
 //! disk before anybody outside of other transactions sees it.
 
 mod document;
+pub mod journal;
 #[cfg(test)]
 mod model;
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::records::{
-    AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, NetworkInterface, Record, SecurityGroup,
-    Snapshot, Subnet, Tags, Volume, Vpc,
+    AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, Machine, NetworkInterface, Record,
+    SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -89,9 +91,11 @@ world! {
     images: Image,
     instances: Instance,
     key_pairs: KeyPair,
+    machines: Machine,
     network_interfaces: NetworkInterface,
     security_groups: SecurityGroup,
     snapshots: Snapshot,
+    state_changes: StateChange,
     subnets: Subnet,
     tags: Tags,
     volumes: Volume,
@@ -105,8 +109,19 @@ impl World {
     }
 
     /// All records of a kind, in the order of their keys.
-    pub fn all<R: Kept>(&self) -> impl Iterator<Item = &Arc<R>> {
+    pub fn all<R: Kept>(&self) -> impl ExactSizeIterator<Item = &Arc<R>> {
         R::table(self).values()
+    }
+
+    /// The records of a kind behind this key, in the order of their keys.
+    pub fn after<R: Kept>(&self, key: &str) -> impl Iterator<Item = &Arc<R>> {
+        let behind = (Bound::Excluded(key), Bound::Unbounded);
+        R::table(self).range::<str, _>(behind).map(|(_, record)| record)
+    }
+
+    /// The record of a kind with the last key.
+    pub fn last<R: Kept>(&self) -> Option<&Arc<R>> {
+        R::table(self).last_key_value().map(|(_, record)| record)
     }
 
     /// A resource's tags.
@@ -258,6 +273,9 @@ impl State {
             let mut gathered = self.gathered();
             let mut draft = Draft { world: gathered.world.clone(), writes: BTreeMap::new(), failure: None };
             let result = transaction(&mut draft);
+            if result.is_ok() {
+                journal::note(&gathered.world, &mut draft, Timestamp::now());
+            }
             if let Some(failure) = draft.failure {
                 return Err(failure.into());
             }

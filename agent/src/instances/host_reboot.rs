@@ -1,0 +1,42 @@
+//! What a reboot of the host means for the instances: VMMs, and what was in the run directory, are gone. Instances that ran
+//! start again, with the same ids, addresses and volumes; what had begun is finished.
+
+use jiff::Timestamp;
+
+use super::settle::detach;
+use crate::records::{Instance, InstanceState, Machine};
+use crate::state::{Draft, State};
+use crate::store::StoreError;
+
+/// Compares the host's boot with the one that the records are of, and brings the records in line if it is another. To be
+/// called before the actors begin. Done in one transaction, so that it happens once for each reboot.
+pub fn settle_reboot(state: &State, boot_id: &str, now: Timestamp) -> Result<(), StoreError> {
+    let last = |draft: &Draft| draft.get::<Machine>(Machine::THIS).map(|machine| machine.boot_id.clone());
+    state.change(|draft| {
+        let last = last(draft);
+        if last.as_deref() == Some(boot_id) {
+            return Ok(());
+        }
+        // The first start, or that of an agent that is newer than its records, tells nothing.
+        if last.is_some() {
+            let instances: Vec<_> = draft.all::<Instance>().cloned().collect();
+            for instance in instances {
+                settle_instance(draft, &instance, now);
+            }
+        }
+        draft.put(Machine { name: Machine::THIS.into(), boot_id: boot_id.into() });
+        Ok(())
+    })
+}
+
+fn settle_instance(draft: &mut Draft, instance: &Instance, now: Timestamp) {
+    // There is no guest any more that would have to let go of what it was to lose.
+    for device in &instance.block_devices {
+        detach(draft, &device.volume);
+    }
+    let from = instance.lifecycle.state;
+    draft.update::<Instance>(&instance.id, |instance| instance.lifecycle.host_rebooted(now));
+    if from == InstanceState::Running {
+        tracing::info!(instance = %instance.id, "the host was started anew, and so is the instance");
+    }
+}
