@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::slice;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use innkeeper_protocol::{
-    Answer, AttachDisk, BootSource, Command, Configure, Descriptor, DiskEngine, DiskFormat, Identity, Limits,
-    State as GuestState,
+    Answer, AttachDisk, BootSource, Command, Configure, Descriptor, DiskEngine, DiskFormat,
+    Error as ProtocolError, FailureCode, Identity, Limits, State as GuestState,
 };
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -18,7 +19,7 @@ use super::chain;
 use super::failpoint::pass;
 use super::lifecycle::Observation;
 use super::settle::{attached, detach};
-use super::vmm::Vmm;
+use super::vmm::{Vmm, VmmError};
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{AttachmentStatus, Instance, Snapshot, Step, Volume};
 use crate::state::Draft;
@@ -26,6 +27,10 @@ use crate::store::StoreError;
 
 /// How often the power button is pressed: a guest that was busy booting has not heard it.
 const BUTTON_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a disk may be another VMM's that has ended: of one that was killed, the kernel closes what its io_uring had
+/// in hand some time after.
+const LETTING_GO: Duration = Duration::from_secs(2);
 
 impl Actor {
     /// Makes the files of the instance's volumes.
@@ -189,7 +194,19 @@ impl Actor {
             queues: None,
             limits: Limits::default(),
         };
-        match self.vmm()?.call(Command::AttachDisk(Box::new(disk)), &[file]).await? {
+        let deadline = Instant::now() + LETTING_GO;
+        let answer = loop {
+            let command = Command::AttachDisk(Box::new(disk.clone()));
+            match self.vmm()?.call(command, slice::from_ref(&file)).await {
+                Err(VmmError::Protocol(ProtocolError::Refused(failure)))
+                    if failure.code == FailureCode::Conflict && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(LETTING_GO / 100).await;
+                }
+                result => break result?,
+            }
+        };
+        match answer {
             Answer::Attached { slot } => {
                 tracing::debug!(instance = %self.id, volume = %id, slot, "attached");
                 self.disks.insert(id.clone());

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use innkeeper_block::{EngineKind, RawFile};
+use innkeeper_block::{EngineKind, OpenError, RawFile};
 use innkeeper_protocol::{
     self as protocol, Answer, AttachDisk, AttachInterface, Command, Configure, DiskEngine, DiskFormat,
     Failure, FailureCode, State, Status,
@@ -206,9 +206,11 @@ impl Server {
             return Err(invalid(format!("a disk has 1 to {MAX_QUEUES} queues, not {queues}")));
         }
         let identity = FileIdentity::of(&file).map_err(cannot(FailureCode::Failed))?;
-        let backend = RawFile::from_file(file, disk.read_only)
-            .map_err(|error| failure(FailureCode::Invalid, error))?
-            .with_engine(engine);
+        let backend = RawFile::from_file(file, disk.read_only).map_err(|error| {
+            let is_locked = matches!(error, OpenError::Locked);
+            failure(if is_locked { FailureCode::Conflict } else { FailureCode::Invalid }, error)
+        })?;
+        let backend = backend.with_engine(engine);
         let part = Disk::new(Arc::new(backend), serial, queues, disk.limits)
             .map_err(|error| failure(FailureCode::Invalid, error))?;
         let slot = self.guest()?.attach(disk.id, Part::Disk(Arc::new(part), identity))?;
