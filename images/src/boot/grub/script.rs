@@ -168,9 +168,10 @@ impl<'s> Lexer<'s> {
     }
 
     fn close(&mut self, quote: char) -> Result<(), Error> {
+        let line = self.line;
         match self.advance() {
-            Some(_) => Ok(()),
-            None => Err(self.error(format!("the closing {quote} is missing"))),
+            Some((_, character)) if character == quote => Ok(()),
+            _ => Err(Error { line, reason: format!("the closing {quote} is missing") }),
         }
     }
 
