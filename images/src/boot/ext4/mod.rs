@@ -186,7 +186,8 @@ impl<'a> FileSystem<'a> {
             inodes,
             inodes_per_group,
             inode_size,
-            descriptors: (u64::from(word(0x14)) + 1) * block_size,
+            // Behind the block that the superblock is in.
+            descriptors: (1024 / block_size + 1) * block_size,
             descriptor_size,
             is_64bit,
             seed,
