@@ -28,9 +28,12 @@ pub enum Error {
     /// The header's offsets lead outside the file.
     #[error("the file is too short for the payload that its header describes: cut off, or corrupt")]
     Truncated,
-    /// Neither ELF nor a compression that this module knows.
+    /// A compression that Linux has and this module does not.
     #[error("the payload's compression is not supported ({0}; gzip, xz, lz4 and zstd are)")]
-    UnknownCompression(String),
+    UnsupportedCompression(&'static str),
+    /// Neither ELF nor compressed as kernels are.
+    #[error("the payload is neither an ELF file nor compressed, it begins with {0:02x?}: corrupt")]
+    UnknownPayload(Vec<u8>),
     /// Larger than [`MAX_VMLINUX`].
     #[error("the kernel inside says it is {size} bytes large, more than the {limit} that are accepted")]
     TooLarge {
@@ -131,7 +134,7 @@ impl<'a> Packed<'a> {
             (ZSTD_MAGIC, Format::Zstd),
         ];
         let Some((_, format)) = formats.into_iter().find(|(magic, _)| payload.starts_with(magic)) else {
-            return Err(Error::UnknownCompression(compression_name(payload)));
+            return Err(unsupported(payload));
         };
         if format == Format::Elf {
             return Ok(Self { payload, format, size: payload.len() });
@@ -292,13 +295,13 @@ fn unpack_lz4_legacy(stream: &[u8], output: &mut [u8]) -> Result<(), Error> {
     if written == declared { Ok(()) } else { Err(Error::WrongSize { declared, actual: written }) }
 }
 
-/// A name for compressions that a kernel can have and this module does not do, for the message.
-fn compression_name(payload: &[u8]) -> String {
+/// What to say of a payload that this module does not decompress.
+fn unsupported(payload: &[u8]) -> Error {
     let known: [(&[u8], &str); 3] =
         [(b"BZh", "bzip2"), (&[0x5d, 0, 0], "lzma"), (&[0x89, b'L', b'Z', b'O'], "lzo")];
     match known.iter().find(|(magic, _)| payload.starts_with(magic)) {
-        Some((_, name)) => (*name).into(),
-        None => format!("it begins with {:02x?}", &payload[..payload.len().min(4)]),
+        Some((_, name)) => Error::UnsupportedCompression(name),
+        None => Error::UnknownPayload(payload.iter().copied().take(4).collect()),
     }
 }
 
@@ -435,6 +438,10 @@ mod tests {
         assert_eq!(
             extract_vmlinux(&bzimage(b"BZh91AY")).unwrap_err().to_string(),
             "the payload's compression is not supported (bzip2; gzip, xz, lz4 and zstd are)"
+        );
+        assert_eq!(
+            extract_vmlinux(&bzimage(b"\0\x01\x02\x03\x04")).unwrap_err().to_string(),
+            "the payload is neither an ELF file nor compressed, it begins with [00, 01, 02, 03]: corrupt"
         );
     }
 }

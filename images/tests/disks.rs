@@ -204,10 +204,7 @@ fn other_file_systems_are_for_a_guest() {
     // What this reader of ext4 does not know, Linux may.
     let new = debian("0").mke2fs(8, &["-t", "ext4", "-O", "meta_bg,^resize_inode"]);
     let error = find(&new).unwrap_err();
-    assert!(
-        error.to_string().contains("ext4 (with meta block groups) file system, which only a guest"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("is ext4 (with meta block groups), which only a guest"), "{error}");
 }
 
 #[test]

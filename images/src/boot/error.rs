@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{}", chain(.0))]
     Partitions(partitions::Error),
     /// What it boots is, as far as can be told, in a file system that is not read on the host.
-    #[error("{place} has a {file_system} file system, which only a guest can read")]
+    #[error("the file system of {place} is {file_system}, which only a guest can read")]
     NeedsGuest {
         /// Which partition.
         place: Place,
@@ -55,7 +55,7 @@ pub enum Error {
     )]
     NoRoot,
     /// A file system is broken.
-    #[error("the file system on {place} cannot be read: {}", chain(cause))]
+    #[error("{place}: {}", chain(cause))]
     FileSystem {
         /// Which partition.
         place: Place,
@@ -63,7 +63,7 @@ pub enum Error {
         cause: ext4::Error,
     },
     /// A file that is needed cannot be read.
-    #[error("cannot read {path} on {place}: {}", chain(cause))]
+    #[error("cannot read {} on {place}: {}", shown(path), chain(cause))]
     File {
         /// Which partition.
         place: Place,
@@ -73,7 +73,7 @@ pub enum Error {
         cause: ext4::Error,
     },
     /// A boot loader's configuration makes no sense.
-    #[error("{path} on {place}: {reason}")]
+    #[error("{} on {place}: {}", shown(path), shown(reason))]
     Configuration {
         /// Which partition.
         place: Place,
@@ -83,7 +83,7 @@ pub enum Error {
         reason: String,
     },
     /// The kernel is none.
-    #[error("the kernel {path} on {place} cannot be booted: {}", chain(cause))]
+    #[error("the kernel {} on {place} cannot be booted: {}", shown(path), chain(cause))]
     Kernel {
         /// Which partition.
         place: Place,
@@ -93,7 +93,7 @@ pub enum Error {
         cause: kernel::Error,
     },
     /// The arguments cannot be used.
-    #[error("the boot entry {title:?} on {place}: {cause}")]
+    #[error("the boot entry {:?} on {place}: {cause}", shown(title))]
     CommandLine {
         /// Which partition.
         place: Place,
@@ -117,4 +117,31 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What a disk says, as part of a message: on one line, and no longer than one can read.
+fn shown(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// How many characters of it.
+const MAX_SHOWN: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_disk_says_does_not_break_a_message() {
+        let path = format!("/boot/\n{}", "x".repeat(5000));
+        let message =
+            Error::File { place: Place::Partition(1), path, cause: ext4::Error::NotFound }.to_string();
+        assert!(message.starts_with("cannot read /boot/?xxx") && message.len() < 300, "{message}");
+        assert!(message.ends_with("x… on partition 1: it does not exist"), "{message}");
+    }
 }

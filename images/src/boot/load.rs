@@ -105,7 +105,7 @@ fn unpack(image: &[u8]) -> Result<Option<File>, Why> {
     let packed = match Packed::in_image(image) {
         Ok(packed) => packed,
         // It knows how to decompress itself.
-        Err(kernel::Error::UnknownCompression(_) | kernel::Error::OldProtocol(_)) => return Ok(None),
+        Err(kernel::Error::UnsupportedCompression(_) | kernel::Error::OldProtocol(_)) => return Ok(None),
         // An ELF file for another machine.
         Err(kernel::Error::AlreadyElf) => return Err(Why::Kernel(kernel::Error::NotElf)),
         Err(error) => return Err(Why::Kernel(error)),

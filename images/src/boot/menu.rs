@@ -38,7 +38,7 @@ pub struct Found<'a> {
 
 impl<'a> Parts<'a> {
     /// Looks at all partitions of a disk. Gives also what is wrong with the first file system that is broken, which
-    /// only matters if no other has a kernel.
+    /// does not matter if another has a boot menu.
     pub fn of(disk: Region<'a>) -> Result<(Self, Option<Error>), Error> {
         let table = partitions::read(disk).map_err(Error::Partitions)?;
         let regions = match table {
@@ -103,6 +103,10 @@ impl<'a> Parts<'a> {
                 }
             }
         }
+        // Where something is broken, what is left may not be what the disk would boot.
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
         for from in places(["/boot", ""]) {
             match from.file_system.names(from.base) {
                 Ok(names) => {
@@ -112,12 +116,10 @@ impl<'a> Parts<'a> {
                     }
                 }
                 Err(ext4::Error::NotFound | ext4::Error::NotA(_)) => {}
-                Err(cause) => {
-                    problem.get_or_insert(Error::FileSystem { place: from.place, cause });
-                }
+                Err(cause) => return Err(Error::FileSystem { place: from.place, cause }),
             }
         }
-        Err(problem.or_else(|| self.for_a_guest()).unwrap_or_else(|| Error::NoKernel(self.summary())))
+        Err(self.for_a_guest().unwrap_or_else(|| Error::NoKernel(self.summary())))
     }
 
     /// The first partition that a guest could read; rather one that says it is a root file system.

@@ -22,12 +22,23 @@ const MAX_TARGET: u64 = 4095;
 const ROOT: u32 = 2;
 const INDEXED: u32 = 0x1000;
 
+/// A name in a directory.
+pub struct Entry<'b> {
+    pub name: &'b [u8],
+    inode: u32,
+    /// What it says the inode is.
+    kind: Option<Kind>,
+}
+
 impl FileSystem<'_> {
     /// The inode that a path leads to. It begins at the root, with a slash or not.
     pub fn resolve(&self, path: &str) -> Result<Inode, Error> {
         let mut links = 0;
         let mut components = 0;
         let mut inode = self.inode(ROOT)?;
+        if inode.kind != Kind::Directory {
+            return Err(corrupt("its root is no directory"));
+        }
         // What is left, last component first.
         let mut rest: Vec<Vec<u8>> = split(path.as_bytes());
         while let Some(name) = rest.pop() {
@@ -35,7 +46,7 @@ impl FileSystem<'_> {
             if components > MAX_COMPONENTS {
                 return Err(Error::Links);
             }
-            let target = self.inode(self.look_up(&inode, &name)?)?;
+            let target = self.child(&inode, &name)?;
             if target.kind != Kind::Link {
                 inode = target;
                 continue;
@@ -68,23 +79,25 @@ impl FileSystem<'_> {
         Ok(target)
     }
 
-    fn look_up(&self, directory: &Inode, wanted: &[u8]) -> Result<u32, Error> {
+    /// The inode of this name in a directory.
+    fn child(&self, directory: &Inode, wanted: &[u8]) -> Result<Inode, Error> {
         let mut found = None;
-        self.each_name(directory, &mut |name, inode| {
-            if name == wanted {
-                found = Some(inode);
+        self.each_name(directory, &mut |entry| {
+            if entry.name == wanted {
+                found = Some((entry.inode, entry.kind));
             }
             found.is_some()
         })?;
-        found.ok_or(Error::NotFound)
+        let (inode, kind) = found.ok_or(Error::NotFound)?;
+        let inode = self.inode(inode)?;
+        if kind.is_some_and(|kind| kind != inode.kind) {
+            return Err(corrupt(format!("inode {} is something else than its name says", inode.number)));
+        }
+        Ok(inode)
     }
 
     /// Calls `take` with each name and its inode, until it says that it has enough.
-    pub fn each_name(
-        &self,
-        directory: &Inode,
-        take: &mut dyn FnMut(&[u8], u32) -> bool,
-    ) -> Result<(), Error> {
+    pub fn each_name(&self, directory: &Inode, take: &mut dyn FnMut(Entry<'_>) -> bool) -> Result<(), Error> {
         if directory.kind != Kind::Directory {
             return Err(Error::NotA("directory"));
         }
@@ -124,12 +137,12 @@ impl FileSystem<'_> {
     }
 }
 
-/// Calls `take` with each name in a block. Says whether it has enough.
+/// Calls `take` with each entry of a block. Says whether it has enough.
 fn each_in_block(
     number: u32,
     block: &[u8],
     count: &mut usize,
-    take: &mut dyn FnMut(&[u8], u32) -> bool,
+    take: &mut dyn FnMut(Entry<'_>) -> bool,
 ) -> Result<bool, Error> {
     let wrong = || corrupt(format!("the directory of inode {number} has an entry that is none"));
     let mut rest = block;
@@ -153,7 +166,14 @@ fn each_in_block(
         if *count > MAX_NAMES {
             return Err(Error::Names);
         }
-        if take(name, inode) {
+        // Without the feature for it this is zero.
+        let kind = match entry.get(7) {
+            Some(1) => Some(Kind::File),
+            Some(2) => Some(Kind::Directory),
+            Some(7) => Some(Kind::Link),
+            _ => None,
+        };
+        if take(Entry { name, inode, kind }) {
             return Ok(true);
         }
     }

@@ -79,9 +79,8 @@ impl FileSystem<'_> {
             0xa => Kind::Link,
             _ => Kind::Other,
         };
-        // The first inodes belong to the file system itself, and have no links.
-        if mode == 0 || number > 10 && le16(data, 26) == 0 {
-            return Err(corrupt(format!("inode {number} is in use and deleted")));
+        if mode == 0 || le16(data, 26) == 0 {
+            return Err(corrupt(format!("something leads to inode {number}, which is not in use")));
         }
         let seed = self.seed.map(|seed| {
             let seed = crc32c(seed, &number.to_le_bytes());

@@ -245,8 +245,8 @@ impl<'a> FileSystem<'a> {
     pub fn names(&self, path: &str) -> Result<Vec<String>, Error> {
         let inode = self.resolve(path)?;
         let mut names = Vec::new();
-        self.each_name(&inode, &mut |name, _| {
-            if let Ok(name) = std::str::from_utf8(name)
+        self.each_name(&inode, &mut |entry| {
+            if let Ok(name) = std::str::from_utf8(entry.name)
                 && !matches!(name, "." | "..")
             {
                 names.push(name.to_owned());

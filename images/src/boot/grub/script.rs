@@ -148,9 +148,10 @@ impl<'s> Lexer<'s> {
             match character {
                 ' ' | '\t' | '\r' | '\n' | ';' | '&' | '|' | '{' | '}' => break,
                 '\'' => {
+                    let line = self.line;
                     self.advance();
                     parts.push(Part::Text(self.while_is(|character| character != '\'')));
-                    self.close('\'')?;
+                    self.close('\'', line)?;
                 }
                 '"' => {
                     self.advance();
@@ -167,8 +168,8 @@ impl<'s> Lexer<'s> {
         Ok(parts)
     }
 
-    fn close(&mut self, quote: char) -> Result<(), Error> {
-        let line = self.line;
+    /// Takes what closes something that was opened in this line.
+    fn close(&mut self, quote: char, line: usize) -> Result<(), Error> {
         match self.advance() {
             Some((_, character)) if character == quote => Ok(()),
             _ => Err(Error { line, reason: format!("the closing {quote} is missing") }),
@@ -185,6 +186,7 @@ impl<'s> Lexer<'s> {
     }
 
     fn double_quoted(&mut self, parts: &mut Word<'s>) -> Result<(), Error> {
+        let line = self.line;
         // Nothing between the quotes is a word too.
         parts.push(Part::Text(""));
         loop {
@@ -195,7 +197,7 @@ impl<'s> Lexer<'s> {
             match self.peek() {
                 Some('$') => parts.push(self.variable(true)?),
                 Some('\\') => self.escaped(parts),
-                _ => return self.close('"'),
+                _ => return self.close('"', line),
             }
         }
     }
@@ -207,7 +209,7 @@ impl<'s> Lexer<'s> {
         if self.peek() == Some('{') {
             self.advance();
             let name = self.while_is(|character| character != '}' && character != '\n');
-            self.close('}')?;
+            self.close('}', self.line)?;
             return Ok(Part::Variable { name, is_quoted });
         }
         match self.peek() {

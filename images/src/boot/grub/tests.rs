@@ -235,7 +235,7 @@ fn what_is_no_script_says_the_line() {
         ("if true\n", "line 2: then is missing"),
         ("\nfi", "line 2: fi is out of place"),
         ("set x='1", "line 1: the closing ' is missing"),
-        ("set x=\"1\n", "line 2: the closing \" is missing"),
+        ("set x=\"1\n", "line 1: the closing \" is missing"),
         ("set x=${1\n}", "line 1: the closing } is missing"),
     ] {
         // The last of them takes what follows for the end.
