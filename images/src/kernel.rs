@@ -5,6 +5,8 @@
 //! bytes are the size of what it decompresses to. The image may come out of a guest's own disk, so nothing in it is
 //! believed.
 
+mod xz;
+
 use std::io::Read;
 
 /// The largest kernel that is accepted, in bytes: 512 MiB. Distribution kernels are 30 to 80 MiB.
@@ -26,9 +28,12 @@ pub enum Error {
     /// The header's offsets lead outside the file.
     #[error("the file is too short for the payload that its header describes: cut off, or corrupt")]
     Truncated,
-    /// Neither ELF nor a compression that this module knows.
+    /// A compression that Linux has and this module does not.
     #[error("the payload's compression is not supported ({0}; gzip, xz, lz4 and zstd are)")]
-    UnknownCompression(String),
+    UnsupportedCompression(&'static str),
+    /// Neither ELF nor compressed as kernels are.
+    #[error("the payload is neither an ELF file nor compressed, it begins with {0:02x?}: corrupt")]
+    UnknownPayload(Vec<u8>),
     /// Larger than [`MAX_VMLINUX`].
     #[error("the kernel inside says it is {size} bytes large, more than the {limit} that are accepted")]
     TooLarge {
@@ -53,6 +58,14 @@ pub enum Error {
         /// The size it has; one more than `declared` when it is any larger.
         actual: usize,
     },
+    /// A dictionary that is too large for whoever asked.
+    #[error("decompressing it takes {needed} bytes of memory, more than the {limit} that are given")]
+    Memory {
+        /// What it takes, in bytes.
+        needed: usize,
+        /// What there is, in bytes.
+        limit: usize,
+    },
     /// What came out is no kernel for this architecture.
     #[error("the payload is not a 64-bit x86 ELF kernel")]
     NotElf,
@@ -71,12 +84,114 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// # Errors
 /// Any [`Error`]: the image is not a bzImage, is corrupt, or its kernel is larger than [`MAX_VMLINUX`].
 pub fn extract_vmlinux(image: &[u8]) -> Result<Vec<u8>, Error> {
-    let vmlinux = decompress(payload(image)?, MAX_VMLINUX)?;
+    let packed = Packed::in_image(image)?;
+    let mut vmlinux = vec![0; packed.size()];
+    packed.unpack(&mut vmlinux, MAX_VMLINUX)?;
+    Ok(vmlinux)
+}
+
+/// The compressed kernel inside a bzImage.
+#[derive(Debug)]
+pub struct Packed<'a> {
+    payload: &'a [u8],
+    format: Format,
+    size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Elf,
+    Gzip,
+    Lz4,
+    Xz,
+    Zstd,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Elf => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl<'a> Packed<'a> {
+    /// Finds it in the contents of a bzImage.
+    ///
+    /// # Errors
+    /// Those that can be told without decompressing anything.
+    pub fn in_image(image: &'a [u8]) -> Result<Self, Error> {
+        let payload = payload(image)?;
+        let formats = [
+            (ELF_MAGIC, Format::Elf),
+            (GZIP_MAGIC, Format::Gzip),
+            (LZ4_LEGACY_MAGIC, Format::Lz4),
+            (XZ_MAGIC, Format::Xz),
+            (ZSTD_MAGIC, Format::Zstd),
+        ];
+        let Some((_, format)) = formats.into_iter().find(|(magic, _)| payload.starts_with(magic)) else {
+            return Err(unsupported(payload));
+        };
+        if format == Format::Elf {
+            return Ok(Self { payload, format, size: payload.len() });
+        }
+        // For gzip the size is the end of the format itself; with the others it follows the stream.
+        let (stream, size) = payload.split_last_chunk::<4>().ok_or(Error::Truncated)?;
+        let size = u32::from_le_bytes(*size) as usize;
+        if size > MAX_VMLINUX {
+            return Err(Error::TooLarge { size, limit: MAX_VMLINUX });
+        }
+        Ok(Self { payload: if format == Format::Gzip { payload } else { stream }, format, size })
+    }
+
+    /// How large the kernel says it is, in bytes; at most [`MAX_VMLINUX`], unless it is not compressed.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Decompresses the kernel into `output`, which has to be [`Self::size`] bytes long. Beside it takes little more
+    /// than `memory` bytes.
+    ///
+    /// # Errors
+    /// It is corrupt, is no kernel, or needs more memory than that.
+    pub fn unpack(&self, output: &mut [u8], memory: usize) -> Result<(), Error> {
+        let wrong = |actual| Error::WrongSize { declared: self.size, actual };
+        if output.len() != self.size {
+            return Err(wrong(output.len()));
+        }
+        let decompress = |source| Error::Decompress { format: self.format.name(), source };
+        match self.format {
+            Format::Elf => output.copy_from_slice(self.payload),
+            Format::Gzip => {
+                let length = fill(flate2::read::GzDecoder::new(self.payload), output).map_err(decompress)?;
+                if length != self.size {
+                    return Err(wrong(length));
+                }
+            }
+            Format::Xz => {
+                let length = xz::unpack(self.payload, output, memory).map_err(|error| match error {
+                    xz::Error::Memory(needed) => Error::Memory { needed, limit: memory },
+                    xz::Error::Io(source) => decompress(source),
+                })?;
+                if length != self.size {
+                    return Err(wrong(length));
+                }
+            }
+            Format::Zstd => unpack_zstd(self.payload, output)?,
+            Format::Lz4 => unpack_lz4_legacy(self.payload, output)?,
+        }
+        if is_elf_kernel(output) { Ok(()) } else { Err(Error::NotElf) }
+    }
+}
+
+/// Whether a file begins as a 64-bit ELF file for x86 does.
+pub fn is_elf_kernel(file: &[u8]) -> bool {
     // e_ident: class ELFCLASS64, data ELFDATA2LSB; e_machine EM_X86_64.
-    let is_kernel = vmlinux.starts_with(ELF_MAGIC)
-        && vmlinux.get(4..6) == Some(&[2, 1])
-        && vmlinux.get(18..20) == Some(&[62, 0]);
-    if is_kernel { Ok(vmlinux) } else { Err(Error::NotElf) }
+    file.starts_with(ELF_MAGIC) && file.get(4..6) == Some(&[2, 1]) && file.get(18..20) == Some(&[62, 0])
 }
 
 /// The compressed part of a bzImage, with the four bytes of size at its end.
@@ -106,50 +221,53 @@ fn field<const N: usize>(image: &[u8], offset: usize) -> Result<[u8; N], Error> 
     image.get(offset..).and_then(|rest| rest.first_chunk()).copied().ok_or(Error::Truncated)
 }
 
-/// Decompresses a payload to the size that it declares, which is at most `limit` bytes.
-fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
-    if payload.starts_with(ELF_MAGIC) {
-        return Ok(payload.to_vec());
+/// Fills `output` with what `decoder` gives. Says how much that was; one more than there is room for if it is more.
+fn fill(mut decoder: impl Read, output: &mut [u8]) -> std::io::Result<usize> {
+    let mut length = 0;
+    while let Some(rest) = output.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match decoder.read(rest)? {
+            0 => return Ok(length),
+            more => length += more,
+        }
     }
-    if ![GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC, LZ4_LEGACY_MAGIC].iter().any(|magic| payload.starts_with(magic)) {
-        return Err(Error::UnknownCompression(compression_name(payload)));
-    }
-    // For gzip the size is the end of the format itself; with the others it follows the stream.
-    let (stream, size) = payload.split_last_chunk::<4>().ok_or(Error::Truncated)?;
-    let size = u32::from_le_bytes(*size) as usize;
-    if size > limit {
-        return Err(Error::TooLarge { size, limit });
-    }
-    let (format, result) = if payload.starts_with(GZIP_MAGIC) {
-        ("gzip", read_bounded(flate2::read::GzDecoder::new(payload), size))
-    } else if payload.starts_with(XZ_MAGIC) {
-        ("xz", read_bounded(lzma_rust2::XzReader::new(stream, false), size))
-    } else if payload.starts_with(ZSTD_MAGIC) {
-        let decoder = zstd::Decoder::with_buffer(stream);
-        ("zstd", decoder.and_then(|decoder| read_bounded(decoder.single_frame(), size)))
-    } else {
-        ("lz4", decompress_lz4_legacy(stream, size))
-    };
-    let vmlinux = result.map_err(|source| Error::Decompress { format, source })?;
-    if vmlinux.len() != size {
-        return Err(Error::WrongSize { declared: size, actual: vmlinux.len() });
-    }
-    Ok(vmlinux)
+    Ok(length + decoder.read(&mut [0])?)
 }
 
-/// Reads all that `decoder` gives, and one byte more than `size` at most.
-fn read_bounded(decoder: impl Read, size: usize) -> std::io::Result<Vec<u8>> {
-    let mut output = Vec::new();
-    decoder.take(size as u64 + 1).read_to_end(&mut output)?;
-    Ok(output)
+/// One frame. It goes straight to where it shall be, so that the frame's window, which is up to 128 MiB in kernels,
+/// needs no memory of its own.
+fn unpack_zstd(stream: &[u8], output: &mut [u8]) -> Result<(), Error> {
+    use zstd::zstd_safe;
+    let decompress = |source| Error::Decompress { format: "zstd", source };
+    let corrupt = |code| {
+        decompress(std::io::Error::new(std::io::ErrorKind::InvalidData, zstd_safe::get_error_name(code)))
+    };
+    let declared = output.len();
+    let frame = zstd_safe::find_frame_compressed_size(stream).map_err(corrupt)?;
+    let frame = stream.get(..frame).ok_or(Error::Truncated)?;
+    let mut context =
+        zstd_safe::DCtx::try_create().ok_or_else(|| decompress(std::io::ErrorKind::OutOfMemory.into()))?;
+    match context.decompress(output, frame) {
+        Ok(length) if length == declared => Ok(()),
+        Ok(length) => Err(Error::WrongSize { declared, actual: length }),
+        Err(code) if zstd_safe::get_error_name(code) == TOO_SMALL => {
+            Err(Error::WrongSize { declared, actual: declared + 1 })
+        }
+        Err(code) => Err(corrupt(code)),
+    }
 }
+
+/// What zstd says when there is more than there is room for.
+const TOO_SMALL: &str = "Destination buffer is too small";
 
 /// The "legacy" frame of `lz4 -l`: the magic, then blocks of 8 MiB, each after its compressed size.
-fn decompress_lz4_legacy(stream: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
+fn unpack_lz4_legacy(stream: &[u8], output: &mut [u8]) -> Result<(), Error> {
     const BLOCK: usize = 8 << 20;
-    let invalid = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
-    let mut block = vec![0; BLOCK];
-    let mut output = Vec::new();
+    let invalid = |why: String| Error::Decompress {
+        format: "lz4",
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, why),
+    };
+    let declared = output.len();
+    let mut written = 0;
     let mut rest = stream;
     while let Some((word, after)) = rest.split_first_chunk::<4>() {
         rest = after;
@@ -161,25 +279,29 @@ fn decompress_lz4_legacy(stream: &[u8], size: usize) -> std::io::Result<Vec<u8>>
         let (compressed, after) = rest
             .split_at_checked(length)
             .ok_or_else(|| invalid(format!("a block of {length} bytes is cut off")))?;
-        let written =
-            lz4_flex::block::decompress_into(compressed, &mut block).map_err(|e| invalid(e.to_string()))?;
-        output.extend_from_slice(&block[..written]);
-        if output.len() > size {
-            output.truncate(size + 1);
-            break;
-        }
+        let room = output.get_mut(written..).unwrap_or_default();
+        let is_last = room.len() <= BLOCK;
+        let room_length = room.len().min(BLOCK);
+        let room = room.get_mut(..room_length).unwrap_or_default();
+        written += match lz4_flex::block::decompress_into(compressed, room) {
+            Ok(length) => length,
+            Err(lz4_flex::block::DecompressError::OutputTooSmall { .. }) if is_last => {
+                return Err(Error::WrongSize { declared, actual: declared + 1 });
+            }
+            Err(error) => return Err(invalid(error.to_string())),
+        };
         rest = after;
     }
-    Ok(output)
+    if written == declared { Ok(()) } else { Err(Error::WrongSize { declared, actual: written }) }
 }
 
-/// A name for compressions that a kernel can have and this module does not do, for the message.
-fn compression_name(payload: &[u8]) -> String {
+/// What to say of a payload that this module does not decompress.
+fn unsupported(payload: &[u8]) -> Error {
     let known: [(&[u8], &str); 3] =
         [(b"BZh", "bzip2"), (&[0x5d, 0, 0], "lzma"), (&[0x89, b'L', b'Z', b'O'], "lzo")];
     match known.iter().find(|(magic, _)| payload.starts_with(magic)) {
-        Some((_, name)) => (*name).into(),
-        None => format!("it begins with {:02x?}", &payload[..payload.len().min(4)]),
+        Some((_, name)) => Error::UnsupportedCompression(name),
+        None => Error::UnknownPayload(payload.iter().copied().take(4).collect()),
     }
 }
 
@@ -316,6 +438,10 @@ mod tests {
         assert_eq!(
             extract_vmlinux(&bzimage(b"BZh91AY")).unwrap_err().to_string(),
             "the payload's compression is not supported (bzip2; gzip, xz, lz4 and zstd are)"
+        );
+        assert_eq!(
+            extract_vmlinux(&bzimage(b"\0\x01\x02\x03\x04")).unwrap_err().to_string(),
+            "the payload is neither an ELF file nor compressed, it begins with [00, 01, 02, 03]: corrupt"
         );
     }
 }

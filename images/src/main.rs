@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use innkeeper_images::boot::{self, Origin};
 use innkeeper_images::kernel;
 use innkeeper_images::recipe::{Cache, Progress, Recipes};
 
@@ -39,6 +40,11 @@ enum Subcommands {
     Path {
         /// Name of the recipe
         name: String,
+    },
+    /// Say what a disk boots: the kernel, the initial RAM file systems and the command line
+    BootSource {
+        /// The disk, in raw format
+        disk: PathBuf,
     },
     /// Extract the uncompressed ELF kernel (vmlinux) from a bzImage (vmlinuz)
     ExtractKernel {
@@ -79,6 +85,22 @@ fn run(command: Subcommands) -> Result<()> {
             }
         }
         Subcommands::Path { name } => println!("{}", Cache::of_user()?.find(&recipes.get(&name)?)?.display()),
+        Subcommands::BootSource { disk } => {
+            let file = fs::File::open(&disk).with_context(|| format!("cannot open {}", disk.display()))?;
+            let source = boot::find(&file).with_context(|| format!("cannot boot {}", disk.display()))?;
+            let Origin { place, configuration, title, kernel, initrds } = source.origin;
+            println!("entry         {title}");
+            println!(
+                "said by       {}",
+                configuration.as_deref().unwrap_or("nothing: it is the highest version")
+            );
+            println!("on            {place}");
+            println!("kernel        {kernel}");
+            for initrd in initrds {
+                println!("initrd        {initrd}");
+            }
+            println!("command line  {}", source.command_line);
+        }
         Subcommands::ExtractKernel { input, output } => {
             let image = fs::read(&input).with_context(|| format!("cannot read {}", input.display()))?;
             let vmlinux = kernel::extract_vmlinux(&image)

@@ -1,0 +1,284 @@
+//! What an unclean end leaves in the journal (the kernel's Documentation/filesystems/ext4/journal.rst).
+//!
+//! Linux would write it to its places at the next mount. Here it is only noted which blocks have a newer copy.
+
+use std::collections::BTreeMap;
+
+use super::inode::Inode;
+use super::{Error, FileSystem, corrupt};
+use crate::boot::disk::{be32, field};
+use crate::checksum::crc32c;
+
+/// How many blocks the journal may have, and how many copies it may hold: 1 GiB of blocks of 4 KiB, the most that
+/// `mke2fs` makes.
+pub const MAX_JOURNAL_BLOCKS: u32 = 1 << 18;
+
+/// How many pieces a journal may be in.
+const MAX_RUNS: usize = 4096;
+
+const MAGIC: u32 = 0xc03b_3998;
+
+/// Incompatible features of the journal.
+const IS_64BIT: u32 = 0x2;
+const CHECKSUM_2: u32 = 0x8;
+const CHECKSUM_3: u32 = 0x10;
+/// And what does not matter here: revocations, asynchronous commits.
+const HARMLESS: u32 = 0x1 | 0x4;
+
+/// Which blocks have a newer copy in the journal.
+#[derive(Debug, Default)]
+pub struct Copies {
+    copies: BTreeMap<u64, Copy>,
+    sums: Sums,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Copy {
+    /// Its block in the file system.
+    place: u64,
+    transaction: u32,
+    sum: u32,
+    /// It began like a block of the journal itself, and was changed for that.
+    is_escaped: bool,
+}
+
+/// Which checksums there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sums {
+    #[default]
+    None,
+    /// Blocks have the lower 16 bits only.
+    Version2(u32),
+    Version3(u32),
+}
+
+impl Copies {
+    pub fn load(file_system: &FileSystem<'_>, inode: u32) -> Result<Self, Error> {
+        let inode = file_system.inode(inode)?;
+        let log = Log::open(file_system, &inode)?;
+        let copies = log.replay()?;
+        Ok(Self { copies, sums: log.sums })
+    }
+
+    /// Replaces what has a newer copy in blocks that were read.
+    pub fn put_over(&self, file_system: &FileSystem<'_>, first: u64, data: &mut [u8]) -> Result<(), Error> {
+        let size = file_system.block_size;
+        let end = first.saturating_add((data.len() as u64).div_ceil(size));
+        for (block, copy) in self.copies.range(first..end) {
+            let mut newer = vec![0; usize::try_from(size).unwrap_or(0)];
+            file_system.region.charge(size)?;
+            file_system.region.read_contents(copy.place.saturating_mul(size), &mut newer)?;
+            let sum = |seed| crc32c(crc32c(seed, &copy.transaction.to_be_bytes()), &newer);
+            let is_right = match self.sums {
+                Sums::None => true,
+                Sums::Version2(seed) => sum(seed) & 0xffff == copy.sum,
+                Sums::Version3(seed) => sum(seed) == copy.sum,
+            };
+            if !is_right {
+                return Err(corrupt(format!(
+                    "the journal's copy of block {block} does not match its checksum"
+                )));
+            }
+            if copy.is_escaped
+                && let Some(magic) = newer.first_chunk_mut()
+            {
+                *magic = MAGIC.to_be_bytes();
+            }
+            let offset = usize::try_from((block - first) * size).unwrap_or(usize::MAX);
+            if let Some(old) = data.get_mut(offset..) {
+                let length = old.len().min(newer.len());
+                if let (Some(old), Some(newer)) = (old.get_mut(..length), newer.get(..length)) {
+                    old.copy_from_slice(newer);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Log<'l, 'd> {
+    file_system: &'l FileSystem<'d>,
+    /// Its pieces: block in the journal, how many, block in the file system.
+    runs: Vec<(u64, u64, u64)>,
+    /// Where it wraps around.
+    first: u32,
+    length: u32,
+    /// Where the replay begins; zero if there is nothing to do.
+    start: u32,
+    sequence: u32,
+    features: u32,
+    sums: Sums,
+}
+
+impl<'l, 'd> Log<'l, 'd> {
+    fn open(file_system: &'l FileSystem<'d>, inode: &Inode) -> Result<Self, Error> {
+        let mut runs = Vec::new();
+        file_system.runs(inode, &mut |run| {
+            if let Some(place) = run.place {
+                runs.push((run.first, run.count, place));
+            }
+            if runs.len() > MAX_RUNS {
+                return Err(corrupt("the journal is in too many pieces"));
+            }
+            Ok(true)
+        })?;
+        let mut log = Self {
+            file_system,
+            runs,
+            first: 0,
+            length: 1,
+            start: 0,
+            sequence: 0,
+            features: 0,
+            sums: Sums::None,
+        };
+        let superblock = log.block(0)?;
+        let word = |offset| be32(&superblock, offset);
+        if word(0) != MAGIC || !matches!(word(4), 3 | 4) || u64::from(word(12)) != file_system.block_size {
+            return Err(corrupt("the journal has no superblock"));
+        }
+        (log.length, log.first, log.sequence, log.start) = (word(16), word(20), word(24), word(28));
+        // The first version has no features.
+        log.features = if word(4) == 4 { word(40) } else { 0 };
+        if log.features & !(IS_64BIT | CHECKSUM_2 | CHECKSUM_3 | HARMLESS) != 0 {
+            return Err(Error::Unsupported(format!("a journal with unknown features ({:#x})", log.features)));
+        }
+        if log.length > MAX_JOURNAL_BLOCKS
+            || log.first == 0
+            || log.first >= log.length
+            || log.start >= log.length
+        {
+            return Err(corrupt("the journal's superblock leads outside the journal"));
+        }
+        let seed = crc32c(!0, &field::<16>(&superblock, 48));
+        log.sums = match (log.features & CHECKSUM_2 != 0, log.features & CHECKSUM_3 != 0) {
+            (_, true) => Sums::Version3(seed),
+            (true, false) => Sums::Version2(seed),
+            _ => Sums::None,
+        };
+        Ok(log)
+    }
+
+    fn place(&self, block: u32) -> Result<u64, Error> {
+        let block = u64::from(block);
+        let run = self
+            .runs
+            .iter()
+            .find(|(first, count, _)| (*first..first.saturating_add(*count)).contains(&block));
+        let place = run.and_then(|(first, _, place)| place.checked_add(block - first));
+        place.ok_or_else(|| corrupt(format!("the journal has no block {block}")))
+    }
+
+    fn block(&self, block: u32) -> Result<Vec<u8>, Error> {
+        self.file_system.block(self.place(block)?)
+    }
+
+    /// The block behind, so many further on.
+    fn after(&self, block: u32, count: u32) -> u32 {
+        let behind = block.saturating_add(count);
+        if behind >= self.length { behind - self.length + self.first } else { behind }
+    }
+
+    /// Notes what all complete transactions say, the later over the earlier.
+    fn replay(&self) -> Result<BTreeMap<u64, Copy>, Error> {
+        let mut copies = BTreeMap::new();
+        // Which blocks are not to be taken from transactions up to this one.
+        let mut revoked: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut pending_copies: Vec<(u64, Copy)> = Vec::new();
+        let mut pending_revoked: Vec<u64> = Vec::new();
+        let (mut at, mut sequence) = (self.start, self.sequence);
+        let mut seen = 0;
+        while self.start != 0 && seen < self.length {
+            let block = self.block(at)?;
+            if be32(&block, 0) != MAGIC || be32(&block, 8) != sequence {
+                break;
+            }
+            let mut used = 1;
+            match be32(&block, 4) {
+                // What is not complete was never acknowledged. The log ends there.
+                1 if self.matches(&block, block.len().saturating_sub(4)) => {
+                    used += self.tags(&block, at, sequence, &mut pending_copies)?;
+                }
+                2 if self.matches(&block, 16) => {
+                    copies.extend(pending_copies.drain(..));
+                    revoked.extend(pending_revoked.drain(..).map(|block| (block, sequence)));
+                    sequence = sequence.wrapping_add(1);
+                }
+                5 if self.matches(&block, block.len().saturating_sub(4)) => {
+                    self.revocations(&block, &mut pending_revoked);
+                }
+                _ => break,
+            }
+            let noted = copies.len().max(pending_copies.len()).max(revoked.len()).max(pending_revoked.len());
+            if noted > MAX_JOURNAL_BLOCKS as usize {
+                return Err(corrupt("the journal says more than it can hold"));
+            }
+            seen = seen.saturating_add(used);
+            at = self.after(at, used);
+            // A descriptor that leads round the whole log.
+            if at >= self.length {
+                break;
+            }
+        }
+        copies.retain(|block, copy: &mut Copy| {
+            revoked.get(block).is_none_or(|by| (by.wrapping_sub(copy.transaction) as i32) < 0)
+        });
+        Ok(copies)
+    }
+
+    /// Whether a block of the log matches its checksum, which is at this place in it.
+    fn matches(&self, block: &[u8], offset: usize) -> bool {
+        let (Sums::Version2(seed) | Sums::Version3(seed)) = self.sums else { return true };
+        let sum = crc32c(seed, block.get(..offset).unwrap_or_default());
+        let sum = crc32c(crc32c(sum, &[0; 4]), block.get(offset + 4..).unwrap_or_default());
+        sum == be32(block, offset)
+    }
+
+    /// Notes the blocks that follow a descriptor, and says how many they are.
+    fn tags(
+        &self,
+        block: &[u8],
+        at: u32,
+        transaction: u32,
+        copies: &mut Vec<(u64, Copy)>,
+    ) -> Result<u32, Error> {
+        let is_64bit = self.features & IS_64BIT != 0;
+        let (has_tail, size) = match self.sums {
+            Sums::Version3(_) => (true, 16),
+            Sums::Version2(_) => (true, if is_64bit { 14 } else { 10 }),
+            Sums::None => (false, if is_64bit { 12 } else { 8 }),
+        };
+        let end = block.len().saturating_sub(if has_tail { 4 } else { 0 });
+        let mut offset = 12;
+        let mut count: u32 = 0;
+        while offset + size <= end {
+            let tag = block.get(offset..).unwrap_or_default();
+            let (flags, sum) = match self.sums {
+                Sums::Version3(_) => (be32(tag, 4), be32(tag, 12)),
+                _ => (be32(tag, 4) & 0xffff, be32(tag, 4) >> 16),
+            };
+            let high = if is_64bit { u64::from(be32(tag, 8)) << 32 } else { 0 };
+            count = count.saturating_add(1);
+            let place = self.place(self.after(at, count))?;
+            copies.push((
+                high | u64::from(be32(tag, 0)),
+                Copy { place, transaction, sum, is_escaped: flags & 1 != 0 },
+            ));
+            // Without "same UUID" there is one behind; with "last" nothing is.
+            offset += size + if flags & 2 == 0 { 16 } else { 0 };
+            if flags & 8 != 0 {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    fn revocations(&self, block: &[u8], revoked: &mut Vec<u64>) {
+        let size = if self.features & IS_64BIT != 0 { 8 } else { 4 };
+        let end = (be32(block, 12) as usize).min(block.len());
+        for entry in block.get(16..end).unwrap_or_default().chunks_exact(size) {
+            let high = if size == 8 { u64::from(be32(entry, 0)) << 32 } else { 0 };
+            revoked.push(high | u64::from(be32(entry, size - 4)));
+        }
+    }
+}

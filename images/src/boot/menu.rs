@@ -1,0 +1,280 @@
+//! Which file system of a disk has the boot menu, and what its entry is.
+
+use super::bls;
+use super::disk::Region;
+use super::entry::BootEntry;
+use super::error::{Error, Place};
+use super::ext4::{self, FileSystem};
+use super::grub::{self, Environment};
+use super::load::From;
+use super::newest::newest;
+use super::partitions::{self, Partition, Role};
+use super::signature::{Content, identify};
+
+/// The size of a configuration file that is accepted, in bytes: 1 MiB.
+const MAX_CONFIGURATION: u64 = 1 << 20;
+
+/// The size of an entry of the Boot Loader Specification, in bytes, and how many there may be.
+const MAX_ENTRY: u64 = 64 << 10;
+const MAX_ENTRIES: usize = 256;
+
+/// A partition, or the whole disk if it has none.
+struct Part<'a> {
+    place: Place,
+    partition: Option<Partition>,
+    content: Content,
+    file_system: Option<FileSystem<'a>>,
+}
+
+/// What is on a disk.
+pub struct Parts<'a>(Vec<Part<'a>>);
+
+/// What is booted, and from where.
+pub struct Found<'a> {
+    pub from: From<'a>,
+    pub configuration: Option<String>,
+    pub entry: BootEntry,
+}
+
+impl<'a> Parts<'a> {
+    /// Looks at all partitions of a disk. Gives also what is wrong with the first file system that is broken, which
+    /// does not matter if another has a boot menu.
+    pub fn of(disk: Region<'a>) -> Result<(Self, Option<Error>), Error> {
+        let table = partitions::read(disk).map_err(Error::Partitions)?;
+        let regions = match table {
+            // A file system without partitions may have a boot sector that looks like an empty table.
+            Some(table) if !table.is_empty() => table
+                .into_iter()
+                .filter_map(|partition| {
+                    let region = disk.part(partition.start, partition.length)?;
+                    Some((Place::Partition(partition.number), Some(partition), region))
+                })
+                .collect(),
+            _ => vec![(Place::Disk, None, disk)],
+        };
+        let mut parts = Vec::new();
+        let mut problem = None;
+        for (place, partition, region) in regions {
+            let mut content = identify(region).map_err(Error::Disk)?;
+            let mut file_system = None;
+            if content == Content::Ext4 {
+                match FileSystem::open(region) {
+                    Ok(opened) => file_system = Some(opened),
+                    // Linux may well know what this reader does not.
+                    Err(ext4::Error::Unsupported(what)) => {
+                        content = Content::Foreign(format!("ext4 (with {what})"))
+                    }
+                    Err(cause) => {
+                        problem.get_or_insert(Error::FileSystem { place, cause });
+                    }
+                }
+            }
+            parts.push(Part { place, partition, content, file_system });
+        }
+        Ok((Self(parts), problem))
+    }
+
+    /// Chooses what is booted. `problem` is what to say if there is nothing.
+    pub fn choose(&self, mut problem: Option<Error>) -> Result<Found<'_>, Error> {
+        let mut readable: Vec<_> = self
+            .0
+            .iter()
+            .filter_map(|part| Some((part, part.file_system.as_ref()?)))
+            .filter(|(part, _)| part.role() != Role::Other)
+            .collect();
+        readable.sort_by_key(|(part, _)| part.role() != Role::Boot);
+        let places = |bases: [&'static str; 2]| {
+            let readable = &readable;
+            bases.into_iter().flat_map(move |base| {
+                readable.iter().map(move |(part, file_system)| From { place: part.place, file_system, base })
+            })
+        };
+        // A file system of its own for /boot hides what the root file system has there.
+        for from in places(["", "/boot"]) {
+            match Menu::read(&from) {
+                Ok(Some(menu)) => {
+                    if let Some(entry) = menu.entry(&from)? {
+                        return Ok(Found { from, configuration: Some(menu.path), entry });
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    problem.get_or_insert(error);
+                }
+            }
+        }
+        // Where something is broken, what is left may not be what the disk would boot.
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+        for from in places(["/boot", ""]) {
+            match from.file_system.names(from.base) {
+                Ok(names) => {
+                    if let Some(mut entry) = newest(from.base, &names) {
+                        entry.arguments = Some(format!("root={}", self.root(&from)?));
+                        return Ok(Found { from, configuration: None, entry });
+                    }
+                }
+                Err(ext4::Error::NotFound | ext4::Error::NotA(_)) => {}
+                Err(cause) => return Err(Error::FileSystem { place: from.place, cause }),
+            }
+        }
+        Err(self.for_a_guest().unwrap_or_else(|| Error::NoKernel(self.summary())))
+    }
+
+    /// The first partition that a guest could read; rather one that says it is a root file system.
+    fn for_a_guest(&self) -> Option<Error> {
+        let mut foreign: Vec<_> = self
+            .0
+            .iter()
+            .filter_map(|part| match &part.content {
+                Content::Foreign(name) => Some((part, name)),
+                _ => None,
+            })
+            .collect();
+        foreign.sort_by_key(|(part, _)| part.role() != Role::Root);
+        let (part, name) = foreign.first()?;
+        Some(Error::NeedsGuest { place: part.place, file_system: (*name).clone() })
+    }
+
+    /// The root file system, as Linux's `root=` has it.
+    fn root(&self, kernel: &From<'_>) -> Result<String, Error> {
+        let has_system = |part: &&Part<'_>| {
+            let marks = ["/etc/fstab", "/etc/os-release", "/sbin/init"];
+            part.file_system
+                .as_ref()
+                .is_some_and(|file_system| marks.iter().any(|mark| file_system.exists(mark).unwrap_or(false)))
+        };
+        let parts = || self.0.iter();
+        let root = parts()
+            .find(|part| part.role() == Role::Root)
+            .or_else(|| parts().find(has_system))
+            .or_else(|| parts().find(|part| matches!(part.content, Content::Foreign(_))))
+            .or_else(|| parts().find(|part| part.place == kernel.place && !kernel.base.is_empty()))
+            .ok_or(Error::NoRoot)?;
+        Ok(match &root.partition {
+            Some(Partition { uuid: Some(uuid), .. }) => format!("PARTUUID={uuid}"),
+            Some(Partition { number, .. }) => format!("/dev/vda{number}"),
+            None => "/dev/vda".into(),
+        })
+    }
+
+    /// What is where, for a message.
+    fn summary(&self) -> String {
+        let part = |part: &Part<'_>| {
+            let content = match &part.content {
+                Content::Ext4 => "ext4 without a kernel",
+                Content::Foreign(name) => name,
+                Content::Other(name) => name,
+                Content::Unknown => "nothing that is known",
+            };
+            format!("{}: {content}", part.place)
+        };
+        let mut parts: Vec<_> = self.0.iter().take(8).map(part).collect();
+        if self.0.len() > parts.len() {
+            parts.push("…".into());
+        }
+        parts.join("; ")
+    }
+}
+
+impl Part<'_> {
+    fn role(&self) -> Role {
+        self.partition.as_ref().map_or(Role::Unknown, |partition| partition.role)
+    }
+}
+
+/// The files of a boot menu.
+struct Menu {
+    /// The `grub.cfg`, or the directory of entries.
+    path: String,
+    script: Option<String>,
+    environment: Option<Environment>,
+    /// The entries of the Boot Loader Specification, best first.
+    specified: Vec<bls::Entry>,
+    loader: Option<String>,
+}
+
+impl Menu {
+    /// Reads a boot menu, if there is one.
+    fn read(from: &From<'_>) -> Result<Option<Self>, Error> {
+        let text = |contents: Vec<u8>| String::from_utf8_lossy(&contents).into_owned();
+        let mut script = None;
+        let mut environment = None;
+        for loader in ["grub", "grub2"] {
+            let directory = format!("{}/{loader}", from.base);
+            let path = format!("{directory}/grub.cfg");
+            if script.is_none() {
+                script = read(from, &path, MAX_CONFIGURATION)?.map(|contents| (path, text(contents)));
+            }
+            if environment.is_none() {
+                let block = read(from, &format!("{directory}/grubenv"), MAX_CONFIGURATION)?;
+                environment = block.and_then(|block| Environment::parse(&block));
+            }
+        }
+        let directory = format!("{}/loader/entries", from.base);
+        let specified = specified(from, &directory)?;
+        let loader = read(from, &format!("{}/loader/loader.conf", from.base), MAX_ENTRY)?.map(text);
+        let (path, script) = match script {
+            Some((path, script)) => (path, Some(script)),
+            None if specified.is_empty() => return Ok(None),
+            None => (directory, None),
+        };
+        Ok(Some(Self { path, script, environment, specified, loader }))
+    }
+
+    /// The entry that is booted; `None` if the menu is empty.
+    fn entry(&self, from: &From<'_>) -> Result<Option<BootEntry>, Error> {
+        if let Some(script) = &self.script {
+            let chosen = grub::default_entry(script, self.environment.as_ref(), &self.specified);
+            let chosen = chosen.map_err(|error| Error::Configuration {
+                place: from.place,
+                path: self.path.clone(),
+                reason: error.to_string(),
+            })?;
+            if chosen.is_some() {
+                return Ok(chosen);
+            }
+        }
+        let none = Environment::default();
+        let environment = self.environment.as_ref().unwrap_or(&none);
+        let chosen =
+            bls::default_entry(&self.specified, environment.get("saved_entry"), self.loader.as_deref());
+        Ok(chosen.map(|entry| entry.boot_entry(environment)))
+    }
+}
+
+/// A file that need not be there.
+fn read(from: &From<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    match from.file_system.read(path, limit) {
+        Ok(contents) => Ok(Some(contents)),
+        Err(ext4::Error::NotFound | ext4::Error::NotA("directory")) => Ok(None),
+        Err(cause) => Err(Error::File { place: from.place, path: path.to_owned(), cause }),
+    }
+}
+
+/// The entries of the Boot Loader Specification in a directory, best first.
+fn specified(from: &From<'_>, directory: &str) -> Result<Vec<bls::Entry>, Error> {
+    let error = |cause| Error::File { place: from.place, path: directory.to_owned(), cause };
+    let names = match from.file_system.names(directory) {
+        Ok(names) => names,
+        Err(ext4::Error::NotFound | ext4::Error::NotA(_)) => return Ok(Vec::new()),
+        Err(cause) => return Err(error(cause)),
+    };
+    let names: Vec<_> = names.into_iter().filter(|name| name.ends_with(".conf")).collect();
+    if names.len() > MAX_ENTRIES {
+        return Err(Error::Configuration {
+            place: from.place,
+            path: directory.to_owned(),
+            reason: format!("there are more than {MAX_ENTRIES} entries"),
+        });
+    }
+    let mut entries = Vec::new();
+    for name in names {
+        if let Some(contents) = read(from, &format!("{directory}/{name}"), MAX_ENTRY)? {
+            entries.extend(bls::Entry::parse(&name, &String::from_utf8_lossy(&contents)));
+        }
+    }
+    entries.sort_by(bls::order);
+    Ok(entries)
+}
