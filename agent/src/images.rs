@@ -10,7 +10,8 @@
 //! | `disk.raw` | the root disk, if there is one |
 //! | `command-line` | the kernel's command line, on one line, if the usual one does not do |
 //!
-//! Other files are of no interest. The agent may read below the directories of the setting `image-directories` and
+//! Without a kernel, the disk says what its instances boot, each time that they start
+//! ([`innkeeper_images::boot`]). Other files are of no interest. The agent may read below the directories of the setting `image-directories` and
 //! nowhere else, and follows no symbolic link there.
 //!
 //! A copy is a directory of its own below `images` in the state directory, and is locked until a record refers to it.
@@ -28,6 +29,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 
+use crate::chain;
 use crate::ids::ImageId;
 use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot};
 use crate::state::{State, World};
@@ -132,9 +134,16 @@ struct Artefact {
 pub struct Source {
     /// Without symbolic links.
     pub directory: PathBuf,
+    /// What is booted, if that is not for the disk to say.
+    boot: Option<Boot>,
+    disk: Option<Artefact>,
+}
+
+/// What is booted.
+#[derive(Debug)]
+struct Boot {
     kernel: Artefact,
     initrd: Option<Artefact>,
-    disk: Option<Artefact>,
     command_line: String,
 }
 
@@ -170,13 +179,19 @@ impl Source {
                 kernel = artefact(name)?;
             }
         }
-        let Some(kernel) = kernel else {
-            let reason = format!("there is no kernel in it ({})", KERNELS.join(" or "));
-            return Err(Error::Unusable(directory, reason));
-        };
         let initrd = artefact(INITRD)?;
         let disk = artefact(DISK)?;
         let own = artefact(COMMAND_LINE)?;
+        let Some(kernel) = kernel else {
+            let reason = if disk.is_none() {
+                format!("there is no kernel ({}) and no disk ({DISK}) in it", KERNELS.join(" or "))
+            } else if initrd.is_some() || own.is_some() || command_line.is_some() {
+                "an initial RAM disk or a command line goes with a kernel; a disk that boots by itself says its own".into()
+            } else {
+                return Ok(Self { directory, boot: None, disk });
+            };
+            return Err(Error::Unusable(directory, reason));
+        };
         let command_line = match (command_line, own) {
             (Some(text), _) => check_command_line(&directory, text)?,
             (None, Some(own)) => {
@@ -189,7 +204,7 @@ impl Source {
             (None, None) if disk.is_some() => format!("{USUAL_COMMAND_LINE} {ROOT}"),
             (None, None) => USUAL_COMMAND_LINE.to_owned(),
         };
-        Ok(Self { directory, kernel, initrd, disk, command_line })
+        Ok(Self { directory, boot: Some(Boot { kernel, initrd, command_line }), disk })
     }
 
     /// The size of the disk in GiB, rounded up; at least 1, also without a disk.
@@ -205,6 +220,7 @@ impl Source {
 
     /// Copies everything to a new directory below `images`. It is on the disk when this returns, and is locked.
     pub fn copy(&self, images: &Path, id: &ImageId) -> Result<Copy, Error> {
+        self.check_disk_boots()?;
         DirBuilder::new().recursive(true).mode(0o700).create(images).map_err(io_error("create", images))?;
         // The number tells it from an earlier image of this id, whose instances may still need its files.
         let directory = images.join(format!("{id}.{:016x}", rand::random::<u64>()));
@@ -214,11 +230,11 @@ impl Source {
         lock.lock().map_err(io_error("lock", &directory))?;
         drop(claiming);
         let copy = Copy {
-            boot: BootFiles {
-                kernel: directory.join(self.kernel.name),
-                initrd: self.initrd.as_ref().map(|initrd| directory.join(initrd.name)),
-                command_line: self.command_line.clone(),
-            },
+            boot: self.boot.as_ref().map(|boot| BootFiles {
+                kernel: directory.join(boot.kernel.name),
+                initrd: boot.initrd.as_ref().map(|initrd| directory.join(initrd.name)),
+                command_line: boot.command_line.clone(),
+            }),
             disk: self.disk.as_ref().map(|disk| directory.join(disk.name)),
             directory,
             lock,
@@ -232,8 +248,23 @@ impl Source {
         }
     }
 
+    /// A disk that is to boot by itself can.
+    fn check_disk_boots(&self) -> Result<(), Error> {
+        let (None, Some(disk)) = (&self.boot, &self.disk) else { return Ok(()) };
+        let path = self.directory.join(DISK);
+        match innkeeper_images::boot::find(&disk.file) {
+            Ok(source) => {
+                tracing::info!(disk = %path.display(), title = source.origin.title, "the disk boots by itself");
+                Ok(())
+            }
+            Err(error) => Err(Error::Unusable(path, chain(&error))),
+        }
+    }
+
     fn copy_files(&self, copy: &Copy) -> Result<(), Error> {
-        for artefact in [Some(&self.kernel), self.initrd.as_ref(), self.disk.as_ref()].into_iter().flatten() {
+        let boot = self.boot.as_ref();
+        let (kernel, initrd) = (boot.map(|boot| &boot.kernel), boot.and_then(|boot| boot.initrd.as_ref()));
+        for artefact in [kernel, initrd, self.disk.as_ref()].into_iter().flatten() {
             let path = copy.directory.join(artefact.name);
             let copied = || {
                 let target = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
@@ -293,8 +324,8 @@ fn check_command_line(path: &Path, text: &str) -> Result<String, Error> {
 /// An image's files, in the state directory.
 #[derive(Debug)]
 pub struct Copy {
-    /// What its instances boot.
-    pub boot: BootFiles,
+    /// What its instances boot, if their disk does not say.
+    pub boot: Option<BootFiles>,
     /// The root disk.
     pub disk: Option<PathBuf>,
     directory: PathBuf,
@@ -399,21 +430,34 @@ mod tests {
     fn an_image_directory_has_a_kernel_and_maybe_more() {
         let (lab, image) = lab(&["vmlinux", "initrd.img", "disk.raw", "command-line", "README"]);
         let source = open(lab.path(), &image).unwrap();
-        assert_eq!(
-            (source.kernel.name, source.volume_size(), &*source.command_line),
-            ("vmlinux", 1, "command-line")
-        );
+        let boots =
+            |source: &Source| source.boot.as_ref().map(|boot| (boot.kernel.name, boot.command_line.clone()));
+        assert_eq!((boots(&source), source.volume_size()), (Some(("vmlinux", "command-line".to_owned())), 1));
         File::options().write(true).open(image.join("disk.raw")).unwrap().set_len((2 << 30) + 1).unwrap();
         fs::remove_file(image.join("command-line")).unwrap();
         fs::rename(image.join("vmlinux"), image.join("vmlinuz")).unwrap();
         let source = open(lab.path(), &image).unwrap();
-        assert_eq!((source.kernel.name, source.volume_size()), ("vmlinuz", 3));
-        assert!(source.command_line.ends_with("root=/dev/vda1"), "{}", source.command_line);
+        let (kernel, command_line) = boots(&source).unwrap();
+        assert_eq!((kernel, source.volume_size()), ("vmlinuz", 3));
+        assert!(command_line.ends_with("root=/dev/vda1"), "{command_line}");
         let allowed = [lab.path().join("import")];
         let own = Source::open(image.to_str().unwrap(), &allowed, Some("quiet")).unwrap();
-        assert_eq!(own.command_line, "quiet");
+        assert_eq!(boots(&own).unwrap().1, "quiet");
         let two = Source::open(image.to_str().unwrap(), &allowed, Some("a\nb")).unwrap_err();
         assert!(two.is_the_clients() && two.to_string().contains("one line"), "{two}");
+    }
+
+    #[test]
+    fn a_disk_without_a_kernel_has_to_boot_by_itself() {
+        let (lab, image) = lab(&["disk.raw"]);
+        let source = open(lab.path(), &image).unwrap();
+        assert!(source.boot.is_none() && source.has_disk());
+        let images = lab.path().join("images");
+        let error = source.copy(&images, &ImageId::random()).unwrap_err();
+        assert!(error.is_the_clients() && error.to_string().contains("disk.raw: "), "{error}");
+        assert!(!images.exists(), "something was copied");
+        fs::write(image.join("command-line"), "quiet").unwrap();
+        assert!(open(lab.path(), &image).unwrap_err().contains("goes with a kernel"));
     }
 
     #[test]
@@ -486,7 +530,7 @@ mod tests {
         clean_up(&images, &state).unwrap();
         let id = ImageId::random();
         let (first, second) = (source.copy(&images, &id).unwrap(), source.copy(&images, &id).unwrap());
-        assert_eq!(fs::read(&first.boot.kernel).unwrap(), b"vmlinux");
+        assert_eq!(fs::read(&first.boot.as_ref().unwrap().kernel).unwrap(), b"vmlinux");
         clean_up(&images, &state).unwrap();
         assert_eq!(count(), 2);
         drop(first);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -367,4 +368,83 @@ fn every_change_is_heard_of_once_across_daemons() -> Result<()> {
         ensure!(again == *event, "{again} and not {event}");
     }
     Ok(())
+}
+
+/// A grub.cfg that boots this kernel.
+fn grub_cfg(kernel: &str) -> String {
+    format!("set default=0\nmenuentry 'a bare guest' {{\n\tlinux {kernel} console=ttyS0 quiet\n}}\n")
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Without a kernel at registration, the disk says what is booted, each time: also what a guest has written there since.
+#[test]
+fn an_instance_boots_what_its_disk_says() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let (old, new) = (agent.payload("button")?, agent.payload("hello")?);
+    let import = old.location.with_file_name("disk-only");
+    let boot = import.join("root/boot");
+    std::fs::create_dir_all(boot.join("grub"))?;
+    std::fs::copy(old.location.join("vmlinux"), boot.join("vmlinuz-1"))?;
+    std::fs::write(boot.join("grub/grub.cfg"), grub_cfg("/boot/vmlinuz-1"))?;
+    let disk = import.join("disk.raw");
+    run(Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .arg(import.join("root"))
+        .arg(&disk)
+        .arg("16M"))?;
+    let template = Template { location: import.clone(), banner: "ready" };
+    let image = agent.register("disk-only", &template)?;
+
+    let client = agent.client()?;
+    let launch = [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "1"), ("MaxCount", "1")];
+    let answer = client.ask("RunInstances", &launch)?;
+    let id = texts(&answer, "instanceId").pop().unwrap_or_default();
+    let console = || console_text(&client.ask("GetConsoleOutput", &[("InstanceId", &id)])?);
+    let wait_for_console = |text: &str| -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !console()?.contains(text) {
+            ensure!(Instant::now() < deadline, "no {text:?}: {:?}{}", console()?, agent.last_words());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    };
+    client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
+    wait_for_console("ready")?;
+
+    // As an upgrade in the guest would leave it. This guest does not use its disk.
+    let volumes = texts(&client.ask("DescribeVolumes", &[])?, "volumeId");
+    let volume = agent.state_directory().join(format!("volumes/{}.raw", volumes[0]));
+    std::fs::write(import.join("grub.cfg"), grub_cfg("/boot/vmlinuz-2"))?;
+    let commands = format!(
+        "write {} /boot/vmlinuz-2\nrm /boot/grub/grub.cfg\nwrite {} /boot/grub/grub.cfg\n",
+        new.location.join("vmlinux").display(),
+        import.join("grub.cfg").display()
+    );
+    std::fs::write(import.join("commands"), commands)?;
+    run(Command::new("debugfs").args(["-w", "-f"]).arg(import.join("commands")).arg(&volume))?;
+    client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
+    wait_for_console("hello from a bare guest")?;
+    // It switches itself off then.
+    ensure!(wait_for_end(&agent, &id, "stopped")? == "Client.InstanceInitiatedShutdown");
+    client.ask("StartInstances", &[("InstanceId.1", &id)])?;
+    wait_for_console("hello from a bare guest")?;
+    ensure!(wait_for_end(&agent, &id, "stopped")? == "Client.InstanceInitiatedShutdown");
+
+    // What cannot be booted is said, and can be mended.
+    let size = volume.metadata()?.len();
+    std::fs::File::options().write(true).open(&volume)?.set_len(0)?;
+    std::fs::File::options().write(true).open(&volume)?.set_len(size)?;
+    client.ask("StartInstances", &[("InstanceId.1", &id)])?;
+    ensure!(wait_for_end(&agent, &id, "stopped")? == "Server.InternalError");
+    let answer = client.ask("DescribeInstances", &[("InstanceId.1", &id)])?;
+    ensure!(answer.contains(&format!("cannot boot from {}: ", volumes[0])), "{answer}");
+    std::fs::copy(&disk, &volume)?;
+    client.ask("StartInstances", &[("InstanceId.1", &id)])?;
+    client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
+    wait_for_console("ready")
 }

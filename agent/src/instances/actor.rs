@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::lifecycle::Observation;
 use super::settle::settle;
 use super::vmm::{Vmm, VmmError};
-use super::{Ask, Shared, chain, failpoint};
+use super::{Ask, Shared, failpoint};
+use crate::chain;
 use crate::host::VmmProcess;
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{Instance, InstanceState, Step};
@@ -99,7 +100,7 @@ impl Actor {
                 Some(seen.unwrap_or_else(|| Observation::Done(step.clone())))
             }
             Err(error) => {
-                let why = error.to_string();
+                let why = chain(error.as_ref());
                 tracing::warn!(instance = %self.id, ?step, error = chain(error.as_ref()), "a step has failed");
                 if matches!(step, Step::EndVmm | Step::ReleaseVolumes) {
                     tokio::time::sleep(self.retry).await;

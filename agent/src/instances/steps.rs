@@ -1,5 +1,6 @@
 //! How each [`Step`] is done. Each can be done again after it was done in part.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::slice;
@@ -15,13 +16,14 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Woken, blocking};
-use super::chain;
+
 use super::failpoint::pass;
 use super::lifecycle::Observation;
 use super::settle::{attached, detach};
 use super::vmm::{Vmm, VmmError};
+use crate::chain;
 use crate::ids::{InstanceId, VolumeId};
-use crate::records::{AttachmentStatus, Instance, Snapshot, Step, Volume};
+use crate::records::{AttachmentStatus, BootFiles, Instance, Snapshot, Step, Volume};
 use crate::state::Draft;
 use crate::store::StoreError;
 
@@ -158,24 +160,42 @@ impl Actor {
         instance: &Instance,
         parcel: &mut Vec<OwnedFd>,
     ) -> Result<BootSource> {
-        let boot = instance
-            .boot
-            .clone()
-            .with_context(|| format!("{} has no kernel: register it with one", instance.image))?;
-        let command_line = boot.command_line.clone();
-        let shared = self.shared.clone();
-        let opened = blocking(move || {
-            let kernel = shared.host.boot_file(&boot.kernel)?;
-            let initrd = boot.initrd.as_deref().map(|path| shared.host.boot_file(path)).transpose()?;
-            Ok::<_, crate::host::HostError>((kernel, initrd))
-        });
-        let (kernel, initrd) = opened.await?;
+        let (kernel, initrd, command_line) = match &instance.boot {
+            Some(files) => self.open_boot_files(files.clone()).await?,
+            None => self.read_boot_disk(instance).await?,
+        };
         let mut add = |descriptor| {
             parcel.push(descriptor);
             Descriptor(u32::try_from(parcel.len() - 1).unwrap_or(u32::MAX))
         };
         let (kernel, initrd) = (add(kernel), initrd.map(add));
         Ok(BootSource { kernel, initrd, command_line })
+    }
+
+    async fn open_boot_files(&self, files: BootFiles) -> Result<(OwnedFd, Option<OwnedFd>, String)> {
+        let shared = self.shared.clone();
+        let opened = blocking(move || {
+            let kernel = shared.host.boot_file(&files.kernel)?;
+            let initrd = files.initrd.as_deref().map(|path| shared.host.boot_file(path)).transpose()?;
+            Ok::<_, crate::host::HostError>((kernel, initrd, files.command_line))
+        });
+        Ok(opened.await?)
+    }
+
+    /// Reads from the root volume what it boots now. No guest runs on it: there is none yet, or it waits in a reset.
+    async fn read_boot_disk(&mut self, instance: &Instance) -> Result<(OwnedFd, Option<OwnedFd>, String)> {
+        let root = instance.block_devices.iter().find(|one| one.device_name == instance.root_device_name);
+        let id = root.context("there is no root volume to boot from")?.volume.clone();
+        self.prepare_volume(&id).await?;
+        let (shared, volume) = (self.shared.clone(), id.clone());
+        let read = blocking(move || -> Result<_> {
+            let disk = File::from(shared.volumes.open(&volume)?);
+            Ok(innkeeper_images::boot::find(&disk)?)
+        });
+        let source = read.await.with_context(|| format!("cannot boot from {id}"))?;
+        let origin = &source.origin;
+        tracing::debug!(instance = %self.id, volume = %id, title = origin.title, kernel = origin.kernel, "boots");
+        Ok((source.kernel.into(), source.initrd.map(OwnedFd::from), source.command_line))
     }
 
     async fn attach_disk(&mut self, id: &VolumeId) -> Result<()> {

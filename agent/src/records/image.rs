@@ -29,7 +29,7 @@ pub struct Image {
     pub root_device_name: String,
     /// What its instances' disks are made from.
     pub block_devices: Vec<Mapping>,
-    /// Kernel and initial RAM disk, if they do not come from the root disk.
+    /// Kernel and initial RAM disk. Without them, the root disk says what it boots.
     pub boot: Option<BootFiles>,
     /// `uefi` and so on, if it was said at registration. Guests start without firmware, whatever it is.
     pub boot_mode: Option<String>,

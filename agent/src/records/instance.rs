@@ -49,7 +49,7 @@ pub struct Instance {
     pub root_device_name: String,
     /// Its volumes.
     pub block_devices: Vec<BlockDevice>,
-    /// What it boots: its image's, which may be gone since.
+    /// What it boots: its image's, which may be gone since. Without that, what its root volume says.
     pub boot: Option<BootFiles>,
     /// What a power-off by the guest does.
     pub shutdown_behavior: ShutdownBehavior,

@@ -196,7 +196,7 @@ impl RegisterImage {
             file: Some(file),
         });
         let boot = match copy {
-            Some(copy) => Some(copy.boot.clone()),
+            Some(copy) => copy.boot.clone(),
             None => boot_of(world, context, &root),
         };
         let mut block_devices = vec![root];
