@@ -98,6 +98,16 @@ fn mbr_with_primary_and_logical_partitions() {
 }
 
 #[test]
+fn a_disk_without_partitions_but_with_a_boot_sector() {
+    let mut disk = debian("0").ext4(8);
+    for code in [0, 0xeb] {
+        disk[..510].fill(code);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(boots(&disk, "6.1.0-40").origin.place, Place::Disk);
+    }
+}
+
+#[test]
 fn a_disk_in_a_file() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&debian("0").ext4(8)).unwrap();
