@@ -65,6 +65,7 @@ pub fn break_links(tally: &mut Tally) {
     };
     let chain = (0..40)
         .fold(with(KERNEL, "c0"), |tree, n| tree.with_link(&format!("boot/c{n}"), &format!("c{}", n + 1)));
+    let chain = chain.with("boot/c40", bzimage(&gzip(&vmlinux("x"))));
     let circle = with(CONFIGURATION, "a").with_link("boot/grub/a", "b").with_link("boot/grub/b", "a");
     let broken = [
         ("a link to itself", with(CONFIGURATION, "grub.cfg")),
