@@ -153,6 +153,12 @@ impl<'a> Packed<'a> {
         self.size
     }
 
+    /// Whether decompressing may take many seconds: xz takes one for some 10 MiB of what is compressed, whatever it
+    /// becomes. Kernels have 8 MiB of it.
+    pub fn is_slow(&self) -> bool {
+        self.format == Format::Xz && self.payload.len() > 16 << 20
+    }
+
     /// Decompresses the kernel into `output`, which has to be [`Self::size`] bytes long. Beside it takes little more
     /// than `memory` bytes.
     ///

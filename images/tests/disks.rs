@@ -72,7 +72,7 @@ fn what_is_found_cannot_be_changed() {
     for file in [source.kernel, source.initrd.unwrap()] {
         file.set_len(1 << 20).unwrap_err();
         file.set_len(1).unwrap_err();
-        file.try_clone().unwrap().write_all(b"x").unwrap_err();
+        std::os::unix::fs::FileExt::write_at(&file, b"x", 0).unwrap_err();
     }
 }
 
@@ -95,6 +95,16 @@ fn mbr_with_primary_and_logical_partitions() {
     let (root, empty) = (debian("0").ext4(8), Tree::new().ext4(2));
     assert_eq!(boots(&mbr(&[&empty, &root], &[]), "6.1.0-40").origin.place, Place::Partition(2));
     assert_eq!(boots(&mbr(&[&empty], &[&empty, &root]), "6.1.0-40").origin.place, Place::Partition(6));
+}
+
+#[test]
+fn a_disk_without_partitions_but_with_a_boot_sector() {
+    let mut disk = debian("0").ext4(8);
+    for code in [0, 0xeb] {
+        disk[..510].fill(code);
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(boots(&disk, "6.1.0-40").origin.place, Place::Disk);
+    }
 }
 
 #[test]

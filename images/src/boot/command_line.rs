@@ -28,7 +28,7 @@ pub enum Error {
 }
 
 /// Adds to the kernel's arguments what is not there already: a serial console, which becomes `/dev/console` by being
-/// the last, and [`MACHINE`]. Nothing else changes.
+/// the last, and what spares a guest looking for hardware. Nothing else changes.
 ///
 /// # Errors
 /// The result is longer than [`MAX_LENGTH`], or has control characters.

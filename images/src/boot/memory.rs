@@ -14,8 +14,10 @@ pub fn create(name: &CStr) -> io::Result<File> {
 }
 
 /// Makes it impossible to change the file.
+///
+/// It is not `F_SEAL_WRITE`, which fails while a mapping of ours is in a child between its fork and its exec.
 pub fn seal(file: &File) -> io::Result<()> {
-    add_seals(file, SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL)
+    add_seals(file, SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_SEAL)
 }
 
 fn add_seals(file: &File, seals: SealFlag) -> io::Result<()> {

@@ -40,9 +40,16 @@ impl<'a> Parts<'a> {
     /// Looks at all partitions of a disk. Gives also what is wrong with the first file system that is broken, which
     /// does not matter if another has a boot menu.
     pub fn of(disk: Region<'a>) -> Result<(Self, Option<Error>), Error> {
-        let table = partitions::read(disk).map_err(Error::Partitions)?;
+        let table = match partitions::read(disk) {
+            Ok(table) => table,
+            // A file system without partitions may begin with a boot loader, which ends as a table does.
+            Err(error) => match identify(disk) {
+                Ok(Content::Ext4 | Content::Foreign(_)) => None,
+                _ => return Err(Error::Partitions(error)),
+            },
+        };
         let regions = match table {
-            // A file system without partitions may have a boot sector that looks like an empty table.
+            // Or has an empty table there.
             Some(table) if !table.is_empty() => table
                 .into_iter()
                 .filter_map(|partition| {

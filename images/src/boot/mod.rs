@@ -4,13 +4,13 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | [`partitions`] | GPT, MBR, or none |
-//! | [`signature`] | which file system is on each |
-//! | [`ext4`] | ext2, ext3 and ext4, which are read here; what others there are is for a guest ([`Error::NeedsGuest`]) |
-//! | [`menu`] | the file system that has `grub.cfg`, entries of the Boot Loader Specification, or just kernels |
-//! | [`grub`], [`bls`], [`newest`] | the entry that is booted: kernel, initial RAM file systems, arguments |
-//! | [`load`], [`memory`] | copies of them in memory, sealed |
-//! | [`command_line`] | the entry's arguments and what a micro-VM needs |
+//! | `partitions` | GPT, MBR, or none |
+//! | `signature` | which file system is on each |
+//! | `ext4` | ext2, ext3 and ext4, which are read here; what others there are is for a guest ([`Error::NeedsGuest`]) |
+//! | `menu` | the file system that has `grub.cfg`, entries of the Boot Loader Specification, or just kernels |
+//! | `grub`, `bls`, `newest` | the entry that is booted: kernel, initial RAM file systems, arguments |
+//! | `load`, `memory` | copies of them in memory, sealed |
+//! | `command_line` | the entry's arguments and what a micro-VM needs |
 //!
 //! **The disk is a guest's and may be hostile.** Nothing of it is mounted, run or believed. Its structures cost at most
 //! [`BUDGET`] bytes of reading, what is kept of them has a limit each, and kernels and initial RAM file systems go to

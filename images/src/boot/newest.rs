@@ -40,7 +40,8 @@ mod tests {
 
     #[test]
     fn the_highest_version_with_its_initrd() {
-        let table: [(&[&str], Option<(&str, Option<&str>)>); 6] = [
+        type Case<'t> = (&'t [&'t str], Option<(&'t str, Option<&'t str>)>);
+        let table: [Case<'_>; 6] = [
             (&[], None),
             (&["vmlinuz", "vmlinuz-", "initrd.img-6.1"], None),
             (&["vmlinuz-6.1.0-9-amd64", "vmlinuz-6.1.0-10-amd64"], Some(("vmlinuz-6.1.0-10-amd64", None))),

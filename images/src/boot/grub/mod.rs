@@ -1,6 +1,6 @@
 //! What GRUB would boot by its `grub.cfg`: a small interpreter for what `grub-mkconfig` writes.
 //!
-//! [`script`] has the syntax and [`run`] the commands. The menu is made, the default looked up in it, and only that
+//! `script` has the syntax and `run` the commands. The menu is made, the default looked up in it, and only that
 //! entry's commands are run. What is left out, because no generated script needs it to say what is booted: functions,
 //! loops, and files that it includes. `search` decides nothing either: paths are those of the file system that
 //! `grub.cfg` is on.

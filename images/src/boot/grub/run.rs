@@ -112,29 +112,27 @@ impl<'s> Machine<'s> {
             // A word of nothing but an empty variable without quotes is none.
             let mut current: Option<String> = None;
             for part in word {
-                match *part {
-                    Part::Text(text) | Part::Bare(text) => current.get_or_insert_default().push_str(text),
-                    Part::Variable { name, is_quoted: true } => {
-                        current.get_or_insert_default().push_str(self.get(name));
-                    }
-                    Part::Variable { name, is_quoted: false } => {
-                        let value = self.get(name);
-                        for (index, piece) in value.split(' ').enumerate() {
-                            if index > 0 {
-                                expanded.extend(current.take());
-                            }
-                            if !piece.is_empty() {
-                                current.get_or_insert_default().push_str(piece);
-                            }
-                        }
-                        length += value.len();
-                    }
-                }
-                if length + current.as_ref().map_or(0, String::len) > MAX_COMMAND {
+                let text = match *part {
+                    Part::Text(text) | Part::Bare(text) => text,
+                    Part::Variable { name, .. } => self.get(name),
+                };
+                length += text.len();
+                if length > MAX_COMMAND {
                     return Err(Error::Limit("a command has more than 64 KiB"));
                 }
+                if !matches!(part, Part::Variable { is_quoted: false, .. }) {
+                    current.get_or_insert_default().push_str(text);
+                    continue;
+                }
+                for (index, piece) in text.split(' ').enumerate() {
+                    if index > 0 {
+                        expanded.extend(current.take());
+                    }
+                    if !piece.is_empty() {
+                        current.get_or_insert_default().push_str(piece);
+                    }
+                }
             }
-            length += current.as_ref().map_or(0, String::len);
             expanded.extend(current);
         }
         Ok(expanded)
