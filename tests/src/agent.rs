@@ -404,7 +404,7 @@ pub struct Events {
 
 impl Events {
     /// The next event.
-    pub fn next(&mut self) -> Result<serde_json::Value> {
+    pub fn hear(&mut self) -> Result<serde_json::Value> {
         let line = self.receiver.recv_timeout(PATIENCE).context("no event has come")?;
         Ok(serde_json::from_str(&line)?)
     }

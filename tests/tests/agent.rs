@@ -353,7 +353,7 @@ fn every_change_is_heard_of_once_across_daemons() -> Result<()> {
         ["pending", "running", "stopping", "stopped", "pending", "running", "shutting-down", "terminated"];
     let mut heard = Vec::new();
     for _ in 0..life.len() * ids.len() {
-        heard.push(first.next()?);
+        heard.push(first.hear()?);
     }
     let different: BTreeSet<_> = heard.iter().map(|event| event["id"].to_string()).collect();
     ensure!(different.len() == heard.len(), "some came twice: {heard:?}");
@@ -364,7 +364,7 @@ fn every_change_is_heard_of_once_across_daemons() -> Result<()> {
     }
     let mut late = agent.follow_events()?;
     for event in &heard {
-        let again = late.next()?;
+        let again = late.hear()?;
         ensure!(again == *event, "{again} and not {event}");
     }
     Ok(())

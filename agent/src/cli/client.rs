@@ -20,6 +20,9 @@ const VERSION: &str = "2016-11-15";
 /// RunInstances of many instances takes a while on a busy host.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// An agent ends a stream of events after two minutes. One that has not is gone.
+const LONGEST_STREAM: Duration = Duration::from_secs(180);
+
 /// An answer of 10,000 instances is about 40 MiB.
 const LONGEST_ANSWER: u64 = 256 << 20;
 
@@ -244,12 +247,11 @@ impl Client {
         let headers = self.signed("GET", events::PATH, &query, Vec::new(), b"");
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&query).finish();
         let request = self.http.get(format!("{}{}?{query}", self.credentials.endpoint_url, events::PATH));
-        // A stream lasts as long as it does, but is never silent for long.
         let mut request = request
             .config()
             .timeout_global(None)
             .timeout_recv_response(Some(TIMEOUT))
-            .timeout_recv_body(None)
+            .timeout_recv_body(Some(LONGEST_STREAM))
             .build();
         for (name, value) in headers {
             request = request.header(name, value);

@@ -16,7 +16,6 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Woken, blocking};
-
 use super::failpoint::pass;
 use super::lifecycle::Observation;
 use super::settle::{attached, detach};

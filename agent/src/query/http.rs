@@ -1,7 +1,8 @@
 //! The API's HTTP server: connections, limits, and the way of a request from its bytes to its answer.
 //!
-//! Whatever comes as HTTP is answered in EC2's XML, but for the stream of [`events`], which has a path of its own. What a client can make us hold is bounded: connections, the time
-//! that each may take to say something, the size of a request, the actions that run at once.
+//! Whatever comes as HTTP is answered in EC2's XML, but for the stream of [`events`], which has a path of its own. What a
+//! client can make us hold is bounded: connections, the time that each may take to say something, the size of a request,
+//! the actions that run at once, and the streams.
 
 use std::convert::Infallible;
 use std::io;
