@@ -2,11 +2,22 @@
 
 use std::cmp::Ordering;
 
-use super::entry::{BootEntry, Variables};
+use super::entry::{BootEntry, MAX_INITRDS, Variables};
 use super::version;
 
-/// The length of what an entry becomes with its variables, in bytes. A command line is much shorter.
+/// The length of all that an entry becomes with its variables, in bytes. A command line is much shorter.
 const MAX_EXPANDED: usize = 64 << 10;
+
+/// Why an entry says nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// More than [`MAX_INITRDS`].
+    #[error("its default entry has more than {MAX_INITRDS} initial RAM file systems")]
+    Initrds,
+    /// Variables make it too long.
+    #[error("its default entry has more than {} KiB with its variables", MAX_EXPANDED >> 10)]
+    Expanded,
+}
 
 /// An entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,19 +66,27 @@ impl Entry {
     }
 
     /// What it boots, with the values of variables such as `$kernelopts`.
-    pub fn boot_entry(&self, variables: &dyn Variables) -> BootEntry {
-        let expand = |text: &str| expand(text, variables);
-        BootEntry {
+    ///
+    /// # Errors
+    /// It is more than is accepted.
+    pub fn boot_entry(&self, variables: &dyn Variables) -> Result<BootEntry, Error> {
+        let mut room = MAX_EXPANDED;
+        let mut initrds = Vec::new();
+        for paths in &self.initrds {
+            // There may be several on a line, and variables for more.
+            let paths = expand(paths, variables, &mut room)?;
+            initrds.extend(paths.split_whitespace().take(MAX_INITRDS + 1).map(str::to_owned));
+            if initrds.len() > MAX_INITRDS {
+                return Err(Error::Initrds);
+            }
+        }
+        let arguments = expand(&self.options.join(" "), variables, &mut room)?;
+        Ok(BootEntry {
             title: self.title.clone().unwrap_or_else(|| self.id.clone()),
             kernel: self.linux.clone(),
-            // There may be several on a line, and variables for more.
-            initrds: self
-                .initrds
-                .iter()
-                .flat_map(|paths| expand(paths).split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-                .collect(),
-            arguments: Some(expand(&self.options.join(" ")).trim().to_owned()),
-        }
+            initrds,
+            arguments: Some(arguments.trim().to_owned()),
+        })
     }
 }
 
@@ -77,28 +96,30 @@ fn are_tries(text: &str) -> bool {
     numbers.clone().count() <= 2 && numbers.all(|number| number.parse::<u32>().is_ok())
 }
 
-/// Puts in the values of `$name` and `${name}`.
-fn expand(text: &str, variables: &dyn Variables) -> String {
+/// Puts in the values of `$name` and `${name}`. `room` is how long it may become, in bytes, and then what is left of it.
+fn expand(text: &str, variables: &dyn Variables, room: &mut usize) -> Result<String, Error> {
     let mut expanded = String::new();
+    let mut push = |piece: &str| {
+        *room = room.checked_sub(piece.len()).ok_or(Error::Expanded)?;
+        expanded.push_str(piece);
+        Ok(())
+    };
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
-        expanded.push_str(before);
-        if expanded.len() > MAX_EXPANDED {
-            break;
-        }
+        push(before)?;
         let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
         let (name, behind) = braced.unwrap_or_else(|| {
             let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
             after.split_at(end)
         });
         if name.is_empty() {
-            expanded.push('$');
+            push("$")?;
         }
-        expanded.push_str(variables.value(name));
+        push(variables.value(name))?;
         rest = behind;
     }
-    expanded.push_str(rest);
-    expanded
+    push(rest)?;
+    Ok(expanded)
 }
 
 /// The order in a menu, best first ("Sorting" in the specification).

@@ -1,5 +1,8 @@
 //! What one entry of a boot menu says, whoever wrote it.
 
+/// How many initial RAM file systems an entry may have. One or two are usual.
+pub const MAX_INITRDS: usize = 32;
+
 /// An entry of a boot menu.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootEntry {

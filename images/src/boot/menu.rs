@@ -1,5 +1,7 @@
 //! Which file system of a disk has the boot menu, and what its entry is.
 
+use std::cell::Cell;
+
 use super::bls;
 use super::disk::Region;
 use super::entry::BootEntry;
@@ -96,11 +98,12 @@ impl<'a> Parts<'a> {
                 readable.iter().map(move |(part, file_system)| From { place: part.place, file_system, base })
             })
         };
+        let work = Cell::new(grub::MAX_WORK);
         // A file system of its own for /boot hides what the root file system has there.
         for from in places(["", "/boot"]) {
             match Menu::read(&from) {
                 Ok(Some(menu)) => {
-                    if let Some(entry) = menu.entry(&from)? {
+                    if let Some(entry) = menu.entry(&from, &work)? {
                         return Ok(Found { from, configuration: Some(menu.path), entry });
                     }
                 }
@@ -230,15 +233,12 @@ impl Menu {
         Ok(Some(Self { path, script, environment, specified, loader }))
     }
 
-    /// The entry that is booted; `None` if the menu is empty.
-    fn entry(&self, from: &From<'_>) -> Result<Option<BootEntry>, Error> {
+    /// The entry that is booted; `None` if the menu is empty. `work` is what scripts may still do.
+    fn entry(&self, from: &From<'_>, work: &Cell<usize>) -> Result<Option<BootEntry>, Error> {
+        let error = |reason| Error::Configuration { place: from.place, path: self.path.clone(), reason };
         if let Some(script) = &self.script {
-            let chosen = grub::default_entry(script, self.environment.as_ref(), &self.specified);
-            let chosen = chosen.map_err(|error| Error::Configuration {
-                place: from.place,
-                path: self.path.clone(),
-                reason: error.to_string(),
-            })?;
+            let chosen = grub::default_entry(script, self.environment.as_ref(), &self.specified, work);
+            let chosen = chosen.map_err(|cause| error(cause.to_string()))?;
             if chosen.is_some() {
                 return Ok(chosen);
             }
@@ -247,7 +247,8 @@ impl Menu {
         let environment = self.environment.as_ref().unwrap_or(&none);
         let chosen =
             bls::default_entry(&self.specified, environment.get("saved_entry"), self.loader.as_deref());
-        Ok(chosen.map(|entry| entry.boot_entry(environment)))
+        let chosen = chosen.map(|entry| entry.boot_entry(environment)).transpose();
+        chosen.map_err(|cause| error(cause.to_string()))
     }
 }
 

@@ -188,6 +188,7 @@ fn mbr(disk: Region<'_>, sector: &[u8]) -> Result<Vec<Partition>, Error> {
 /// Follows the chain of logical partitions in an extended one, which begins at this sector.
 fn logical(disk: Region<'_>, begin: u64, count: u64, partitions: &mut Vec<Partition>) -> Result<(), Error> {
     let mut at = begin;
+    let mut visited = Vec::new();
     for number in 5..5 + MAX_LOGICAL {
         let sector: [u8; SECTOR as usize] = disk.bytes(at * SECTOR)?;
         if le16(&sector, 510) != 0xaa55 {
@@ -205,8 +206,10 @@ fn logical(disk: Region<'_>, begin: u64, count: u64, partitions: &mut Vec<Partit
             return Ok(());
         }
         let next = begin + u64::from(le32(&next, 8));
-        // Tools write it in order. Whatever leads back is a loop.
-        if next <= at || next >= begin + count {
+        // It need not ascend: fdisk and parted put a new partition at its end, wherever there is room. But there is no
+        // end to a loop.
+        visited.push(at);
+        if visited.contains(&next) || next >= begin + count {
             return Err(broken(format!("the chain of logical partitions leads from sector {at} to {next}")));
         }
         at = next;
@@ -285,6 +288,27 @@ mod tests {
         for (sector, start) in [(300, 0), (300, 100), (200, 900)] {
             let mut disk = disk.clone();
             entry(&mut disk, sector, 1, 0x05, start, 100);
+            let error = partitions(&disk).unwrap_err();
+            assert!(error.contains("chain of logical partitions leads"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_chain_that_leads_back() {
+        let mut disk = vec![0; 512 * 1024];
+        entry(&mut disk, 0, 0, 0x05, 200, 400);
+        for (sector, next) in [(200, 300), (500, 100), (300, 0)] {
+            entry(&mut disk, sector, 0, 0x83, 8, 92);
+            if next != 0 {
+                entry(&mut disk, sector, 1, 0x05, next, 100);
+            }
+        }
+        let found = partitions(&disk).unwrap().unwrap();
+        let places: Vec<_> = found.iter().map(|p| (p.number, p.start / 512)).collect();
+        assert_eq!(places, [(5, 208), (6, 508), (7, 308)]);
+        // To the one before, and to itself.
+        for next in [300, 100] {
+            entry(&mut disk, 300, 1, 0x05, next, 100);
             let error = partitions(&disk).unwrap_err();
             assert!(error.contains("chain of logical partitions leads"), "{error}");
         }

@@ -78,13 +78,19 @@ pub fn break_links(tally: &mut Tally) {
     for (name, tree) in broken {
         tally.check(name, &tree.ext4(8), None);
     }
-    // As much as a script can make a run do.
-    let work = format!(
-        "set a={}\n{}menuentry x {{ }}",
-        "a".repeat(4090),
-        format!("x{}\n", " $a".repeat(15)).repeat(6200)
-    );
-    tally.check("a script with much to do", &whole().with(&CONFIGURATION[1..], work).ext4(8), None);
+    // As much as a script can make a run do: with long words, with many short ones, and with names to look for.
+    let names: String = (0..1000).map(|n| format!("{n}=\n")).collect();
+    let names = format!("# GRUB Environment Block\n{}", names.get(..4000).unwrap_or(&names));
+    for (name, value, command) in [
+        ("long words", "a".repeat(4090), "x"),
+        ("words of one letter", format!("\"{}\"", "x ".repeat(2040)), "x"),
+        ("names to load", format!("\"{}\"", "x ".repeat(2040)), "load_env"),
+    ] {
+        let lines = format!("{command}{}\n", " $a".repeat(15)).repeat(6200);
+        let work = format!("set a={value}\n{lines}menuentry x {{ }}");
+        let tree = whole().with(&CONFIGURATION[1..], work).with("boot/grub/grubenv", &names);
+        tally.check(&format!("a script with much to do: {name}"), &tree.ext4(8), None);
+    }
     for size in [2 << 20, 3 << 30_u64] {
         let tree = whole();
         fs::File::create(tree.path().join(&CONFIGURATION[1..])).unwrap().set_len(size).unwrap();

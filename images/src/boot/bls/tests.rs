@@ -28,7 +28,7 @@ fn an_entry_and_its_variables() {
     assert_eq!(entry.id, "0f0f-6.11.4-301.fc41.x86_64");
     let variables = BTreeMap::from([("kernelopts", "quiet splash"), ("tuned_initrd", "/tuned.img")]);
     assert_eq!(
-        entry.boot_entry(&variables),
+        entry.boot_entry(&variables).unwrap(),
         BootEntry {
             title: "Fedora Linux (6.11.4-301.fc41.x86_64) 41".into(),
             kernel: "/vmlinuz-6.11.4-301.fc41.x86_64".into(),
@@ -40,6 +40,31 @@ fn an_entry_and_its_variables() {
             arguments: Some("root=UUID=1a2b ro quiet splash  cost=5$ $$".into()),
         }
     );
+}
+
+#[test]
+fn an_entry_has_a_limit() {
+    let long = "x".repeat(4000);
+    let many = "x ".repeat(2000);
+    let variables = BTreeMap::from([("long", &*long), ("many", &*many)]);
+    let error = |text: String| {
+        Entry::parse("a.conf", &format!("linux /k\n{text}")).unwrap().boot_entry(&variables).err()
+    };
+    for (text, expected) in [
+        ("initrd /a /b\n".repeat(MAX_INITRDS / 2), None),
+        ("initrd /a\n".repeat(MAX_INITRDS + 1), Some(Error::Initrds)),
+        (format!("initrd {}", "/a ".repeat(MAX_INITRDS + 1)), Some(Error::Initrds)),
+        ("initrd $many".into(), Some(Error::Initrds)),
+        (format!("options {}", "$long".repeat(16)), None),
+        (format!("options {}", "$long".repeat(17)), Some(Error::Expanded)),
+        // Together, whichever lines it is on.
+        ("options $long\n".repeat(17), Some(Error::Expanded)),
+        ("initrd $long\n".repeat(17), Some(Error::Expanded)),
+        (format!("{}options $long", "initrd $long\n".repeat(16)), Some(Error::Expanded)),
+        (format!("initrd {}\n", "$many".repeat(20)).repeat(1000), Some(Error::Expanded)),
+    ] {
+        assert_eq!(error(text.clone()), expected, "{:.60}", text);
+    }
 }
 
 #[test]
@@ -123,7 +148,7 @@ proptest! {
     #[test]
     fn any_bytes(name in "[a-z+.0-9-]{0,12}", text in "[a-z $\\{\\}\n]{0,100}") {
         if let Some(entry) = Entry::parse(&format!("{name}.conf"), &format!("linux k\ninitrd {text}\noptions {text}")) {
-            entry.boot_entry(&BTreeMap::from([("a", "b")]));
+            entry.boot_entry(&BTreeMap::from([("a", "b")])).unwrap();
         }
     }
 }

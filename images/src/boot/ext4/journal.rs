@@ -13,6 +13,12 @@ use crate::checksum::crc32c;
 /// `mke2fs` makes.
 pub const MAX_JOURNAL_BLOCKS: u32 = 1 << 18;
 
+/// What a block of the log costs of the disk's budget: this part of its size, and at least so many bytes. A whole log of
+/// [`MAX_JOURNAL_BLOCKS`] blocks of 4 KiB costs 32 MiB then, which an instance that wrote with `fsync` until it was cut
+/// off may well leave.
+const LOG_SHARE: u64 = 32;
+const MIN_LOG_COST: u64 = 128;
+
 /// How many pieces a journal may be in.
 const MAX_RUNS: usize = 4096;
 
@@ -161,16 +167,20 @@ impl<'l, 'd> Log<'l, 'd> {
 
     fn place(&self, block: u32) -> Result<u64, Error> {
         let block = u64::from(block);
-        let run = self
-            .runs
-            .iter()
-            .find(|(first, count, _)| (*first..first.saturating_add(*count)).contains(&block));
+        // They are in order, and there may be a tag for each block of the journal.
+        let behind = self.runs.partition_point(|(first, ..)| *first <= block);
+        let run = behind.checked_sub(1).and_then(|index| self.runs.get(index));
+        let run = run.filter(|(first, count, _)| block - first < *count);
         let place = run.and_then(|(first, _, place)| place.checked_add(block - first));
         place.ok_or_else(|| corrupt(format!("the journal has no block {block}")))
     }
 
     fn block(&self, block: u32) -> Result<Vec<u8>, Error> {
-        self.file_system.block(self.place(block)?)
+        let size = self.file_system.block_size;
+        let mut data = vec![0; usize::try_from(size).unwrap_or(0)];
+        self.file_system.region.charge((size / LOG_SHARE).max(MIN_LOG_COST))?;
+        self.file_system.read_blocks(self.place(block)?, &mut data)?;
+        Ok(data)
     }
 
     /// The block behind, so many further on.
@@ -280,5 +290,86 @@ impl<'l, 'd> Log<'l, 'd> {
             let high = if size == 8 { u64::from(be32(entry, 0)) << 32 } else { 0 };
             revoked.push(high | u64::from(be32(entry, size - 4)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+
+    use super::*;
+    use crate::boot::disk::{BUDGET, Disk, Region};
+
+    const SIZE: u64 = 4096;
+    const LENGTH: u32 = MAX_JOURNAL_BLOCKS;
+
+    /// A disk that is a log from its second block on, all of transactions with one block each: a descriptor, the block,
+    /// and the commit.
+    struct Transactions;
+
+    impl Disk for Transactions {
+        fn size(&self) -> io::Result<u64> {
+            Ok((u64::from(LENGTH) + 1) * SIZE)
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            // The first block of the log is its superblock.
+            let block = (offset / SIZE - 2) as u32;
+            let mut words = vec![MAGIC, 1, 1 + block / 3];
+            match block % 3 {
+                // Its tag: which block, and that it is the last, with the same UUID.
+                0 => words.extend([block / 3, 2 | 8]),
+                1 => words.clear(),
+                _ => words[1] = 2,
+            }
+            for (to, word) in buffer.chunks_exact_mut(4).zip(words) {
+                to.copy_from_slice(&word.to_be_bytes());
+            }
+            Ok(())
+        }
+    }
+
+    fn file_system<'a>(disk: &'a dyn Disk, budget: &'a Cell<u64>) -> FileSystem<'a> {
+        FileSystem {
+            region: Region::whole(disk, budget).unwrap(),
+            block_size: SIZE,
+            blocks: u64::from(LENGTH) + 1,
+            inodes: 0,
+            inodes_per_group: 1,
+            inode_size: 256,
+            descriptors: SIZE,
+            descriptor_size: 32,
+            is_64bit: false,
+            seed: None,
+            journal: Copies::default(),
+        }
+    }
+
+    fn log<'l, 'd>(file_system: &'l FileSystem<'d>, runs: Vec<(u64, u64, u64)>) -> Log<'l, 'd> {
+        let (features, sums) = (0, Sums::None);
+        Log { file_system, runs, first: 1, length: LENGTH, start: 1, sequence: 1, features, sums }
+    }
+
+    #[test]
+    fn a_full_log_of_small_transactions_is_within_the_budget() {
+        let budget = Cell::new(BUDGET);
+        let file_system = file_system(&Transactions, &budget);
+        let copies = log(&file_system, vec![(0, LENGTH.into(), 1)]).replay().unwrap();
+        assert_eq!(copies.len() as u32, (LENGTH - 1) / 3);
+        let last = copies.last_key_value().unwrap();
+        assert_eq!((*last.0, last.1.place), (copies.len() as u64 - 1, u64::from(LENGTH) - 1));
+        let cost = BUDGET - budget.get();
+        assert!((16 << 20..32 << 20).contains(&cost), "{cost}");
+    }
+
+    #[test]
+    fn blocks_are_found_in_pieces() {
+        let budget = Cell::new(BUDGET);
+        let file_system = file_system(&Transactions, &budget);
+        let log = log(&file_system, vec![(0, 2, 50), (2, 1, 9), (5, 3, 20)]);
+        let places: Vec<_> = (0..9).map(|block| log.place(block).ok()).collect();
+        let expected = [Some(50), Some(51), Some(9), None, None, Some(20), Some(21), Some(22), None];
+        assert_eq!(places, expected);
     }
 }

@@ -6,7 +6,8 @@
 //! It is our own, not a package, since `ext4-view` 1.0 cannot be held to a time or an amount of memory from outside: an
 //! extent tree whose nodes lead to one another again is walked for hours out of its cache, a symbolic link is read
 //! into as much memory as it says it needs, and a count in a directory's index ends the program. Here
-//! - every block of structures that is read counts against the disk's [budget](super::disk::BUDGET),
+//! - every block of structures that is read counts against the disk's [budget](super::disk::BUDGET), those of
+//!   the journal with a part of their size,
 //! - extents must follow one another, so that a tree is walked at most once,
 //! - a journal, a directory and a file each have a limit ([`MAX_JOURNAL_BLOCKS`], [`MAX_NAMES`], the caller's).
 //!

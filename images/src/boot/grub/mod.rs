@@ -11,6 +11,7 @@
 mod run;
 mod script;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::bls;
@@ -19,6 +20,17 @@ use run::{Body, Entry, Machine};
 
 /// How deep menus may be in one another.
 const MAX_MENUS: usize = 8;
+
+/// What all scripts of a disk may do together: what they have of text and of words, with the values of variables, in
+/// bytes. Debian's takes less than 100 KiB.
+pub const MAX_WORK: usize = 16 << 20;
+
+/// Takes something from the work that may be done.
+fn charge(work: &Cell<usize>, length: usize) -> Result<(), Error> {
+    let rest = work.get().checked_sub(length).ok_or(Error::Limit("there is too much to do in it"))?;
+    work.set(rest);
+    Ok(())
+}
 
 /// Why a `grub.cfg` says nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +41,9 @@ pub enum Error {
     /// More of something than is accepted.
     #[error("{0}")]
     Limit(&'static str),
+    /// The default is an entry of the Boot Loader Specification that says nothing.
+    #[error(transparent)]
+    Specified(#[from] bls::Error),
     /// The default is something else than Linux.
     #[error("its default entry, {0:?}, has no linux command: choose another default (GRUB_DEFAULT)")]
     NoKernel(String),
@@ -79,7 +94,8 @@ impl Variables for Machine<'_> {
 }
 
 /// The entry that a script boots; `None` if its menu is empty. `specified` are the entries of the Boot Loader
-/// Specification, best first, which are part of the menu if the script asks for them.
+/// Specification, best first, which are part of the menu if the script asks for them. `work` is what may still be done of
+/// [`MAX_WORK`].
 ///
 /// # Errors
 /// Those of the script.
@@ -87,9 +103,11 @@ pub fn default_entry(
     source: &str,
     environment: Option<&Environment>,
     specified: &[bls::Entry],
+    work: &Cell<usize>,
 ) -> Result<Option<BootEntry>, Error> {
+    charge(work, source.len())?;
     let script = script::parse(source)?;
-    let mut machine = Machine::new(environment);
+    let mut machine = Machine::new(environment, work);
     machine.run(&script)?;
     let default = machine.get("default").to_owned();
     let mut wanted = default.as_str();
@@ -97,7 +115,7 @@ pub fn default_entry(
         let menu = std::mem::take(&mut machine.menu);
         let Some((chosen, rest)) = choose(&menu, specified, wanted) else { return Ok(None) };
         match chosen {
-            Chosen::Specified(entry) => return Ok(Some(entry.boot_entry(&machine))),
+            Chosen::Specified(entry) => return Ok(Some(entry.boot_entry(&machine)?)),
             Chosen::Own(Entry { body: Body::Submenu(statements), .. }) => {
                 machine.run(statements)?;
                 wanted = rest;

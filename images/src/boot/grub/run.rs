@@ -1,9 +1,11 @@
 //! Runs a script as far as it has to do with what is booted. Unknown commands do nothing, and succeed.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::script::{Part, Statement, Word};
 use super::{Environment, Error};
+use crate::boot::entry::MAX_INITRDS;
 
 /// How many variables there may be, and entries in a menu.
 const MAX_VARIABLES: usize = 512;
@@ -12,6 +14,9 @@ const MAX_ENTRIES: usize = 1024;
 /// The length of a variable's value and of a command, in bytes. What does not fit fails.
 const MAX_VALUE: usize = 4096;
 const MAX_COMMAND: usize = 64 << 10;
+
+/// What a word and a variable cost of the work that may be done, beside their length, in bytes.
+const WORD: usize = 64;
 
 /// An entry of a menu.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub enum Body<'s> {
 #[derive(Debug)]
 pub struct Machine<'s> {
     environment: Option<&'s Environment>,
+    /// What may still be done, in bytes.
+    work: &'s Cell<usize>,
     variables: BTreeMap<String, String>,
     /// The menu as far as it is made.
     pub menu: Vec<Entry<'s>>,
@@ -44,8 +51,8 @@ pub struct Machine<'s> {
 }
 
 impl<'s> Machine<'s> {
-    /// With the variables that GRUB itself sets.
-    pub fn new(environment: Option<&'s Environment>) -> Self {
+    /// With the variables that GRUB itself sets. `work` is what may be done, in bytes.
+    pub fn new(environment: Option<&'s Environment>, work: &'s Cell<usize>) -> Self {
         let own = [
             ("grub_platform", "pc"),
             ("grub_cpu", "x86_64"),
@@ -62,12 +69,17 @@ impl<'s> Machine<'s> {
             ("initrdfail", "1"),
         ];
         let variables = own.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { environment, variables, menu: Vec::new(), kernel: None, initrds: Vec::new() }
+        Self { environment, work, variables, menu: Vec::new(), kernel: None, initrds: Vec::new() }
     }
 
     /// The value of a variable; empty if there is none.
     pub fn get(&self, name: &str) -> &str {
         self.variables.get(name).map_or("", String::as_str)
+    }
+
+    /// Takes something from the work that may be done. A short script can make words out of words.
+    fn charge(&self, length: usize) -> Result<(), Error> {
+        super::charge(self.work, length.saturating_add(WORD))
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
@@ -116,6 +128,7 @@ impl<'s> Machine<'s> {
                     Part::Text(text) | Part::Bare(text) => text,
                     Part::Variable { name, .. } => self.get(name),
                 };
+                self.charge(text.len())?;
                 length += text.len();
                 if length > MAX_COMMAND {
                     return Err(Error::Limit("a command has more than 64 KiB"));
@@ -126,6 +139,7 @@ impl<'s> Machine<'s> {
                 }
                 for (index, piece) in text.split(' ').enumerate() {
                     if index > 0 {
+                        self.charge(0)?;
                         expanded.extend(current.take());
                     }
                     if !piece.is_empty() {
@@ -164,7 +178,12 @@ impl<'s> Machine<'s> {
                 }
             }
             "linux" | "linux16" | "linuxefi" => self.kernel = Some(arguments.to_vec()),
-            "initrd" | "initrd16" | "initrdefi" => self.initrds = arguments.to_vec(),
+            "initrd" | "initrd16" | "initrdefi" => {
+                if arguments.len() > MAX_INITRDS {
+                    return Err(Error::Limit("an entry has more than 32 initial RAM file systems"));
+                }
+                self.initrds = arguments.to_vec();
+            }
             // An assignment needs no `set`.
             _ => {
                 if let Some((name, value)) = name.split_once('=')
@@ -179,7 +198,7 @@ impl<'s> Machine<'s> {
     }
 
     fn load_environment(&mut self, arguments: &[String]) -> Result<bool, Error> {
-        let mut wanted = Vec::new();
+        let mut wanted = BTreeSet::new();
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -188,12 +207,15 @@ impl<'s> Machine<'s> {
                     return Ok(false);
                 }
                 "-f" | "--file" | "-s" | "--skip-sig" => {}
-                name => wanted.push(name),
+                name => {
+                    wanted.insert(name);
+                }
             }
         }
         let Some(environment) = self.environment else { return Ok(false) };
         for (name, value) in environment.iter() {
-            if wanted.is_empty() || wanted.contains(&name) {
+            self.charge(name.len().saturating_add(value.len()))?;
+            if wanted.is_empty() || wanted.contains(name) {
                 self.set(name, value)?;
             }
         }
