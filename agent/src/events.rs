@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::records::StateChange;
 use crate::state::{Changed, State, World};
@@ -71,15 +71,22 @@ impl Follower {
 
     /// The next piece of the stream, when there is one; none at its end.
     pub async fn next(&mut self) -> Option<String> {
+        let silent_until = Instant::now() + KEEP_ALIVE;
         loop {
-            let piece = self.piece(&self.state.read());
+            let world = self.state.read();
+            let piece = self.piece(&world);
             if !piece.is_empty() {
                 return Some(piece);
             }
+            // What was left out was another account's.
+            if self.wish.after < newest(&world) {
+                continue;
+            }
+            drop(world);
             if !self.wish.follow {
                 return None;
             }
-            match timeout(KEEP_ALIVE, self.changes.recv()).await {
+            match timeout_at(silent_until, self.changes.recv()).await {
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) => {}
                 Ok(Err(RecvError::Closed)) => return None,
                 Err(_) => return Some(":\n\n".to_owned()),

@@ -34,6 +34,8 @@ pub struct Refused {
     pub code: String,
     /// EC2's message.
     pub message: String,
+    /// The status of the answer; from 500 on, the same request may be answered later.
+    pub status: u16,
 }
 
 /// What to do about an error, where its message does not say.
@@ -233,7 +235,8 @@ impl Client {
         // STS puts no list around its error.
         let error = tree.get("Errors").unwrap_or(&tree);
         let (code, message) = (text(error, "Error.Code"), text(error, "Error.Message"));
-        Err(Refused { code: code.to_owned(), message: message.trim_end_matches('.').to_owned() }.into())
+        let message = message.trim_end_matches('.').to_owned();
+        Err(Refused { code: code.to_owned(), message, status: status.as_u16() }.into())
     }
 
     /// Reads the stream of events behind one, until it ends or `listener` has heard enough.

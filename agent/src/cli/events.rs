@@ -46,11 +46,16 @@ impl Events {
                 Ok(()) if !self.follow => return Ok(0),
                 // A stream ends after a while, so that none is kept open for nobody.
                 Ok(()) => is_known = true,
-                Err(error) if !is_known || error.downcast_ref::<Refused>().is_some() => return Err(error),
+                Err(error) if !is_known || is_final(&error) => return Err(error),
                 Err(_) => std::thread::sleep(REST),
             }
         }
     }
+}
+
+/// Whether the agent would say so again.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.status < 500)
 }
 
 fn show(global: &Global, told: &Told) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use innkeeper_protocol::{Command, Ending, Happening, State as GuestState};
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::lifecycle::Observation;
 use super::settle::settle;
@@ -24,6 +24,9 @@ use crate::store::StoreError;
 
 /// How long to wait before a step on the way down is tried again: doubled each time, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How long a VMM waits for a fresh boot source after a reset. An actor that looks for one does nothing else meanwhile.
+const BOOT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// After how many tries a VMM that does not answer is given up.
 const MAX_SILENCES: u32 = 3;
@@ -270,17 +273,25 @@ impl Actor {
     /// Says what to boot now that the guest is reset. Without an answer the VMM boots what it booted before.
     async fn answer_boot(&mut self, instance: &Instance) {
         let mut parcel = Vec::new();
-        let source = match self.boot_source(instance, &mut parcel).await {
-            Ok(source) => Some(source),
-            Err(error) => {
+        let source = match timeout(BOOT_PATIENCE, self.boot_source(instance, &mut parcel)).await {
+            Ok(Ok(source)) => Some(source),
+            Ok(Err(error)) => {
                 tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "no fresh boot source");
                 None
             }
+            Err(_) => {
+                tracing::warn!(instance = %self.id, "the disk does not say in time what it boots");
+                None
+            }
         };
+        if source.is_none() {
+            // What was opened for it goes with it.
+            parcel.clear();
+        }
         if let Some(vmm) = self.vmm.as_mut()
             && let Err(error) = vmm.call(Command::Boot { source }, &parcel).await
         {
-            tracing::debug!(instance = %self.id, error = chain(&error), "the boot source came too late");
+            tracing::warn!(instance = %self.id, error = chain(&error), "reboots with the kernel of before");
         }
     }
 }

@@ -58,7 +58,12 @@ pub struct Shared {
     pub reboot_timeout: Duration,
     /// Turns to make volumes. Each holds a thread for as long as a disk takes to copy, and those are everybody's.
     pub makers: Semaphore,
+    /// Turns to read what a disk boots, each of which decompresses a kernel.
+    pub boot_readers: Arc<Semaphore>,
 }
+
+/// How many disks are read for what they boot at once.
+pub const MAX_BOOT_READERS: usize = 4;
 
 /// How many volumes are made at once.
 pub const MAX_MAKERS: usize = 4;

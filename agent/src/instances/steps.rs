@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -186,8 +187,11 @@ impl Actor {
         let root = instance.block_devices.iter().find(|one| one.device_name == instance.root_device_name);
         let id = root.context("there is no root volume to boot from")?.volume.clone();
         self.prepare_volume(&id).await?;
+        let turn = Arc::clone(&self.shared.boot_readers).acquire_owned().await?;
         let (shared, volume) = (self.shared.clone(), id.clone());
         let read = blocking(move || -> Result<_> {
+            // Held to the end, also when nobody waits for it any more.
+            let _turn = turn;
             let disk = File::from(shared.volumes.open(&volume)?);
             Ok(innkeeper_images::boot::find(&disk)?)
         });

@@ -29,7 +29,7 @@ use crate::host::{Host, Linux};
 use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::host_reboot::settle_reboot;
-use crate::instances::{Consoles, Instances, MAX_MAKERS, Shared};
+use crate::instances::{Consoles, Instances, MAX_BOOT_READERS, MAX_MAKERS, Shared};
 use crate::query::dispatch::Registry;
 use crate::state::State;
 use crate::store::redb::Redb;
@@ -74,6 +74,7 @@ impl Agent {
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
             makers: Semaphore::new(MAX_MAKERS),
+            boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
         Ok(Self { config, state, catalogue, capacity, instances, volumes, copying: Copying::default() })
     }
