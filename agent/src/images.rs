@@ -10,9 +10,9 @@
 //! | `disk.raw` | the root disk, if there is one |
 //! | `command-line` | the kernel's command line, on one line, if the usual one does not do |
 //!
-//! Without a kernel, the disk says what its instances boot, each time that they start
-//! ([`innkeeper_images::boot`]). Other files are of no interest. The agent may read below the directories of the setting `image-directories` and
-//! nowhere else, and follows no symbolic link there.
+//! Without a kernel, the disk says what its instances boot, each time that they start ([`innkeeper_images::boot`]). Other
+//! files are of no interest. The agent may read below the directories of the setting `image-directories` and nowhere
+//! else, and follows no symbolic link there.
 //!
 //! A copy is a directory of its own below `images` in the state directory, and is locked until a record refers to it.
 //! What no record refers to and nobody has locked is garbage ([`clean_up`]), whenever it was left.
@@ -29,7 +29,6 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 
-use crate::chain;
 use crate::ids::ImageId;
 use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot};
 use crate::state::{State, World};
@@ -257,7 +256,7 @@ impl Source {
                 tracing::info!(disk = %path.display(), title = source.origin.title, "the disk boots by itself");
                 Ok(())
             }
-            Err(error) => Err(Error::Unusable(path, chain(&error))),
+            Err(error) => Err(Error::Unusable(path, error.to_string())),
         }
     }
 

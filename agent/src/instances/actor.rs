@@ -14,8 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::lifecycle::Observation;
 use super::settle::settle;
 use super::vmm::{Vmm, VmmError};
-use super::{Ask, Shared, failpoint};
-use crate::chain;
+use super::{Ask, Shared, chain, failpoint};
 use crate::host::VmmProcess;
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{Instance, InstanceState, Step};
@@ -104,7 +103,7 @@ impl Actor {
             }
             Err(error) => {
                 let why = chain(error.as_ref());
-                tracing::warn!(instance = %self.id, ?step, error = chain(error.as_ref()), "a step has failed");
+                tracing::warn!(instance = %self.id, ?step, error = why, "a step has failed");
                 if matches!(step, Step::EndVmm | Step::ReleaseVolumes) {
                     tokio::time::sleep(self.retry).await;
                     self.retry = (self.retry * 2).min(RETRY.1);
@@ -284,10 +283,6 @@ impl Actor {
                 None
             }
         };
-        if source.is_none() {
-            // What was opened for it goes with it.
-            parcel.clear();
-        }
         if let Some(vmm) = self.vmm.as_mut()
             && let Err(error) = vmm.call(Command::Boot { source }, &parcel).await
         {

@@ -11,10 +11,9 @@ use crate::store::StoreError;
 /// Compares the host's boot with the one that the records are of, and brings the records in line if it is another. To be
 /// called before the actors begin. Done in one transaction, so that it happens once for each reboot.
 pub fn settle_reboot(state: &State, boot_id: &str, now: Timestamp) -> Result<(), StoreError> {
-    let last = |draft: &Draft| draft.get::<Machine>(Machine::THIS).map(|machine| machine.boot_id.clone());
     state.change(|draft| {
-        let last = last(draft);
-        if last.as_deref() == Some(boot_id) {
+        let last = draft.get::<Machine>(Machine::THIS).cloned();
+        if last.as_ref().is_some_and(|machine| machine.boot_id == boot_id) {
             return Ok(());
         }
         // The first start, or that of an agent that is newer than its records, tells nothing.

@@ -28,7 +28,6 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::catalogue::Catalogue;
-use crate::chain;
 use crate::host::Host;
 use crate::ids::{InstanceId, VolumeId};
 use crate::query::ApiError;
@@ -237,4 +236,16 @@ fn clear_leftovers(shared: &Shared) {
         }
     }
     shared.consoles.retain(|id| world.get::<Instance>(id).is_some());
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Woken, blocking};
+use super::chain;
 use super::failpoint::pass;
 use super::lifecycle::Observation;
 use super::settle::{attached, detach};
 use super::vmm::{Vmm, VmmError};
-use crate::chain;
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{AttachmentStatus, BootFiles, Instance, Snapshot, Step, Volume};
 use crate::state::Draft;
