@@ -23,14 +23,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 
 use crate::ids::ImageId;
-use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot};
+use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot, StoreDisk};
 use crate::state::{State, World};
 use crate::volumes::copy_sparse;
 
@@ -212,6 +212,12 @@ impl Source {
         u32::try_from(length.div_ceil(1 << 30)).unwrap_or(u32::MAX).max(1)
     }
 
+    /// The size of the disk in bytes, in whole sectors; 1 GiB without a disk.
+    pub fn disk_size(&self) -> u64 {
+        let length = self.disk.as_ref().map_or(1 << 30, |disk| disk.length);
+        length.checked_next_multiple_of(512).unwrap_or(length)
+    }
+
     /// Whether there is a disk.
     pub fn has_disk(&self) -> bool {
         self.disk.is_some()
@@ -357,11 +363,14 @@ pub fn is_needed(world: &World, directory: &Path) -> bool {
         })
     };
     let holds = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| file.starts_with(directory));
-    world.all::<Image>().any(|image| boots(&image.boot))
+    let has_root = |disks: &[StoreDisk]| disks.iter().any(|disk| holds(&disk.source));
+    let is_alive = |instance: &&Arc<Instance>| instance.lifecycle.state != InstanceState::Terminated;
+    world.all::<Image>().any(|image| boots(&image.boot) || has_root(image.root_store.as_slice()))
         || world.all::<Snapshot>().any(|snapshot| holds(&snapshot.file))
         || world
             .all::<Instance>()
-            .any(|instance| instance.lifecycle.state != InstanceState::Terminated && boots(&instance.boot))
+            .filter(is_alive)
+            .any(|instance| boots(&instance.boot) || has_root(&instance.instance_store))
 }
 
 /// Removes what no record refers to. To be called at the start, and when an image or an instance is gone.

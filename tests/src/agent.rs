@@ -10,6 +10,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,6 +20,8 @@ use crate::{ec2, new_log, path, payload, program};
 pub const REGION: &str = "us-east-1";
 /// An instance type that EC2 does not have: 1 CPU and 64 MiB.
 pub const TINY: &str = "lab.tiny";
+/// Like [`TINY`], with two disks of 1 GB in the instance store.
+pub const STORED: &str = "lab.stored";
 /// A daemon may take this long to be ready, or to end; in an emulated lab too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,11 +43,13 @@ pub struct Template {
 }
 
 impl Agent {
-    /// Starts a daemon over empty directories that knows [`TINY`]. `more` are further lines of its configuration.
+    /// Starts a daemon over empty directories that knows [`TINY`] and [`STORED`]. `more` are further lines of its
+    /// configuration.
     pub fn start(more: &str) -> Result<Self> {
-        Self::with_types_of_ec2(&format!(
-            "{more}\n[[instance-types]]\nname = \"{TINY}\"\nvcpus = 1\nmemory = 64\n"
-        ))
+        let own =
+            |name, store| format!("[[instance-types]]\nname = \"{name}\"\nvcpus = 1\nmemory = 64\n{store}\n");
+        let (tiny, stored) = (own(TINY, ""), own(STORED, "instance-store = { disks = 2, size = 1 }"));
+        Self::with_types_of_ec2(&format!("{more}\n{tiny}{stored}"))
     }
 
     /// As [`Agent::start`], with a daemon that knows EC2's types only.
@@ -152,15 +157,35 @@ impl Agent {
             kill(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
         }
         self.wait_for_vmms(0)?;
+        for store in self.stores()? {
+            umount2(&store, MntFlags::MNT_DETACH)?;
+        }
         match std::fs::remove_dir_all(self.run_directory()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
+        self.rename_boot()
+    }
+
+    /// Lets the kernel call itself another boot.
+    pub fn rename_boot(&self) -> Result<()> {
         let file = self.directory.path().join("boot-id");
         let before = std::fs::read_to_string(&file)?;
         let number: u64 = before.trim().trim_start_matches("boot ").parse()?;
         std::fs::write(&file, format!("boot {}\n", number + 1))?;
         Ok(())
+    }
+
+    /// The instance stores that are mounted.
+    pub fn stores(&self) -> Result<Vec<PathBuf>> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+        Ok(places.filter(|place| place.starts_with(self.run_directory())).collect())
+    }
+
+    /// A disk of an instance's store, as the host sees it.
+    pub fn store_disk(&self, instance: &str, name: &str) -> PathBuf {
+        self.run_directory().join("stores").join(instance).join(name)
     }
 
     fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
@@ -252,8 +277,19 @@ impl Agent {
 
     /// Registers an image, and returns its id.
     pub fn register(&self, name: &str, template: &Template) -> Result<String> {
-        let location = path(&template.location);
-        let answer = self.client()?.ask("RegisterImage", &[("Name", name), ("ImageLocation", location)])?;
+        self.register_with(name, template, &[])
+    }
+
+    /// Registers an image whose instances have their root device in the instance store, and returns its id.
+    pub fn register_in_store(&self, name: &str, template: &Template) -> Result<String> {
+        let root = ["RootDeviceName", "BlockDeviceMapping.1.DeviceName"].map(|name| (name, "/dev/sda1"));
+        let parameters = [&root[..], &[("BlockDeviceMapping.1.VirtualName", "ami")]].concat();
+        self.register_with(name, template, &parameters)
+    }
+
+    fn register_with(&self, name: &str, template: &Template, more: &[(&str, &str)]) -> Result<String> {
+        let parameters = [("Name", name), ("ImageLocation", path(&template.location))];
+        let answer = self.client()?.ask("RegisterImage", &[&parameters, more].concat())?;
         ec2::texts(&answer, "imageId").pop().with_context(|| format!("no image id: {answer}"))
     }
 
@@ -392,6 +428,9 @@ impl Drop for Agent {
         }
         for pid in self.vmms().unwrap_or_default() {
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        for store in self.stores().unwrap_or_default() {
+            let _ = umount2(&store, MntFlags::MNT_DETACH);
         }
     }
 }

@@ -3,13 +3,24 @@
 //! guests that ran are started again.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use innkeeper_tests::agent::{Agent, TINY};
+use innkeeper_tests::agent::{Agent, STORED};
 use innkeeper_tests::ec2::{self, Client};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is written to a disk.
+const MARK: &[u8] = b"of this guest";
+
+/// What a disk has where [`MARK`] was written.
+fn first_bytes(disk: &std::path::Path) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; MARK.len()];
+    std::fs::File::open(disk)?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// An agent that is expected to die now and then, and whoever works with it all the same.
 struct Mortal {
@@ -106,7 +117,7 @@ impl Mortal {
             "RunInstances",
             &[
                 ("ImageId", image),
-                ("InstanceType", TINY),
+                ("InstanceType", STORED),
                 ("MinCount", "1"),
                 ("MaxCount", "1"),
                 ("ClientToken", token),
@@ -151,6 +162,8 @@ impl Mortal {
         self.agent.wait_for_vmms(alive.len())?;
         let running = names("instances", self.agent.run_directory())?;
         ensure!(running == alive.iter().cloned().collect(), "run directories: {running:?}");
+        let stores = names("stores", self.agent.run_directory())?;
+        ensure!(stores == running && self.agent.stores()?.len() == alive.len(), "stores: {stores:?}");
         let volumes = self.ask("DescribeVolumes", &[])?;
         let recorded: BTreeSet<String> =
             ec2::texts(&volumes, "volumeId").into_iter().map(|id| format!("{id}.raw")).collect();
@@ -169,7 +182,7 @@ impl Mortal {
 fn kills() -> Result<u64> {
     match std::env::var("INNKEEPER_AGENT_KILLS") {
         Ok(text) => Ok(text.parse()?),
-        Err(_) => Ok(46),
+        Err(_) => Ok(50),
     }
 }
 
@@ -237,10 +250,13 @@ fn finish(mut mortal: Mortal, bystander: &str) -> Result<()> {
 fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
     let (mut mortal, places, image, bystander) = begin(false)?;
     let vmm = mortal.agent.vmms()?;
+    let disk = mortal.agent.store_disk(&bystander, "ephemeral1");
+    std::fs::OpenOptions::new().write(true).open(&disk)?.write_all(MARK)?;
     die_everywhere(&mut mortal, &places, &image, |mortal| {
         mortal.check(std::slice::from_ref(&bystander))?;
         ensure!(mortal.agent.vmms()? == vmm, "the bystander has another VMM");
         ensure!(mortal.console(&bystander)? == "ready\n", "the bystander has noticed something");
+        ensure!(first_bytes(&disk)? == MARK, "the bystander's instance store is another");
         Ok(())
     })?;
     finish(mortal, &bystander)
@@ -256,9 +272,12 @@ fn a_host_dies_anywhere_and_what_ran_starts_again() -> Result<()> {
             .into())
     };
     let before = identity(&mut mortal)?;
+    let disk = mortal.agent.store_disk(&bystander, "ephemeral0");
     die_everywhere(&mut mortal, &places, &image, |mortal| {
         mortal.wait_for(&bystander, "running")?;
         mortal.check(std::slice::from_ref(&bystander))?;
+        ensure!(first_bytes(&disk)? == [0; MARK.len()], "the instance store has outlived the host");
+        std::fs::OpenOptions::new().write(true).open(&disk)?.write_all(MARK)?;
         mortal.wait_for_ready(&bystander, 1, 0)?;
         let after = identity(mortal)?;
         ensure!(after == before, "the bystander has become another: {before:?}, {after:?}");

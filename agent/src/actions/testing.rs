@@ -122,6 +122,7 @@ impl Client {
             security_groups: vec![group.id.clone()],
             root_device_name: "/dev/xvda".into(),
             block_devices: Vec::new(),
+            instance_store: Vec::new(),
             boot: None,
             shutdown_behavior: ShutdownBehavior::Stop,
             disable_api_termination: false,

@@ -7,6 +7,8 @@ mod families;
 
 use std::collections::BTreeMap;
 
+use crate::records::StoreDisk;
+
 /// An instance type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceType {
@@ -85,6 +87,19 @@ pub struct Disks {
 }
 
 impl InstanceType {
+    /// The disks of its instance store, which all its instances get, as with EC2's NVMe disks.
+    pub fn instance_store(&self) -> Vec<StoreDisk> {
+        let Some(disks) = self.disks else { return Vec::new() };
+        (0..disks.count)
+            .map(|number| StoreDisk {
+                name: format!("ephemeral{number}"),
+                device_name: None,
+                size: disks.size.saturating_mul(1_000_000_000),
+                source: None,
+            })
+            .collect()
+    }
+
     /// A type of the operator's. What EC2 would publish of it is that of a small type of today.
     pub fn own(name: &str, vcpus: u32, memory: u64) -> Self {
         Self {
@@ -128,16 +143,21 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// EC2's types and the operator's: names, vCPUs and MiB of memory. A type that EC2 has too keeps what else is known
-    /// of it.
-    pub fn new<'a>(own: impl IntoIterator<Item = (&'a str, u32, u64)>) -> Self {
+    /// EC2's types and the operator's: names, vCPUs and MiB of memory, and an instance store. A type that EC2 has too
+    /// keeps what else is known of it.
+    pub fn new<'a>(own: impl IntoIterator<Item = (&'a str, u32, u64, Option<Disks>)>) -> Self {
         let mut types: BTreeMap<String, InstanceType> =
             families::all().map(|found| (found.name.clone(), found)).collect();
-        for (name, vcpus, memory) in own {
+        for (name, vcpus, memory, disks) in own {
             let found =
                 types.entry(name.to_owned()).or_insert_with(|| InstanceType::own(name, vcpus, memory));
             found.vcpus = vcpus;
             found.memory = memory;
+            match disks {
+                None => {}
+                Some(disks) if disks.count == 0 => found.disks = None,
+                Some(disks) => found.disks = Some(disks),
+            }
         }
         Self { types }
     }
@@ -342,10 +362,24 @@ mod tests {
 
     #[test]
     fn the_operator_adds_types_and_changes_sizes() {
-        let catalogue = Catalogue::new([("lab.tiny", 1, 128), ("t3.micro", 1, 256)]);
+        let store = Disks { count: 2, size: 3, kind: "ssd" };
+        let none = Disks { count: 0, ..store };
+        let catalogue = Catalogue::new([
+            ("lab.tiny", 1, 128, None),
+            ("t3.micro", 1, 256, Some(store)),
+            ("i3.large", 1, 128, Some(none)),
+            ("i3.xlarge", 1, 128, None),
+        ]);
         let tiny = catalogue.get("lab.tiny").unwrap();
         assert_eq!((tiny.vcpus, tiny.memory, tiny.burstable), (1, 128, false));
         let micro = catalogue.get("t3.micro").unwrap();
         assert_eq!((micro.vcpus, micro.memory, micro.burstable), (1, 256, true));
+        let store = |name| {
+            let disks = catalogue.get(name).unwrap().instance_store();
+            disks.into_iter().map(|disk| (disk.name, disk.size)).collect::<Vec<_>>()
+        };
+        let [zero, one] = ["ephemeral0", "ephemeral1"].map(|name| (name.to_owned(), 3_000_000_000));
+        assert_eq!(store("t3.micro"), [zero, one]);
+        assert_eq!((store("lab.tiny").len(), store("i3.large").len(), store("i3.xlarge").len()), (0, 0, 1));
     }
 }

@@ -11,6 +11,9 @@ use crate::cli::names;
 use crate::cli::output::{View, age};
 use crate::cli::tags::tags;
 
+/// The root device of images for which it matters.
+const ROOT_DEVICE: &str = "/dev/xvda";
+
 const IMAGES: View = View {
     id: "imageId",
     columns: &[
@@ -40,6 +43,9 @@ pub enum Images {
         /// The kernel's command line
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
         command_line: Option<String>,
+        /// Its instances have their root device in the instance store, and cannot be stopped
+        #[arg(long)]
+        instance_store_root: bool,
         /// What it is, for people
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
@@ -65,14 +71,18 @@ impl Images {
                 let found = client.describe("DescribeImages", Parameters::default(), "imagesSet")?;
                 global.show(&IMAGES, &found)?;
             }
-            Self::Register { directory, name, id, command_line, description, tag } => {
+            Self::Register { directory, name, id, command_line, instance_store_root, description, tag } => {
                 let tags = tags(None, &tag)?;
                 // The agent has another working directory.
                 let directory = std::fs::canonicalize(&directory)
                     .with_context(|| format!("cannot find the directory {}", directory.display()))?;
                 let location = directory.to_str().context("the directory's name is not UTF-8")?;
+                let in_store = |value| instance_store_root.then_some(value);
                 let parameters = Parameters::default()
                     .with("ImageLocation", location)
+                    .with_some("RootDeviceName", in_store(ROOT_DEVICE))
+                    .with_some("BlockDeviceMapping.1.DeviceName", in_store(ROOT_DEVICE))
+                    .with_some("BlockDeviceMapping.1.VirtualName", in_store("ami"))
                     .with("Name", name)
                     .with("Architecture", "x86_64")
                     .with_some("Description", description)

@@ -10,6 +10,10 @@ const VPC_PREFIXES: std::ops::RangeInclusive<u8> = 16..=28;
 /// The longest prefix of a subnet.
 const SUBNET_PREFIX: u8 = 28;
 
+/// The most disks of an instance store, as many as EC2 has names for, and the size of each in GB.
+const MAX_DISKS: u32 = 24;
+const MAX_DISK: u64 = 65_536;
+
 /// In seconds.
 const DAY: u64 = 24 * 60 * 60;
 
@@ -131,6 +135,14 @@ impl Config {
                     format!("{name} needs at least one vCPU and 1 MiB of memory"),
                 );
             }
+            if let Some(store) = own.instance_store
+                && (store.disks > MAX_DISKS || store.size == 0 || store.size > MAX_DISK)
+            {
+                let reason = format!(
+                    "the instance store of {name} has to have at most {MAX_DISKS} disks, of 1 to {MAX_DISK} GB each"
+                );
+                return invalid("instance-types", reason);
+            }
         }
         Ok(())
     }
@@ -200,6 +212,11 @@ mod tests {
             (
                 "[[instance-types]]\nname = 'lab.tiny'\nvcpus = 0\nmemory = 1",
                 "instance-types in the configuration: lab.tiny needs at least one vCPU",
+            ),
+            (
+                "[[instance-types]]\nname = 'lab.tiny'\nvcpus = 1\nmemory = 1\n\
+                 instance-store = { disks = 25, size = 1 }",
+                "instance-types in the configuration: the instance store of lab.tiny has to have at most 24",
             ),
         ] {
             let found = read(text, &[]).unwrap_err();

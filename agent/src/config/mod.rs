@@ -68,6 +68,18 @@ pub struct OwnInstanceType {
     pub vcpus: u32,
     /// In MiB.
     pub memory: u64,
+    /// The disks of its instance store. By default none, or those of EC2's type of this name.
+    pub instance_store: Option<OwnInstanceStore>,
+}
+
+/// The instance store of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct OwnInstanceStore {
+    /// How many, 0 to 24.
+    pub disks: u32,
+    /// The size of each, in GB (10⁹ bytes).
+    pub size: u64,
 }
 
 impl Default for Config {

@@ -2,7 +2,8 @@
 //!
 //! Each VMM has a directory below the run directory, with its control socket, its log and a note of who it is: process
 //! number and start time. The note is written before the VMM is told anything, and a VMM that was told nothing ends
-//! with the agent; so there is no moment at which a VMM can be lost.
+//! with the agent; so there is no moment at which a VMM can be lost. Instance stores are mounted in directories of
+//! their own, below `stores`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -19,6 +20,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
 };
 
+use super::store::Stores;
 use super::{Host, HostError, Settings, VmmProcess, process};
 use crate::ids::InstanceId;
 use crate::instances::capacity::Capacity;
@@ -38,6 +40,7 @@ const ACCEPTANCE: Duration = Duration::from_secs(2);
 /// This machine.
 pub struct Linux {
     settings: Settings,
+    stores: Stores,
 }
 
 /// Names what was to be done.
@@ -54,7 +57,7 @@ impl<T, E: Into<io::Error>> What<T> for Result<T, E> {
 impl Linux {
     /// With these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { stores: Stores::new(settings.run_directory.join("stores")), settings }
     }
 
     fn root(&self) -> PathBuf {
@@ -237,20 +240,7 @@ impl Host for Linux {
     }
 
     fn vmms(&self) -> Result<Vec<InstanceId>, HostError> {
-        let root = self.root();
-        let what = || format!("read {}", root.display());
-        let entries = match fs::read_dir(&root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).what(what),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let name = entry.what(what)?.file_name();
-            // What is not an instance's is not ours.
-            found.extend(name.to_str().and_then(|name| name.parse().ok()));
-        }
-        Ok(found)
+        instances_in(&self.root())
     }
 
     fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError> {
@@ -270,6 +260,41 @@ impl Host for Linux {
             _ => Ok(()),
         }
     }
+
+    fn make_store(&self, instance: &InstanceId, size: u64) -> Result<OwnedFd, HostError> {
+        let what = || format!("mount the instance store of {instance} (an agent that is root can)");
+        self.stores.make(instance, size).what(what)
+    }
+
+    fn store(&self, instance: &InstanceId) -> Result<Option<OwnedFd>, HostError> {
+        self.stores.open(instance).what(|| format!("open the instance store of {instance}"))
+    }
+
+    fn remove_store(&self, instance: &InstanceId) -> Result<(), HostError> {
+        let what = || format!("take away the instance store of {instance}");
+        self.stores.remove(instance).what(what)
+    }
+
+    fn stores(&self) -> Result<Vec<InstanceId>, HostError> {
+        instances_in(self.stores.directory())
+    }
+}
+
+/// The instances that have something in a directory, if that is there.
+fn instances_in(directory: &Path) -> Result<Vec<InstanceId>, HostError> {
+    let what = || format!("read {}", directory.display());
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).what(what),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.what(what)?.file_name();
+        // What is not an instance's is not ours.
+        found.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod linux;
 mod process;
+mod store;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,19 @@ pub trait Host: Send + Sync {
 
     /// Removes what is left of a VMM that has ended. Nothing, if nothing is left.
     fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError>;
+
+    /// The directory of a new and empty instance store, which holds `size` bytes in the host's memory. What an earlier
+    /// one of the instance had is gone.
+    fn make_store(&self, instance: &InstanceId, size: u64) -> Result<OwnedFd, HostError>;
+
+    /// The directory of an instance store, if it is there.
+    fn store(&self, instance: &InstanceId) -> Result<Option<OwnedFd>, HostError>;
+
+    /// Takes an instance store away. Nothing, if there is none.
+    fn remove_store(&self, instance: &InstanceId) -> Result<(), HostError>;
+
+    /// The instances that have one.
+    fn stores(&self) -> Result<Vec<InstanceId>, HostError>;
 }
 
 /// Ends a process, and waits until it is gone. Without effect on one that is.

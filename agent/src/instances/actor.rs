@@ -122,7 +122,8 @@ impl Actor {
                 let Some(instance) = draft.get::<Instance>(&id) else { return Ok(()) };
                 let before = instance.lifecycle.clone();
                 let mut instance = Instance::clone(instance);
-                instance.lifecycle.observe(seen.clone(), instance.shutdown_behavior, Timestamp::now());
+                let endings = instance.endings();
+                instance.lifecycle.observe(seen.clone(), endings, Timestamp::now());
                 if instance.lifecycle != before {
                     let (from, to) = (before.state, instance.lifecycle.state);
                     if from != to {

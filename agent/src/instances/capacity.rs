@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::catalogue::{Catalogue, InstanceType};
 use crate::ids::InstanceId;
-use crate::records::Instance;
+use crate::records::{Instance, StoreDisk};
 use crate::state::World;
 
 /// What a host has to give to instances.
@@ -18,16 +18,33 @@ pub struct Capacity {
     pub largest: u32,
 }
 
+/// What an instance takes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    vcpus: u32,
+    /// In MiB.
+    memory: u64,
+}
+
+impl Need {
+    /// What one of this type with these disks takes: an instance store is in the host's memory, and may be filled.
+    pub fn new(kind: &InstanceType, disks: &[StoreDisk]) -> Self {
+        let store = disks.iter().fold(0, |sum: u64, disk| sum.saturating_add(disk.size));
+        Self { vcpus: kind.vcpus, memory: kind.memory.saturating_add(store.div_ceil(1 << 20)) }
+    }
+}
+
 impl Capacity {
-    /// How many more instances of a type fit beside those that there are. None do beside one whose type has left the
+    /// How many more such instances fit beside those that there are. None do beside one whose type has left the
     /// configuration: nobody knows what is left.
-    pub fn room(self, world: &World, catalogue: &Catalogue, wanted: &InstanceType) -> u64 {
+    pub fn room(self, world: &World, catalogue: &Catalogue, wanted: Need) -> u64 {
         if wanted.vcpus > self.largest {
             return 0;
         }
         let (mut vcpus, mut memory) = (self.vcpus, self.memory);
         for instance in world.all::<Instance>().filter(|instance| instance.lifecycle.state.holds_capacity()) {
             let Some(taken) = catalogue.get(&instance.instance_type) else { return 0 };
+            let taken = Need::new(taken, &instance.instance_store);
             vcpus = vcpus.saturating_sub(taken.vcpus.into());
             memory = memory.saturating_sub(taken.memory);
         }
@@ -69,8 +86,8 @@ mod tests {
     #[test]
     fn beside_an_instance_of_an_unknown_size_there_is_no_room() {
         let host = Capacity { vcpus: 8, memory: 8192, largest: 4 };
-        let (known, smaller) = (Catalogue::new([("lab.tiny", 1, 128)]), Catalogue::default());
-        let wanted = known.get("t3.micro").unwrap();
+        let (known, smaller) = (Catalogue::new([("lab.tiny", 1, 128, None)]), Catalogue::default());
+        let wanted = Need::new(known.get("t3.micro").unwrap(), &[]);
         for (state, with, without) in [
             (InstanceState::Pending, 3, 0),
             (InstanceState::Running, 3, 0),
@@ -94,5 +111,22 @@ mod tests {
                 "{state:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_instance_store_takes_memory() {
+        let host = Capacity { vcpus: 64, memory: 8192, largest: 4 };
+        let catalogue = Catalogue::default();
+        let kind = catalogue.get("t3.micro").unwrap();
+        let disk = |size| StoreDisk { name: "ephemeral0".into(), device_name: None, size, source: None };
+        let client = Client::new();
+        let room = |size| {
+            host.room(&client.agent.state.read(), &catalogue, Need::new(kind, &[disk(size), disk(size)]))
+        };
+        assert_eq!([room(0), room(1), room(512 << 20), room(u64::MAX)], [8, 7, 4, 0]);
+        let id = client.instance(InstanceState::Running);
+        let instance = Instance::clone(client.agent.state.read().get::<Instance>(&id).unwrap());
+        client.put(Instance { instance_store: vec![disk(3 << 30)], ..instance });
+        assert_eq!([room(0), room(512 << 20)], [4, 2]);
     }
 }

@@ -1,31 +1,52 @@
-//! What a reboot of the host means for the instances: VMMs, and what was in the run directory, are gone. Instances that ran
-//! start again, with the same ids, addresses and volumes; what had begun is finished.
+//! What a reboot of the host means for the instances: VMMs, instance stores, and what was in the run directory, are gone.
+//! Instances that ran start again, with the same ids, addresses and volumes, or are terminated if their root device was in
+//! the instance store; what had begun is finished.
 
 use jiff::Timestamp;
 
 use super::settle::detach;
+use crate::host::{Host, HostError};
 use crate::records::{Instance, InstanceState, Machine};
 use crate::state::{Draft, State};
 use crate::store::StoreError;
 
+/// Why the records are not brought in line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host fails.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The records cannot be changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Compares the host's boot with the one that the records are of, and brings the records in line if it is another. To be
 /// called before the actors begin. Done in one transaction, so that it happens once for each reboot.
-pub fn settle_reboot(state: &State, boot_id: &str, now: Timestamp) -> Result<(), StoreError> {
-    state.change(|draft| {
-        let last = draft.get::<Machine>(Machine::THIS).cloned();
-        if last.as_ref().is_some_and(|machine| machine.boot_id == boot_id) {
-            return Ok(());
+pub fn settle_reboot(state: &State, host: &dyn Host, now: Timestamp) -> Result<(), Error> {
+    let boot_id = host.boot_id()?;
+    let last = state.read().get::<Machine>(Machine::THIS).cloned();
+    if last.as_ref().is_some_and(|machine| machine.boot_id == boot_id) {
+        return Ok(());
+    }
+    // The first start, or that of an agent that is newer than its records, tells nothing.
+    if last.is_some() {
+        // Mostly they are gone already. Should the host have kept them, what is in them does not count.
+        for instance in host.stores()? {
+            host.remove_store(&instance)?;
         }
-        // The first start, or that of an agent that is newer than its records, tells nothing.
+    }
+    let settle = |draft: &mut Draft| -> Result<(), StoreError> {
         if last.is_some() {
             let instances: Vec<_> = draft.all::<Instance>().cloned().collect();
             for instance in instances {
                 settle_instance(draft, &instance, now);
             }
         }
-        draft.put(Machine { name: Machine::THIS.into(), boot_id: boot_id.into() });
+        draft.put(Machine { name: Machine::THIS.into(), boot_id: boot_id.clone() });
         Ok(())
-    })
+    };
+    Ok(state.change(settle)?)
 }
 
 fn settle_instance(draft: &mut Draft, instance: &Instance, now: Timestamp) {
@@ -34,7 +55,8 @@ fn settle_instance(draft: &mut Draft, instance: &Instance, now: Timestamp) {
         detach(draft, &device.volume);
     }
     let from = instance.lifecycle.state;
-    draft.update::<Instance>(&instance.id, |instance| instance.lifecycle.host_rebooted(now));
+    let endings = instance.endings();
+    draft.update::<Instance>(&instance.id, |instance| instance.lifecycle.host_rebooted(endings, now));
     if from == InstanceState::Running {
         tracing::info!(instance = %instance.id, "the host was started anew, and so is the instance");
     }

@@ -14,12 +14,15 @@
 //!           stopped -----------> shutting-down ----> terminated
 //! ```
 //!
+//! An instance whose root device is in its instance store has nothing that could be started again: where another would
+//! be stopped, it is terminated.
+//!
 //! A state with work to do has a [`Step`]. It is recorded before it is done, safe to be done again, and replaced by the
 //! next one when it is done; so whoever finds the record knows how to go on.
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::records::{InstanceState, Lifecycle, ShutdownBehavior, StateReason, Step};
+use crate::records::{Endings, InstanceState, Lifecycle, ShutdownBehavior, StateReason, Step};
 
 /// EC2's reasons.
 mod reason {
@@ -133,8 +136,15 @@ impl Lifecycle {
 
     /// The host was started anew, and no VMM has outlived that: what ran starts again, and what was on its way goes on
     /// with its step. Nobody needs to press a button any more.
-    pub fn host_rebooted(&mut self, now: Timestamp) {
+    pub fn host_rebooted(&mut self, endings: Endings, now: Timestamp) {
         match self.state {
+            InstanceState::Running if !endings.can_stop() => {
+                self.fail(
+                    "The host was started anew, and the instance store with its root device is lost",
+                    endings,
+                    now,
+                );
+            }
             InstanceState::Running => {
                 self.state_reason = None;
                 self.transition_reason = String::new();
@@ -150,7 +160,7 @@ impl Lifecycle {
 
     /// Moves on after what was seen. What does not go with the state or the step was overtaken by a request, and is
     /// nothing. A step on the way down that fails stays: whoever does it tries again.
-    pub fn observe(&mut self, what: Observation, behavior: ShutdownBehavior, now: Timestamp) {
+    pub fn observe(&mut self, what: Observation, endings: Endings, now: Timestamp) {
         use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated};
         match what {
             Observation::Done(step) if self.step.as_ref() == Some(&step) => match (self.state, step) {
@@ -167,20 +177,22 @@ impl Lifecycle {
                 _ => {}
             },
             Observation::Failed(step, why) if self.step.as_ref() == Some(&step) => match (self.state, step) {
-                (Pending, _) => self.fail(&why, now),
+                (Pending, _) => self.fail(&why, endings, now),
                 (Running, _) => self.step = None,
                 (Stopping, Step::PressButton { .. }) => self.step = Some(Step::EndVmm),
                 _ => {}
             },
             Observation::PoweredOff if self.state == Running => {
                 self.because(reason::INSTANCE_SHUTDOWN, String::new());
-                let state = match behavior {
-                    ShutdownBehavior::Stop => Stopping,
-                    ShutdownBehavior::Terminate => ShuttingDown,
+                let state = match endings.power_off {
+                    ShutdownBehavior::Stop if endings.can_stop() => Stopping,
+                    _ => ShuttingDown,
                 };
                 self.enter(state, Some(Step::EndVmm), now);
             }
-            Observation::Died(why) if matches!(self.state, Pending | Running) => self.fail(&why, now),
+            Observation::Died(why) if matches!(self.state, Pending | Running) => {
+                self.fail(&why, endings, now)
+            }
             // What was asked to go has gone.
             Observation::PoweredOff | Observation::Died(_) if self.state == Stopping => {
                 self.step = Some(Step::EndVmm);
@@ -190,9 +202,10 @@ impl Lifecycle {
     }
 
     /// The host's fault. What never ran is terminated, as in EC2.
-    fn fail(&mut self, why: &str, now: Timestamp) {
+    fn fail(&mut self, why: &str, endings: Endings, now: Timestamp) {
         self.because((reason::INTERNAL, why), format!("{} ({})", reason::INTERNAL, instant(now)));
-        let state = if self.has_run { InstanceState::Stopping } else { InstanceState::ShuttingDown };
+        let can_stop = self.has_run && endings.can_stop();
+        let state = if can_stop { InstanceState::Stopping } else { InstanceState::ShuttingDown };
         self.enter(state, Some(Step::EndVmm), now);
     }
 }
@@ -211,6 +224,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::records::RootDeviceType;
+
+    const STOPS: Endings = Endings { power_off: ShutdownBehavior::Stop, root: RootDeviceType::Ebs };
+    const TERMINATES: Endings = Endings { power_off: ShutdownBehavior::Terminate, ..STOPS };
+    const STORE: Endings = Endings { root: RootDeviceType::InstanceStore, ..STOPS };
 
     const PATIENCE: SignedDuration = SignedDuration::from_secs(120);
 
@@ -221,7 +239,7 @@ mod tests {
     /// A lifecycle after the recorded steps were done until there is none.
     fn settled(mut lifecycle: Lifecycle) -> Lifecycle {
         while let Some(step) = lifecycle.step.clone() {
-            lifecycle.observe(Observation::Done(step), ShutdownBehavior::Stop, now());
+            lifecycle.observe(Observation::Done(step), STOPS, now());
         }
         lifecycle
     }
@@ -263,12 +281,13 @@ mod tests {
 
     #[test]
     fn a_power_off_follows_the_shutdown_behaviour() {
-        for (behavior, expected) in [
-            (ShutdownBehavior::Stop, InstanceState::Stopped),
-            (ShutdownBehavior::Terminate, InstanceState::Terminated),
+        for (endings, expected) in [
+            (STOPS, InstanceState::Stopped),
+            (TERMINATES, InstanceState::Terminated),
+            (STORE, InstanceState::Terminated),
         ] {
             let mut lifecycle = running();
-            lifecycle.observe(Observation::PoweredOff, behavior, now());
+            lifecycle.observe(Observation::PoweredOff, endings, now());
             let lifecycle = settled(lifecycle);
             assert_eq!(lifecycle.state, expected);
             assert_eq!(lifecycle.state_reason.unwrap().code, "Client.InstanceInitiatedShutdown");
@@ -278,7 +297,7 @@ mod tests {
     #[test]
     fn a_dead_vmm_is_a_stopped_instance_with_a_reason() {
         let mut lifecycle = running();
-        lifecycle.observe(Observation::Died("it was killed".into()), ShutdownBehavior::Terminate, now());
+        lifecycle.observe(Observation::Died("it was killed".into()), TERMINATES, now());
         let lifecycle = settled(lifecycle);
         assert_eq!(lifecycle.state, InstanceState::Stopped);
         let reason = lifecycle.state_reason.unwrap();
@@ -287,20 +306,34 @@ mod tests {
     }
 
     #[test]
+    fn a_root_device_in_the_instance_store_does_not_outlive_its_vmm() {
+        let mut died = running();
+        died.observe(Observation::Died("it was killed".into()), STORE, now());
+        let mut host = running();
+        host.host_rebooted(STORE, now());
+        for lifecycle in [died, host] {
+            assert_eq!(lifecycle.state, InstanceState::ShuttingDown);
+            let lifecycle = settled(lifecycle);
+            assert_eq!(lifecycle.state, InstanceState::Terminated);
+            assert_eq!(lifecycle.state_reason.unwrap().code, "Server.InternalError");
+        }
+        // What has not run yet has nothing to lose, and goes on.
+        let mut lifecycle = Lifecycle::launch(now());
+        lifecycle.host_rebooted(STORE, now());
+        assert_eq!(settled(lifecycle).state, InstanceState::Running);
+    }
+
+    #[test]
     fn what_cannot_start_goes_back_or_away() {
         let mut lifecycle = Lifecycle::launch(now());
         let why = "no space is left".to_owned();
-        lifecycle.observe(
-            Observation::Failed(Step::PrepareVolumes, why.clone()),
-            ShutdownBehavior::Stop,
-            now(),
-        );
+        lifecycle.observe(Observation::Failed(Step::PrepareVolumes, why.clone()), STOPS, now());
         assert_eq!(settled(lifecycle).state, InstanceState::Terminated);
         let mut lifecycle = running();
         lifecycle.stop(true, PATIENCE, now()).unwrap();
         lifecycle = settled(lifecycle);
         lifecycle.start(now()).unwrap();
-        lifecycle.observe(Observation::Failed(Step::StartVmm, why), ShutdownBehavior::Stop, now());
+        lifecycle.observe(Observation::Failed(Step::StartVmm, why), STOPS, now());
         assert_eq!(settled(lifecycle).state, InstanceState::Stopped);
     }
 
@@ -308,7 +341,7 @@ mod tests {
     fn a_request_overtakes_the_step_that_is_being_done() {
         let mut lifecycle = Lifecycle::launch(now());
         lifecycle.terminate(now());
-        lifecycle.observe(Observation::Done(Step::PrepareVolumes), ShutdownBehavior::Stop, now());
+        lifecycle.observe(Observation::Done(Step::PrepareVolumes), STOPS, now());
         assert_eq!((lifecycle.state, lifecycle.step), (InstanceState::ShuttingDown, Some(Step::EndVmm)));
         let mut lifecycle = running();
         lifecycle.stop(false, PATIENCE, now()).unwrap();
@@ -339,7 +372,7 @@ mod tests {
             (settled(terminating), Terminated, Terminated),
         ] {
             let before = lifecycle.clone();
-            lifecycle.host_rebooted(now());
+            lifecycle.host_rebooted(STOPS, now());
             assert_eq!(lifecycle.state, then, "{before:?}");
             assert!(!matches!(lifecycle.step, Some(Step::PressButton { .. } | Step::Reboot)), "{before:?}");
             assert_eq!(settled(lifecycle).state, finally, "{before:?}");
@@ -360,19 +393,18 @@ mod tests {
             for happening in happenings {
                 let before = lifecycle.state;
                 let step = lifecycle.step.clone().unwrap_or(Step::EndVmm);
-                let behavior =
-                    if happening % 2 == 0 { ShutdownBehavior::Stop } else { ShutdownBehavior::Terminate };
+                let endings = [STOPS, TERMINATES, STORE][usize::from(happening) % 3];
                 match happening {
-                    0 | 1 => lifecycle.observe(Observation::Done(step), behavior, now()),
-                    2 => lifecycle.observe(Observation::Failed(step, "x".into()), behavior, now()),
-                    3 => lifecycle.observe(Observation::Done(Step::StartVmm), behavior, now()),
-                    4 | 5 => lifecycle.observe(Observation::PoweredOff, behavior, now()),
-                    6 => lifecycle.observe(Observation::Died("x".into()), behavior, now()),
+                    0 | 1 => lifecycle.observe(Observation::Done(step), endings, now()),
+                    2 => lifecycle.observe(Observation::Failed(step, "x".into()), endings, now()),
+                    3 => lifecycle.observe(Observation::Done(Step::StartVmm), endings, now()),
+                    4 | 5 => lifecycle.observe(Observation::PoweredOff, endings, now()),
+                    6 => lifecycle.observe(Observation::Died("x".into()), endings, now()),
                     7 => drop(lifecycle.start(now())),
                     8 => drop(lifecycle.stop(false, PATIENCE, now())),
                     9 => drop(lifecycle.stop(true, PATIENCE, now())),
                     10 => drop(lifecycle.reboot()),
-                    11 => lifecycle.host_rebooted(now()),
+                    11 => lifecycle.host_rebooted(endings, now()),
                     _ => lifecycle.terminate(now()),
                 }
                 use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping, Terminated};

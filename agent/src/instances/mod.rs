@@ -2,7 +2,7 @@
 //!
 //! - [`lifecycle`] is the pure part: which step follows from what.
 //! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
-//!   what that means for other records.
+//!   what that means for other records, `store` its instance store.
 //! - [`host_reboot`] is what has to be done before that, when the host itself was started anew.
 //! - [`vmm`] is the connection to a VMM, [`capacity`] what the host has room for, [`failpoint`] where tests let the agent
 //!   die.
@@ -18,6 +18,7 @@ pub mod host_reboot;
 pub mod lifecycle;
 mod settle;
 mod steps;
+mod store;
 pub mod vmm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,7 +203,7 @@ fn remove_volume(shared: &Shared, id: &VolumeId) {
     }
 }
 
-/// Removes what a crash has left and no record knows: VMMs, volumes' files, consoles.
+/// Removes what a crash has left and no record knows: VMMs, instance stores, volumes' files, consoles.
 fn clear_leftovers(shared: &Shared) {
     let world = shared.state.read();
     let has_vmm = |id: &InstanceId| {
@@ -220,6 +221,19 @@ fn clear_leftovers(shared: &Shared) {
                     Ok(()) => tracing::info!(instance = %id, "cleared up what was left of a VMM"),
                     Err(error) => {
                         tracing::warn!(instance = %id, error = chain(&error), "a VMM is left behind")
+                    }
+                }
+            }
+        }
+    }
+    match shared.host.stores() {
+        Err(error) => tracing::error!(error = chain(&error), "instance stores cannot be looked for"),
+        Ok(stores) => {
+            for id in stores.iter().filter(|id| !has_vmm(id)) {
+                match shared.host.remove_store(id) {
+                    Ok(()) => tracing::info!(instance = %id, "took away an instance store that was left"),
+                    Err(error) => {
+                        tracing::warn!(instance = %id, error = chain(&error), "an instance store is left behind")
                     }
                 }
             }

@@ -21,9 +21,10 @@ use super::chain;
 use super::failpoint::pass;
 use super::lifecycle::Observation;
 use super::settle::{attached, detach};
+use super::store;
 use super::vmm::{Vmm, VmmError};
 use crate::ids::{InstanceId, VolumeId};
-use crate::records::{AttachmentStatus, BootFiles, Instance, Snapshot, Step, Volume};
+use crate::records::{AttachmentStatus, BootFiles, Instance, Snapshot, Step, StoreDisk, Volume};
 use crate::state::Draft;
 use crate::store::StoreError;
 
@@ -78,6 +79,8 @@ impl Actor {
         if self.take_over_started().await? {
             return Ok(());
         }
+        self.make_store(instance).await?;
+        pass("start-vmm.store-made");
         let (shared, id) = (self.shared.clone(), self.id.clone());
         let process = blocking(move || shared.host.start_vmm(&id)).await?;
         pass("start-vmm.spawned");
@@ -86,13 +89,28 @@ impl Actor {
         self.configure(instance).await?;
         pass("start-vmm.configured");
         self.disks.clear();
+        // The guest's first disk is its root.
+        for disk in instance.instance_store.iter().filter(|disk| disk.is_root()) {
+            self.attach_store_disk(disk).await?;
+        }
         for device in &instance.block_devices {
-            self.attach_disk(&device.volume).await?;
+            self.attach_volume(&device.volume).await?;
+        }
+        for disk in instance.instance_store.iter().filter(|disk| !disk.is_root()) {
+            self.attach_store_disk(disk).await?;
         }
         pass("start-vmm.attached");
         self.vmm()?.say(Command::Start).await?;
         pass("start-vmm.started");
         Ok(())
+    }
+
+    /// Makes the disks of the instance store.
+    async fn make_store(&self, instance: &Instance) -> Result<()> {
+        // As a volume's, the root disk is copied.
+        let _turn = self.shared.makers.acquire().await?;
+        let (shared, instance) = (self.shared.clone(), instance.clone());
+        Ok(blocking(move || store::make(shared.host.as_ref(), &instance)).await?)
     }
 
     /// Whether an earlier try has come so far that the guest runs. What has not is ended.
@@ -182,37 +200,64 @@ impl Actor {
         Ok(opened.await?)
     }
 
-    /// Reads from the root volume what it boots now. No guest runs on it: there is none yet, or it waits in a reset.
+    /// Reads from the root disk what it boots now. No guest runs on it: there is none yet, or it waits in a reset.
     async fn read_boot_disk(&mut self, instance: &Instance) -> Result<(OwnedFd, Option<OwnedFd>, String)> {
-        let root = instance.block_devices.iter().find(|one| one.device_name == instance.root_device_name);
-        let id = root.context("there is no root volume to boot from")?.volume.clone();
-        self.prepare_volume(&id).await?;
+        let (name, disk) = self.open_root(instance).await?;
         let turn = Arc::clone(&self.shared.boot_readers).acquire_owned().await?;
-        let (shared, volume) = (self.shared.clone(), id.clone());
         let read = blocking(move || -> Result<_> {
             // Held to the end, also when nobody waits for it any more.
             let _turn = turn;
-            let disk = File::from(shared.volumes.open(&volume)?);
-            Ok(innkeeper_images::boot::find(&disk)?)
+            Ok(innkeeper_images::boot::find(&File::from(disk))?)
         });
-        let source = read.await.with_context(|| format!("cannot boot from {id}"))?;
+        let source = read.await.with_context(|| format!("cannot boot from {name}"))?;
         let origin = &source.origin;
-        tracing::debug!(instance = %self.id, volume = %id, title = origin.title, kernel = origin.kernel, "boots");
+        tracing::debug!(instance = %self.id, disk = name, title = origin.title, kernel = origin.kernel, "boots");
         Ok((source.kernel.into(), source.initrd.map(OwnedFd::from), source.command_line))
     }
 
-    async fn attach_disk(&mut self, id: &VolumeId) -> Result<()> {
+    /// Opens the root disk, which has this name.
+    async fn open_root(&mut self, instance: &Instance) -> Result<(String, OwnedFd)> {
+        if let Some(disk) = instance.instance_store.iter().find(|disk| disk.is_root()) {
+            return Ok(("its instance store".to_owned(), self.open_store_disk(disk).await?));
+        }
+        let root = instance.block_devices.iter().find(|one| one.device_name == instance.root_device_name);
+        let id = &root.context("there is no root volume to boot from")?.volume;
+        Ok((id.to_string(), self.open_volume(id).await?))
+    }
+
+    /// Opens a volume, whose file is made if it is not there.
+    async fn open_volume(&mut self, id: &VolumeId) -> Result<OwnedFd> {
         self.prepare_volume(id).await?;
         let (shared, volume) = (self.shared.clone(), id.clone());
-        let file = blocking(move || shared.volumes.open(&volume))
-            .await
-            .with_context(|| format!("cannot open {id}"))?;
+        let opened = blocking(move || shared.volumes.open(&volume));
+        opened.await.with_context(|| format!("cannot open {id}"))
+    }
+
+    async fn open_store_disk(&self, disk: &StoreDisk) -> Result<OwnedFd> {
+        let (shared, id, name) = (self.shared.clone(), self.id.clone(), disk.name.clone());
+        Ok(blocking(move || store::open(shared.host.as_ref(), &id, &name)).await?)
+    }
+
+    async fn attach_store_disk(&mut self, disk: &StoreDisk) -> Result<()> {
+        let file = self.open_store_disk(disk).await?;
+        self.attach_disk(&disk.name, file).await
+    }
+
+    async fn attach_volume(&mut self, id: &VolumeId) -> Result<()> {
+        let file = self.open_volume(id).await?;
+        self.attach_disk(id.as_str(), file).await?;
+        self.disks.insert(id.clone());
+        Ok(())
+    }
+
+    /// Gives the guest a disk. Its serial number is its name, without a dash.
+    async fn attach_disk(&mut self, name: &str, file: OwnedFd) -> Result<()> {
         let disk = AttachDisk {
-            id: id.to_string(),
+            id: name.to_owned(),
             file: Descriptor(0),
             format: DiskFormat::Raw,
             read_only: false,
-            serial: id.as_str().replace('-', ""),
+            serial: name.replace('-', ""),
             engine: DiskEngine::Auto,
             queues: None,
             limits: Limits::default(),
@@ -231,8 +276,7 @@ impl Actor {
         };
         match answer {
             Answer::Attached { slot } => {
-                tracing::debug!(instance = %self.id, volume = %id, slot, "attached");
-                self.disks.insert(id.clone());
+                tracing::debug!(instance = %self.id, disk = name, slot, "attached");
                 Ok(())
             }
             other => anyhow::bail!("the VMM has answered {other:?}"),
@@ -252,7 +296,7 @@ impl Actor {
                 (AttachmentStatus::Attached, true) => Ok(()),
                 (AttachmentStatus::Attaching, true) => self.change(id, attached).await,
                 (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
-                    match self.attach_disk(id).await {
+                    match self.attach_volume(id).await {
                         Ok(()) => self.change(id, attached).await,
                         Err(error) => Err(error),
                     }
@@ -348,6 +392,9 @@ impl Actor {
         }
         pass("end-vmm.ended");
         self.disks.clear();
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        blocking(move || shared.host.remove_store(&id)).await?;
+        pass("end-vmm.store-removed");
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || shared.host.forget_vmm(&id)).await?;
         pass("end-vmm.forgotten");

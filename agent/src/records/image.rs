@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Mapping;
+use super::{Mapping, RootDeviceType, StoreDisk};
 use crate::ids::ImageId;
 
 /// An image (AMI).
@@ -29,6 +29,9 @@ pub struct Image {
     pub root_device_name: String,
     /// What its instances' disks are made from.
     pub block_devices: Vec<Mapping>,
+    /// The root disk, if that is in the instance store and no volume.
+    #[serde(default)]
+    pub root_store: Option<StoreDisk>,
     /// Kernel and initial RAM disk. Without them, the root disk says what it boots.
     pub boot: Option<BootFiles>,
     /// `uefi` and so on, if it was said at registration. Guests start without firmware, whatever it is.
@@ -39,6 +42,16 @@ pub struct Image {
     pub location: String,
     /// When it was registered.
     pub created: Timestamp,
+}
+
+impl Image {
+    /// What the root device of its instances is on.
+    pub fn root_device_type(&self) -> RootDeviceType {
+        match self.root_store {
+            Some(_) => RootDeviceType::InstanceStore,
+            None => RootDeviceType::Ebs,
+        }
+    }
 }
 
 /// Files to boot from. They are the image's own, and nobody writes to them.

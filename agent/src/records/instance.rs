@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::BootFiles;
+use super::{BootFiles, RootDeviceType, StoreDisk};
 use crate::ids::{
     ImageId, InstanceId, NetworkInterfaceId, ReservationId, SecurityGroupId, SubnetId, VolumeId, VpcId,
 };
@@ -49,6 +49,9 @@ pub struct Instance {
     pub root_device_name: String,
     /// Its volumes.
     pub block_devices: Vec<BlockDevice>,
+    /// The disks of its instance store; the root first, if it is there.
+    #[serde(default)]
+    pub instance_store: Vec<StoreDisk>,
     /// What it boots: its image's, which may be gone since. Without that, what its root volume says.
     pub boot: Option<BootFiles>,
     /// What a power-off by the guest does.
@@ -70,6 +73,37 @@ pub struct Instance {
     pub metadata_options: MetadataOptions,
     /// Where it is in its life.
     pub lifecycle: Lifecycle,
+}
+
+impl Instance {
+    /// What its root device is on, even if that is a volume that is detached now.
+    pub fn root_device_type(&self) -> RootDeviceType {
+        match self.instance_store.iter().any(StoreDisk::is_root) {
+            true => RootDeviceType::InstanceStore,
+            false => RootDeviceType::Ebs,
+        }
+    }
+
+    /// What the ends of its guest mean for it.
+    pub fn endings(&self) -> Endings {
+        Endings { power_off: self.shutdown_behavior, root: self.root_device_type() }
+    }
+}
+
+/// What the ends of a guest mean for its instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endings {
+    /// What a power-off by the guest does.
+    pub power_off: ShutdownBehavior,
+    /// What is lost without a guest is lost with any other end too.
+    pub root: RootDeviceType,
+}
+
+impl Endings {
+    /// Whether there is something to start again.
+    pub fn can_stop(self) -> bool {
+        self.root == RootDeviceType::Ebs
+    }
 }
 
 /// How the metadata service answers an instance.

@@ -18,10 +18,14 @@ use serde::{Deserialize, Serialize};
 pub use event::StateChange;
 pub use image::{BootFiles, Image, ImageState};
 pub use instance::{
-    BlockDevice, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason, Step,
+    BlockDevice, Endings, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason,
+    Step,
 };
 pub use network::{DhcpOptions, NetworkInterface, Peer, Rule, SecurityGroup, Subnet, Vpc};
-pub use storage::{Attachment, AttachmentStatus, MappedVolume, Mapping, Snapshot, Volume, VolumeState};
+pub use storage::{
+    Attachment, AttachmentStatus, MappedVolume, Mapping, RootDeviceType, Snapshot, StoreDisk, Volume,
+    VolumeState,
+};
 
 use crate::ids::KeyPairId;
 

@@ -112,6 +112,48 @@ pub struct Snapshot {
     pub file: Option<PathBuf>,
 }
 
+/// A disk of an instance store. Its contents go with the guest: they outlive a reboot, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreDisk {
+    /// `ephemeral0` and so on, or [`StoreDisk::ROOT`].
+    pub name: String,
+    /// Such as `/dev/sdb`, if a block device mapping says so.
+    pub device_name: Option<String>,
+    /// In bytes.
+    pub size: u64,
+    /// What it begins with, if not with zeroes: a raw file that nobody writes to.
+    pub source: Option<PathBuf>,
+}
+
+impl StoreDisk {
+    /// The name of a root disk.
+    pub const ROOT: &'static str = "root";
+
+    /// Whether it is the root disk.
+    pub fn is_root(&self) -> bool {
+        self.name == Self::ROOT
+    }
+}
+
+/// What an instance's root device is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootDeviceType {
+    /// A volume.
+    Ebs,
+    /// Its instance store: it cannot be stopped.
+    InstanceStore,
+}
+
+impl RootDeviceType {
+    /// EC2's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ebs => "ebs",
+            Self::InstanceStore => "instance-store",
+        }
+    }
+}
+
 /// An entry of a block device mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {

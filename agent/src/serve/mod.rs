@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use crate::actions;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Disks};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
@@ -129,12 +129,15 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     }
     let store = Arc::new(Redb::open(config.store())?);
     let host = Arc::new(Linux::new(config.host_settings()));
-    let (capacity, boot_id) = (host.capacity()?, host.boot_id()?);
-    let own = config.instance_types.iter().map(|own| (own.name.as_str(), own.vcpus, own.memory));
-    let catalogue = Catalogue::new(own);
-    let agent = Agent::new(config, store, catalogue, capacity, host)?;
+    let capacity = host.capacity()?;
+    let catalogue = Catalogue::new(config.instance_types.iter().map(|own| {
+        let disks =
+            own.instance_store.map(|store| Disks { count: store.disks, size: store.size, kind: "ssd" });
+        (own.name.as_str(), own.vcpus, own.memory, disks)
+    }));
+    let agent = Agent::new(config, store, catalogue, capacity, host.clone())?;
     warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
-    settle_reboot(&agent.state, &boot_id, Timestamp::now())?;
+    settle_reboot(&agent.state, host.as_ref(), Timestamp::now())?;
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }

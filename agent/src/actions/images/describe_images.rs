@@ -68,7 +68,6 @@ struct Item {
 
 impl Item {
     fn new(world: &World, image: &Image) -> Self {
-        let mut root = image.block_devices.iter().filter(|one| one.device_name == image.root_device_name);
         Self {
             image_id: image.id.to_string(),
             image_location: image.location.clone(),
@@ -86,7 +85,7 @@ impl Item {
             usage_operation: "RunInstances",
             name: image.name.clone(),
             description: image.description.clone(),
-            root_device_type: if root.any(|one| one.volume.is_some()) { "ebs" } else { "instance-store" },
+            root_device_type: image.root_device_type().name(),
             root_device_name: image.root_device_name.clone(),
             block_device_mapping: image.block_devices.iter().map(MappingItem::from).collect(),
             virtualization_type: "hvm",

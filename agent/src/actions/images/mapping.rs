@@ -90,14 +90,26 @@ impl Ebs {
     }
 }
 
+/// The `VirtualName` of a root device in the instance store: EC2's name for it in the metadata.
+const ROOT_STORE: &str = "ami";
+
+/// What a request says of the root device.
+#[derive(Clone, Debug)]
+pub(super) enum Root {
+    /// It is a volume, of which this is said.
+    Volume(Ebs),
+    /// It is in the instance store.
+    Store,
+}
+
 /// A request's mappings as they are recorded, but for that of `root`, which is given back apart.
 pub(super) fn resolve(
     world: &World,
     context: Context<'_>,
     mappings: &[BlockDeviceMapping],
     root: &str,
-) -> Result<(Option<Ebs>, Vec<Mapping>), ApiError> {
-    let mut own_root = None;
+) -> Result<(Root, Vec<Mapping>), ApiError> {
+    let mut own_root = Root::Volume(Ebs::default());
     let mut resolved: Vec<Mapping> = Vec::new();
     let mut names = Vec::new();
     for mapping in mappings {
@@ -114,13 +126,16 @@ pub(super) fn resolve(
         }
         match (&mapping.ebs, &mapping.virtual_name, &mapping.no_device) {
             (None, None, Some(_)) => {}
+            (None, Some(virtual_name), None) if name == root => {
+                if virtual_name != ROOT_STORE {
+                    return invalid("is that of the root device: it has to be a volume, or VirtualName=ami");
+                }
+                own_root = Root::Store;
+            }
             (None, Some(virtual_name), None) => {
                 let number = virtual_name.strip_prefix("ephemeral").and_then(|text| text.parse::<u8>().ok());
                 if number.is_none_or(|number| number >= 24) {
                     return invalid("has a VirtualName that is none of ephemeral0 to ephemeral23");
-                }
-                if name == root {
-                    return invalid("is that of the root device, which must be a volume");
                 }
                 let virtual_name = Some(virtual_name.clone());
                 if resolved.iter().any(|other| other.virtual_name == virtual_name) {
@@ -128,7 +143,7 @@ pub(super) fn resolve(
                 }
                 resolved.push(Mapping { device_name: name.clone(), volume: None, virtual_name });
             }
-            (Some(ebs), None, None) if name == root => own_root = Some(ebs.clone()),
+            (Some(ebs), None, None) if name == root => own_root = Root::Volume(ebs.clone()),
             (Some(ebs), None, None) => {
                 let id = ebs.snapshot_id.as_deref();
                 let snapshot = id.map(|id| find::<Snapshot>(world, context, id)).transpose()?;

@@ -91,6 +91,41 @@ mod tests {
     }
 
     #[test]
+    fn a_root_device_can_be_in_the_instance_store() {
+        let (lab, client) = lab();
+        let root = "&BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.VirtualName=ami";
+        let id = client.text(&register(lab.path(), "store", root), "imageId");
+        let image = Image::clone(client.agent.state.read().get::<Image>(&id).unwrap());
+        let disk = image.root_store.clone().unwrap();
+        assert!(disk.is_root() && image.block_devices.is_empty());
+        assert_eq!(disk.size, 512, "in whole sectors");
+        let source = disk.source.clone().unwrap();
+        assert_eq!(fs::read(&source).unwrap(), b"debian");
+        assert!(client.agent.state.read().all::<Snapshot>().next().is_none());
+        let told = format!("DescribeImages&ImageId.1={id}");
+        assert_eq!(client.text(&told, "rootDeviceType"), "instance-store");
+
+        // Its files stay as long as an instance could still be started from them.
+        let instance = client.instance(InstanceState::Pending);
+        let started = Instance::clone(client.agent.state.read().get::<Instance>(&instance).unwrap());
+        client.put(Instance { instance_store: vec![disk], boot: image.boot, ..started.clone() });
+        client.ask(&format!("DeregisterImage&ImageId={id}")).unwrap();
+        let images = directory(&client.agent.config.state_directory);
+        clean_up(&images, &client.agent.state).unwrap();
+        assert!(source.exists());
+        client.put(started);
+        clean_up(&images, &client.agent.state).unwrap();
+        assert!(!source.exists());
+
+        let other = "&BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.VirtualName=ephemeral0";
+        let snapshot = "RegisterImage&Name=abc&RootDeviceName=/dev/xvda".to_owned() + root;
+        client.refuses(&[
+            (&register(lab.path(), "other", other), "InvalidBlockDeviceMapping"),
+            (&snapshot, "InvalidParameterCombination"),
+        ]);
+    }
+
+    #[test]
     fn an_image_is_registered_from_a_directory() {
         let (lab, client) = lab();
         let chosen = "ami-0123456789abcdef0";

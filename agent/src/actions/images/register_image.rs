@@ -5,21 +5,22 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::mapping::{BlockDeviceMapping, Ebs, resolve};
+use super::mapping::{BlockDeviceMapping, Root, resolve};
 use crate::actions::device_name::is_device_name;
 use crate::actions::lookup::{Named, find};
 use crate::ids::{ImageId, SnapshotId};
 use crate::images::{self, Source};
 use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
-use crate::records::{BootFiles, Image, ImageState, Mapping, Snapshot};
+use crate::records::{BootFiles, Image, ImageState, Mapping, Snapshot, StoreDisk};
 use crate::state::World;
 
 /// The root device of an image for which none is named.
 const ROOT_DEVICE: &str = "/dev/xvda";
 
 /// Makes an image: from a directory of the host (`ImageLocation`), whose files are copied; or from a snapshot that the
-/// root device is mapped to. `ImageId` and `KernelCommandLine` are not EC2's: they are for operators.
+/// root device is mapped to. A root device of a directory that is mapped to `VirtualName=ami` is in the instance store.
+/// `ImageId` and `KernelCommandLine` are not EC2's: they are for operators.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct RegisterImage {
@@ -137,26 +138,34 @@ impl RegisterImage {
         self.image_location.as_ref().map(open).transpose().map_err(from_images)
     }
 
-    /// The mapping of the root device, and those of the others.
+    /// The mapping of the root device, if that is a volume, and those of the others.
     fn mappings(
         &self,
         world: &World,
         context: Context<'_>,
         source: Option<&Source>,
         new: &SnapshotId,
-    ) -> Result<(Mapping, Vec<Mapping>), ApiError> {
+    ) -> Result<(Option<Mapping>, Vec<Mapping>), ApiError> {
         let root = self.root();
-        let (ebs, others) = resolve(world, context, &self.mappings, root)?;
-        let snapshot = ebs.as_ref().and_then(|ebs| ebs.snapshot_id.as_deref());
-        let volume = match (source, snapshot) {
+        let (own_root, others) = resolve(world, context, &self.mappings, root)?;
+        let ebs = match own_root {
+            Root::Volume(ebs) => ebs,
+            Root::Store if source.is_some() => return Ok((None, others)),
+            Root::Store => {
+                let message =
+                    format!("The root device {root} can be in the instance store with ImageLocation only.");
+                return Err(ApiError::combination(message));
+            }
+        };
+        let volume = match (source, ebs.snapshot_id.as_deref()) {
             (Some(source), None) => {
                 let snapshot = source.has_disk().then(|| new.clone());
-                ebs.unwrap_or_default().resolve(snapshot, Some(source.volume_size()))?
+                ebs.resolve(snapshot, Some(source.volume_size()))?
             }
             (None, Some(id)) => {
                 let snapshot = find::<Snapshot>(world, context, id)?;
                 let (id, size) = (snapshot.id.clone(), snapshot.volume_size);
-                ebs.as_ref().unwrap_or(&Ebs::default()).resolve(Some(id), Some(size))?
+                ebs.resolve(Some(id), Some(size))?
             }
             (Some(_), Some(_)) => {
                 let message = "The root device's disk comes from ImageLocation: leave its SnapshotId out.";
@@ -170,7 +179,8 @@ impl RegisterImage {
                 return Err(ApiError::new("InvalidBlockDeviceMapping", message));
             }
         };
-        Ok((Mapping { device_name: root.to_owned(), volume: Some(volume), virtual_name: None }, others))
+        let root = Mapping { device_name: root.to_owned(), volume: Some(volume), virtual_name: None };
+        Ok((Some(root), others))
     }
 
     /// What the new image and its snapshot are, from copied files or without.
@@ -186,7 +196,14 @@ impl RegisterImage {
         let (owner, now) = (&context.caller.account, Timestamp::now());
         let new = SnapshotId::random();
         let (root, others) = self.mappings(world, context, source, &new)?;
-        let snapshot = copy.and_then(|copy| copy.disk.clone()).map(|file| Snapshot {
+        let disk = copy.and_then(|copy| copy.disk.clone());
+        let root_store = source.filter(|_| root.is_none()).map(|source| StoreDisk {
+            name: StoreDisk::ROOT.to_owned(),
+            device_name: None,
+            size: source.disk_size(),
+            source: disk.clone(),
+        });
+        let snapshot = disk.filter(|_| root.is_some()).map(|file| Snapshot {
             id: new,
             owner: owner.clone(),
             description: format!("Root disk of {id}"),
@@ -197,10 +214,9 @@ impl RegisterImage {
         });
         let boot = match copy {
             Some(copy) => copy.boot.clone(),
-            None => boot_of(world, context, &root),
+            None => root.as_ref().and_then(|root| boot_of(world, context, root)),
         };
-        let mut block_devices = vec![root];
-        block_devices.extend(others);
+        let block_devices = root.into_iter().chain(others).collect();
         let location = match source {
             Some(source) => source.directory.display().to_string(),
             None => format!("{owner}/{}", self.name),
@@ -215,6 +231,7 @@ impl RegisterImage {
             architecture: "x86_64".into(),
             root_device_name: self.root().to_owned(),
             block_devices,
+            root_store,
             boot,
             boot_mode: self.boot_mode.clone(),
             imds_support: self.imds_support.clone(),

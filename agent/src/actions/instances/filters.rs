@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::view::{
-    architecture, attached_devices, attachment, enabled, has_ebs_root, launched, private_dns_name,
-};
+use super::view::{architecture, attached_devices, attachment, enabled, launched, private_dns_name};
 use crate::actions::lookup::time;
 use crate::actions::regions::zone_id;
 use crate::query::Context;
@@ -142,10 +140,7 @@ impl Filtered for Seen<'_> {
             "reason" => |seen| vec![seen.instance.lifecycle.transition_reason.clone()],
             "reservation-id" => |seen| vec![seen.instance.reservation.to_string()],
             "root-device-name" => |seen| vec![seen.instance.root_device_name.clone()],
-            "root-device-type" => |seen| {
-                let ebs = has_ebs_root(seen.world, seen.instance);
-                vec![if ebs { "ebs" } else { "instance-store" }.to_owned()]
-            },
+            "root-device-type" => |seen| vec![seen.instance.root_device_type().name().to_owned()],
             "source-dest-check" => |seen| seen.there(seen.instance.source_dest_check),
             "state-reason-code" => {
                 |seen| seen.instance.lifecycle.state_reason.iter().map(|reason| reason.code.clone()).collect()

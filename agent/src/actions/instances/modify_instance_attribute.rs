@@ -6,13 +6,16 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::refused::unsupported;
-use super::run_instances::{Switch, groups_by_id, parse_behavior};
+use super::run_instances::{MAX_VOLUMES, Switch, groups_by_id, parse_behavior};
 use super::user_data;
 use crate::actions::lookup::find_own;
+use crate::catalogue::InstanceType;
 use crate::ids::VolumeId;
 use crate::query::parameters::boolean;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Instance, InstanceState, NetworkInterface, ShutdownBehavior, Subnet, Volume};
+use crate::records::{
+    Instance, InstanceState, NetworkInterface, ShutdownBehavior, StoreDisk, Subnet, Volume,
+};
 use crate::state::{Draft, World};
 
 /// Changes one attribute of an instance.
@@ -208,17 +211,18 @@ fn apply(
 ) -> Result<(), ApiError> {
     match change {
         Change::Type(name) => {
-            if context.agent.catalogue.get(name).is_none() {
+            let Some(kind) = context.agent.catalogue.get(name) else {
                 let message = format!("Invalid value '{name}' for InstanceType.");
                 return Err(ApiError::new("InvalidParameterValue", message));
-            }
+            };
             instance.instance_type.clone_from(name);
+            exchange_store(instance, kind)?;
         }
         Change::UserData(data) => instance.user_data.clone_from(data),
         Change::DisableApiTermination(on) => instance.disable_api_termination = *on,
         Change::DisableApiStop(on) => instance.disable_api_stop = *on,
         Change::ShutdownBehavior(behavior) => {
-            if *behavior == ShutdownBehavior::Stop && !super::view::has_ebs_root(world, instance) {
+            if *behavior == ShutdownBehavior::Stop && !instance.endings().can_stop() {
                 return Err(ApiError::combination(
                     "The attribute instanceInitiatedShutdownBehavior can only be used for elastic images.",
                 ));
@@ -238,6 +242,27 @@ fn apply(
         }
         Change::Nothing => {}
     }
+    Ok(())
+}
+
+/// An instance of another type has that one's instance store. What the mapping has given a name keeps it.
+fn exchange_store(instance: &mut Instance, kind: &InstanceType) -> Result<(), ApiError> {
+    let before = std::mem::take(&mut instance.instance_store);
+    let root = before.iter().filter(|disk| disk.is_root()).cloned();
+    let mut disks: Vec<StoreDisk> = root.chain(kind.instance_store()).collect();
+    for disk in &mut disks {
+        let same = before.iter().find(|other| other.name == disk.name);
+        disk.device_name = same.and_then(|other| other.device_name.clone());
+    }
+    if disks.len() + instance.block_devices.len() > MAX_VOLUMES {
+        let message = format!(
+            "With the {} disks of the instance store of {} there would be more than {MAX_VOLUMES} disks: detach volumes.",
+            disks.len(),
+            kind.name
+        );
+        return Err(ApiError::new("AttachmentLimitExceeded", message));
+    }
+    instance.instance_store = disks;
     Ok(())
 }
 

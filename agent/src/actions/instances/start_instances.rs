@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::named::{Changes, States};
-use super::view::has_ebs_root;
+use crate::instances::capacity::Need;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Instance, InstanceState};
+use crate::records::{Instance, InstanceState, RootDeviceType};
 use crate::state::World;
 
 /// Starts stopped instances, if the host has room for all of them.
@@ -38,7 +38,7 @@ fn start(
     if instance.lifecycle.state == InstanceState::Stopped {
         let root = &instance.root_device_name;
         let attached = instance.block_devices.iter().any(|device| device.device_name == *root);
-        if has_ebs_root(world, instance) && !attached {
+        if instance.root_device_type() == RootDeviceType::Ebs && !attached {
             let message = format!(
                 "Invalid value '{id}' for instanceId. Instance does not have a volume attached at root ({root})"
             );
@@ -52,7 +52,8 @@ fn start(
             );
             return Err(ApiError::new("Unsupported", message));
         };
-        if agent.capacity.room(world, &agent.catalogue, kind) == 0 {
+        let need = Need::new(kind, &instance.instance_store);
+        if agent.capacity.room(world, &agent.catalogue, need) == 0 {
             return Err(no_capacity(&instance.instance_type));
         }
         instance.launch_time = now;

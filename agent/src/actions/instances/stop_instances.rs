@@ -4,9 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use super::named::{Changes, States};
-use super::view::has_ebs_root;
 use crate::query::{Action, ApiError, Context};
-use crate::records::Instance;
+use crate::records::{Instance, RootDeviceType};
 use crate::state::World;
 
 /// Stops instances: their guests are asked to switch themselves off, and are switched off if that takes too long.
@@ -31,8 +30,8 @@ impl StopInstances {
         let seconds = i64::try_from(context.agent.config.stop_timeout).unwrap_or(i64::MAX);
         let patience = SignedDuration::from_secs(seconds);
         let force = self.force || self.skip_os_shutdown;
-        Changes::plan(world, context, &self.ids, |world, instance| {
-            self.allowed(world, instance)?;
+        Changes::plan(world, context, &self.ids, |_, instance| {
+            self.allowed(instance)?;
             instance.lifecycle.stop(force, patience, now).map_err(|_| {
                 let message = format!(
                     "This instance '{}' is not in a state from which it can be stopped.",
@@ -43,7 +42,7 @@ impl StopInstances {
         })
     }
 
-    fn allowed(&self, world: &World, instance: &Instance) -> Result<(), ApiError> {
+    fn allowed(&self, instance: &Instance) -> Result<(), ApiError> {
         let id = &instance.id;
         if self.hibernate {
             let message = format!(
@@ -51,7 +50,7 @@ impl StopInstances {
             );
             return Err(ApiError::new("UnsupportedHibernationConfiguration", message));
         }
-        if !has_ebs_root(world, instance) {
+        if instance.root_device_type() == RootDeviceType::InstanceStore {
             let message =
                 format!("The instance '{id}' does not have an 'ebs' root device type and cannot be stopped");
             return Err(ApiError::new("UnsupportedOperation", message));

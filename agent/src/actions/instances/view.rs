@@ -311,7 +311,7 @@ pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
             .as_ref()
             .map(|reason| StateReason { code: reason.code.clone(), message: reason.message.clone() }),
         architecture: architecture(world, instance),
-        root_device_type: if has_ebs_root(world, instance) { "ebs" } else { "instance-store" },
+        root_device_type: instance.root_device_type().name(),
         root_device_name: instance.root_device_name.clone(),
         block_device_mapping: mappings(world, instance),
         virtualization_type: "hvm",
@@ -429,20 +429,6 @@ pub fn launched(world: &World, instance: &Instance) -> Timestamp {
     world
         .get::<NetworkInterface>(&instance.network_interface)
         .map_or(instance.launch_time, |found| found.attached)
-}
-
-/// Whether its root device is a volume, even if that is detached now. Only such an instance can be stopped.
-pub fn has_ebs_root(world: &World, instance: &Instance) -> bool {
-    instance.block_devices.iter().any(|device| device.device_name == instance.root_device_name)
-        || world.get::<Image>(&instance.image).is_none_or(|image| maps_root(image))
-}
-
-/// Whether an image's instances get a volume as their root device.
-pub fn maps_root(image: &Image) -> bool {
-    image
-        .block_devices
-        .iter()
-        .any(|mapping| mapping.device_name == image.root_device_name && mapping.volume.is_some())
 }
 
 /// What its image is for. There is one architecture.

@@ -64,11 +64,13 @@ impl AttachVolume {
             );
             return Err(ApiError::new("InvalidVolume.ZoneMismatch", message));
         }
-        if instance.block_devices.len() >= MAX_VOLUMES {
-            let message = format!("'{}' has {MAX_VOLUMES} volumes, which is the most.", instance.id);
+        if instance.block_devices.len() + instance.instance_store.len() >= MAX_VOLUMES {
+            let message = format!("'{}' has {MAX_VOLUMES} disks, which is the most.", instance.id);
             return Err(ApiError::new("AttachmentLimitExceeded", message));
         }
-        if instance.block_devices.iter().any(|device| device.device_name == self.device) {
+        let volumes = instance.block_devices.iter().map(|device| &device.device_name);
+        let store = instance.instance_store.iter().filter_map(|disk| disk.device_name.as_ref());
+        if volumes.chain(store).any(|name| *name == self.device) {
             let message = format!(
                 "Invalid value '{}' for unixDevice. Attachment point {} is already in use",
                 self.device, self.device

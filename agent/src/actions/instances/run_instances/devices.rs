@@ -1,17 +1,19 @@
-//! Which volumes instances are launched with: the image's, as the request changes them, and more.
+//! Which disks instances are launched with: the image's volumes, as the request changes them, and more; and those of the
+//! instance store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::{BlockDeviceMapping, Ebs};
 use crate::actions::device_name::is_device_name;
 use crate::actions::instances::refused::unsupported;
 use crate::actions::lookup::find;
+use crate::catalogue::InstanceType;
 use crate::query::{ApiError, Context};
-use crate::records::{Image, MappedVolume, Snapshot};
+use crate::records::{Image, MappedVolume, Snapshot, StoreDisk};
 use crate::state::World;
 use crate::volumes::types;
 
-/// The most volumes of an instance.
+/// The most disks of an instance, volumes and others.
 pub const MAX: usize = 27;
 
 /// A volume to make.
@@ -23,13 +25,23 @@ pub struct Device {
     pub volume: MappedVolume,
 }
 
-/// The volumes of each instance, the root first.
+/// What each instance gets.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// Its volumes, the root first.
+    pub volumes: Vec<Device>,
+    /// The disks of its instance store, the root first if it is there.
+    pub instance_store: Vec<StoreDisk>,
+}
+
+/// The disks of each instance of a type.
 pub fn plan(
     world: &World,
     context: Context<'_>,
     image: &Image,
+    kind: &InstanceType,
     wanted: &[BlockDeviceMapping],
-) -> Result<Vec<Device>, ApiError> {
+) -> Result<Devices, ApiError> {
     let root = &image.root_device_name;
     let mut names = BTreeSet::new();
     for mapping in wanted {
@@ -37,6 +49,11 @@ pub fn plan(
             let message =
                 format!("The device '{}' is used in more than one block-device mapping", mapping.device_name);
             return Err(bad_mapping(message));
+        }
+        if image.root_store.is_some() && mapping.device_name == *root {
+            return Err(bad_mapping(format!(
+                "The root device {root} is in the instance store, and cannot be mapped to anything else."
+            )));
         }
     }
     let mut devices = Vec::new();
@@ -59,12 +76,46 @@ pub fn plan(
         let volume = resolve(world, context, mapping, None, false)?;
         devices.extend(volume.map(|volume| Device { name: name.clone(), volume }));
     }
-    if devices.len() > MAX {
-        let message = format!("An instance can have at most {MAX} volumes.");
+    let instance_store = instance_store(image, kind, wanted)?;
+    if devices.len() + instance_store.len() > MAX {
+        let message = format!(
+            "An instance can have at most {MAX} volumes, less the {} disks of its instance store.",
+            instance_store.len()
+        );
         return Err(ApiError::new("AttachmentLimitExceeded", message));
     }
     devices.sort_by_key(|device| device.name != *root);
-    Ok(devices)
+    Ok(Devices { volumes: devices, instance_store })
+}
+
+/// The disks of the instance store. They come with the type, whatever is said here; a mapping gives one a name. What is
+/// mapped to a disk that the type does not have is nothing, as in EC2.
+fn instance_store(
+    image: &Image,
+    kind: &InstanceType,
+    wanted: &[BlockDeviceMapping],
+) -> Result<Vec<StoreDisk>, ApiError> {
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    for mapping in &image.block_devices {
+        let is_changed = wanted.iter().any(|change| change.device_name == mapping.device_name);
+        if let Some(disk) = mapping.virtual_name.as_deref().filter(|_| !is_changed) {
+            names.insert(disk, &mapping.device_name);
+        }
+    }
+    let mut mapped = BTreeSet::new();
+    for mapping in wanted {
+        let Some(disk) = mapping.virtual_name.as_deref() else { continue };
+        if !mapped.insert(disk) {
+            return Err(bad_mapping(format!("{disk} is mapped to more than one device.")));
+        }
+        names.insert(disk, &mapping.device_name);
+    }
+    let mut disks: Vec<StoreDisk> = image.root_store.iter().cloned().collect();
+    disks.extend(kind.instance_store());
+    for disk in &mut disks {
+        disk.device_name = names.get(disk.name.as_str()).map(|name| (*name).to_owned());
+    }
+    Ok(disks)
 }
 
 /// What an entry of the request makes of the image's: a volume, or nothing.
@@ -93,7 +144,7 @@ fn resolve(
             let reason = "Expecting ephemeral0 to ephemeral23.";
             return Err(ApiError::invalid(virtual_name, "blockDeviceMapping.virtualName", reason));
         }
-        // The disks of an instance store come with the type, whatever is said here, as EC2's NVMe disks do.
+        // What there is of it is for `instance_store` to say.
         return Ok(None);
     }
     if mapping.no_device.is_some() {

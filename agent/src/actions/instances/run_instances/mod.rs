@@ -15,18 +15,19 @@ pub use network::groups_by_id;
 pub use request::{RunInstances, Switch};
 
 use super::start_instances::no_capacity;
-use super::view::{self, maps_root};
+use super::view;
 use super::{metadata, refused, user_data};
 use crate::actions::lookup::{find, key_pairs};
 use crate::ids::{AttachmentId, InstanceId, NetworkInterfaceId, ReservationId, VolumeId};
+use crate::instances::capacity::Need;
 use crate::query::tags::specified;
 use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
     Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, Lifecycle, MetadataOptions,
-    NetworkInterface, ShutdownBehavior, Volume, VolumeState,
+    NetworkInterface, RootDeviceType, ShutdownBehavior, Volume, VolumeState,
 };
 use crate::state::{Draft, World};
-use devices::Device;
+use devices::{Device, Devices};
 use network::Place;
 
 /// The type of instances for which none is named. EC2's is m1.small, which nobody has any more.
@@ -44,7 +45,7 @@ struct Plan {
     instance_type: String,
     count: usize,
     place: Place,
-    devices: Vec<Device>,
+    devices: Devices,
     user_data: Option<String>,
     shutdown_behavior: ShutdownBehavior,
     metadata_options: MetadataOptions,
@@ -78,7 +79,7 @@ impl RunInstances {
         let metadata_options = metadata_options(self, &image)?;
         let tags = specified(&self.tags, &TAGGABLE)?;
         check_tag_keys(&tags, &metadata_options)?;
-        let devices = devices::plan(world, context, &image, &self.block_devices)?;
+        let devices = devices::plan(world, context, &image, kind, &self.block_devices)?;
         let place = network::place(world, context, self, most)?;
         if place.addresses.len() < least {
             let message = format!(
@@ -87,7 +88,8 @@ impl RunInstances {
             );
             return Err(ApiError::new("InsufficientFreeAddressesInSubnet", message));
         }
-        let room = agent.capacity.room(world, &agent.catalogue, kind);
+        let need = Need::new(kind, &devices.instance_store);
+        let room = agent.capacity.room(world, &agent.catalogue, need);
         let count = most.min(place.addresses.len()).min(usize::try_from(room).unwrap_or(usize::MAX));
         if count < least {
             return Err(no_capacity(name));
@@ -115,7 +117,7 @@ impl RunInstances {
         let place = &plan.place;
         for (launch_index, address) in (0..).zip(place.addresses.iter().take(plan.count)) {
             let id = InstanceId::random();
-            let block_devices = plan.devices.iter().map(|device| {
+            let block_devices = plan.devices.volumes.iter().map(|device| {
                 let volume = volume(plan, device, &id, owner, now);
                 let entry = BlockDevice {
                     device_name: device.name.clone(),
@@ -160,6 +162,7 @@ impl RunInstances {
                 security_groups: place.groups.clone(),
                 root_device_name: plan.image.root_device_name.clone(),
                 block_devices,
+                instance_store: plan.devices.instance_store.clone(),
                 boot: plan.image.boot.clone(),
                 shutdown_behavior: plan.shutdown_behavior,
                 disable_api_termination: self.disable_api_termination,
@@ -231,7 +234,7 @@ fn counts(least: Option<i64>, most: Option<i64>) -> Result<(usize, usize), ApiEr
 fn shutdown_behavior(request: &RunInstances, image: &Image) -> Result<ShutdownBehavior, ApiError> {
     let wanted = request.instance_initiated_shutdown_behavior.as_deref();
     let behavior = wanted.map(parse_behavior).transpose()?;
-    if maps_root(image) {
+    if image.root_device_type() == RootDeviceType::Ebs {
         return Ok(behavior.unwrap_or_default());
     }
     if behavior == Some(ShutdownBehavior::Stop) {

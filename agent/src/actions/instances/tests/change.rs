@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::instances::capacity::Capacity;
-use crate::records::{Image, NetworkInterface, SecurityGroup, Volume};
+use crate::records::{Image, NetworkInterface, SecurityGroup, StoreDisk, Volume};
 
 /// An action on one instance.
 fn act(client: &Client, action: &str, id: &str, more: &[(&str, &str)]) -> String {
@@ -110,7 +110,12 @@ fn a_start_needs_room() {
 #[test]
 fn an_instance_without_a_root_volume_cannot_be_stopped() {
     let client = Client::new();
-    client.put(Image { block_devices: Vec::new(), ..client.image("ami-0000000000000000a") });
+    let root = StoreDisk { name: StoreDisk::ROOT.into(), device_name: None, size: 1 << 30, source: None };
+    client.put(Image {
+        block_devices: Vec::new(),
+        root_store: Some(root),
+        ..client.image("ami-0000000000000000a")
+    });
     let store = [("ImageId", "ami-0000000000000000a"), ("MinCount", "1"), ("MaxCount", "1")];
     let stop = [&store[..], &[("InstanceInitiatedShutdownBehavior", "stop")]].concat();
     assert_eq!(client.code("RunInstances", &stop), "InvalidParameterCombination");

@@ -7,7 +7,8 @@ use crate::ids::SubnetId;
 use crate::instances::capacity::Capacity;
 use crate::query::ApiError;
 use crate::records::{
-    Image, ImageState, Instance, NetworkInterface, SecurityGroup, Subnet, Volume, VolumeState, Vpc,
+    Image, ImageState, Instance, Mapping, NetworkInterface, SecurityGroup, StoreDisk, Subnet, Volume,
+    VolumeState, Vpc,
 };
 
 /// RunInstances of one with some parameters more.
@@ -309,6 +310,66 @@ fn block_devices_are_the_image_s_as_the_request_changes_them() {
             "{name} {more:?}"
         );
     }
+}
+
+#[test]
+fn the_instance_store_is_the_types_and_its_names_are_the_mappings() {
+    let mut client = Client::new();
+    client.client.agent.capacity.memory = 512 << 10;
+    let image = client.image("ami-0000000000000000e");
+    let mapped = |name: &str, disk: &str| Mapping {
+        device_name: name.into(),
+        volume: None,
+        virtual_name: Some(disk.into()),
+    };
+    let both = [image.block_devices.clone(), vec![mapped("/dev/sdb", "ephemeral0")]].concat();
+    client.put(Image { block_devices: both, ..image });
+    let disks = |kind: &str, more: &[(&str, &str)]| {
+        let parameters = [&[("ImageId", "ami-0000000000000000e"), ("InstanceType", kind)], more].concat();
+        let id = run(&client, &parameters).unwrap().one("instanceId");
+        let disks = client.instance(&id).instance_store.into_iter();
+        let shown = disks.map(|disk| format!("{} {}", disk.name, disk.device_name.unwrap_or_default()));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let map =
+        |name, disk| [("BlockDeviceMapping.1.DeviceName", name), ("BlockDeviceMapping.1.VirtualName", disk)];
+    assert_eq!(disks("t3.micro", &[]), "");
+    assert_eq!(disks("m5d.large", &[]), "ephemeral0 /dev/sdb");
+    assert_eq!(disks("m5d.large", &map("/dev/sdc", "ephemeral0")), "ephemeral0 /dev/sdc");
+    // What the type does not have is nothing, and what it has comes even if nobody wants it.
+    assert_eq!(disks("m5d.large", &map("/dev/sdb", "ephemeral1")), "ephemeral0 ");
+    let none = [("BlockDeviceMapping.1.DeviceName", "/dev/sdb"), ("BlockDeviceMapping.1.NoDevice", "")];
+    assert_eq!(disks("m5d.large", &none), "ephemeral0 ");
+    let twice = [
+        &map("/dev/sdc", "ephemeral0")[..],
+        &[
+            ("BlockDeviceMapping.2.DeviceName", "/dev/sdd"),
+            ("BlockDeviceMapping.2.VirtualName", "ephemeral0"),
+        ],
+    ];
+    assert_eq!(code(&client, &twice.concat()), "InvalidBlockDeviceMapping");
+    // It takes memory, of which there is not enough for four more of 8 GiB and 75 GB.
+    let four = [("InstanceType", "m5d.large"), ("MinCount", "4"), ("MaxCount", "4")];
+    assert_eq!(code(&client, &four), "InsufficientInstanceCapacity");
+}
+
+#[test]
+fn a_root_device_in_the_instance_store_is_no_volume() {
+    let client = Client::new();
+    let root = StoreDisk { name: StoreDisk::ROOT.into(), device_name: None, size: 1 << 30, source: None };
+    let image = client.image("ami-0000000000000000d");
+    client.put(Image { block_devices: Vec::new(), root_store: Some(root), ..image });
+    let store = ("ImageId", "ami-0000000000000000d");
+    let id = run(&client, &[store, ("InstanceType", "m5d.large")]).unwrap().one("instanceId");
+    let instance = client.instance(&id);
+    let names: Vec<_> = instance.instance_store.iter().map(|disk| disk.name.as_str()).collect();
+    assert_eq!((names, instance.block_devices.len()), (vec!["root", "ephemeral0"], 0));
+    let mapped = [
+        store,
+        ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
+        ("BlockDeviceMapping.1.Ebs.VolumeSize", "20"),
+    ];
+    assert_eq!(code(&client, &mapped), "InvalidBlockDeviceMapping");
 }
 
 #[test]

@@ -13,8 +13,8 @@ use crate::ids::{ImageId, SnapshotId};
 use crate::instances::lifecycle::Observation;
 use crate::query::ApiError;
 use crate::records::{
-    Image, ImageState, Instance, KeyPair, MappedVolume, Mapping, NetworkInterface, ShutdownBehavior,
-    Snapshot, Step, Volume, VolumeState,
+    Image, ImageState, Instance, KeyPair, MappedVolume, Mapping, NetworkInterface, Snapshot, Step, Volume,
+    VolumeState,
 };
 use crate::store::StoreError;
 
@@ -91,6 +91,7 @@ impl Client {
                 }),
                 virtual_name: None,
             }],
+            root_store: None,
             boot: None,
             boot_mode: None,
             imds_support: None,
@@ -151,8 +152,8 @@ impl Client {
                         }
                         _ => {}
                     }
-                    let now = Timestamp::now();
-                    instance.lifecycle.observe(Observation::Done(step), ShutdownBehavior::Stop, now);
+                    let (endings, now) = (instance.endings(), Timestamp::now());
+                    instance.lifecycle.observe(Observation::Done(step), endings, now);
                 }
                 draft.put(instance);
             }
