@@ -536,6 +536,22 @@ pub struct DeviceStatus {
     pub state: DeviceState,
     /// A disk's size; 0 for others.
     pub size: u64,
+    /// What the guest makes of it.
+    #[serde(default)]
+    pub driver: DriverState,
+}
+
+/// What the guest makes of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverState {
+    /// No driver has it, or the driver has given up.
+    #[default]
+    None,
+    /// A driver uses it.
+    Running,
+    /// It was driven in a way that makes no sense, or its host has failed it, and does nothing until it is reset.
+    NeedsReset,
 }
 
 /// What a device is.

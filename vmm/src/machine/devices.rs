@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
-use innkeeper_protocol::{DeviceKind, DeviceState, DeviceStatus};
+use innkeeper_protocol::{DeviceKind, DeviceState, DeviceStatus, DriverState};
 
 use crate::platform::hotplug;
 use crate::virtio::VirtioDevice;
@@ -87,13 +87,13 @@ pub struct Device {
 
 impl Device {
     /// How things stand with it.
-    pub fn status(&self) -> DeviceStatus {
+    pub fn status(&self, driver: DriverState) -> DeviceStatus {
         let size = match &self.part {
             Part::Disk(disk, _) => disk.capacity(),
             Part::Interface(_) => 0,
         };
         let Self { id, slot, state, .. } = self;
-        DeviceStatus { id: id.clone(), kind: self.part.kind(), slot: *slot, state: *state, size }
+        DeviceStatus { id: id.clone(), kind: self.part.kind(), slot: *slot, state: *state, size, driver }
     }
 }
 

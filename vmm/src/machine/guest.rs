@@ -23,7 +23,7 @@ use crate::event::as_fd;
 use crate::exit::Exit;
 use crate::platform::serial::SerialPort;
 use crate::virtio::block::Disk;
-use crate::virtio::transport::VirtioPci;
+use crate::virtio::transport::{Remote, VirtioPci};
 use crate::virtio::vsock::VsockHost;
 
 /// A guest may not listen to the power button yet; pressing it again does no harm.
@@ -549,7 +549,9 @@ impl Guest {
         status.resets = self.resets;
         status.is_rebooting = self.reboot.is_some();
         status.balloon = self.configuration.balloon.as_ref().map(|balloon| balloon.status());
-        status.devices = self.devices.iter().map(Device::status).collect();
+        let remote = |slot| self.machine.as_ref().and_then(|machine| machine.remote(slot));
+        let driver = |slot| remote(slot).map(Remote::driver_state).unwrap_or_default();
+        status.devices = self.devices.iter().map(|device| device.status(driver(device.slot))).collect();
     }
 
     /// What was counted.

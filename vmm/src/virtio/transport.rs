@@ -10,6 +10,7 @@ mod model;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use innkeeper_protocol::DriverState;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -538,6 +539,15 @@ impl Remote {
         Ok(())
     }
 
+    /// What the guest's driver has made of the device.
+    pub fn driver_state(&self) -> DriverState {
+        match self.notifier.status.load(Ordering::SeqCst) {
+            bits if bits & status::NEEDS_RESET != 0 => DriverState::NeedsReset,
+            bits if bits & (status::DRIVER_OK | status::FAILED) == status::DRIVER_OK => DriverState::Running,
+            _ => DriverState::None,
+        }
+    }
+
     /// Wakes the device's threads, so that they look at what was changed for them.
     pub fn wake(&self) {
         let count = self.bells.lock().len();
@@ -715,14 +725,17 @@ mod tests {
     #[test]
     fn a_driver_brings_a_device_up_and_down() {
         let mut driver = Driver::new();
+        let remote = driver.function.remote();
         driver.negotiate();
-        assert_eq!(driver.status(), 11);
+        assert_eq!((driver.status(), remote.driver_state()), (11, DriverState::None));
         driver.set_up_queue(0, 0x1_0000);
         driver.write(common::STATUS, &[15]);
         assert_eq!((driver.status(), driver.calls()), (15, vec!["activate [true, false]".into()]));
+        assert_eq!(remote.driver_state(), DriverState::Running);
         assert_eq!(&driver.read::<13>(0x2000), b"configuration");
         driver.write(common::STATUS, &[0]);
         assert_eq!((driver.status(), driver.calls().len()), (0, 2));
+        assert_eq!(remote.driver_state(), DriverState::None);
         assert_eq!(driver.read::<4>(common::QUEUE_SIZE), [16, 0, 0xff, 0xff]);
         assert_eq!(driver.read::<2>(common::QUEUE_ENABLE), [0, 0]);
     }
@@ -802,6 +815,7 @@ mod tests {
             driver.set_up_queue(0, address);
             driver.write(common::STATUS, &[15]);
             assert_eq!(driver.status(), 15 | 64, "{address:#x}");
+            assert_eq!(driver.function.remote().driver_state(), DriverState::NeedsReset);
             assert!(driver.calls().is_empty());
             driver.write(common::STATUS, &[0]);
             assert_eq!(driver.status(), 0);
