@@ -112,6 +112,8 @@ ids! {
     SecurityGroupId = "sg";
     /// A rule of a security group.
     SecurityGroupRuleId = "sgr";
+    /// A scheduled event of an instance.
+    InstanceEventId = "instance-event";
     /// A network interface.
     NetworkInterfaceId = "eni";
     /// Where an interface is attached to an instance.

@@ -7,7 +7,7 @@
 //!
 //! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' types and files,
 //!   [`images`] the images' files, [`network`] the address plans, and [`ids`] the forms of EC2's ids.
-//! - [`events`] tells those who listen of what becomes of instances.
+//! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
 //! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 
@@ -28,6 +28,7 @@ pub mod keys;
 pub mod network;
 pub mod query;
 pub mod records;
+pub mod scheduled_events;
 pub mod serve;
 pub mod state;
 pub mod store;

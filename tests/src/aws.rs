@@ -29,6 +29,7 @@ pub fn life(agent: &Agent, image: &str, template: &Template) -> Result<()> {
     let [first, second] = ids[..] else { bail!("not two instances: {launched}") };
     ec2(agent, &format!("wait instance-running --instance-ids {first} {second}"))?;
     agent.wait_for_vmms(2)?;
+    ec2(agent, &format!("wait instance-status-ok --instance-ids {first} {second}"))?;
     let found = ec2(
         agent,
         "describe-instances --filters Name=tag:webserver,Values=prod* Name=instance-state-name,Values=running \

@@ -136,3 +136,10 @@ pub fn arn(context: Context<'_>, owner: &str, kind: &str, id: impl fmt::Display)
 pub fn time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
+
+/// Reads a point in time, such as `2026-11-28T10:00:00Z`.
+pub fn parse_time(text: &str, parameter: &str) -> Result<jiff::Timestamp, ApiError> {
+    text.parse().map_err(|_| {
+        ApiError::invalid(text, parameter, "Expecting a date and time as in 2026-11-28T10:00:00Z.")
+    })
+}

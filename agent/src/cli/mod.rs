@@ -17,6 +17,7 @@ mod groups;
 mod images;
 mod instances;
 mod keys;
+mod maintenance;
 mod names;
 mod output;
 mod people;

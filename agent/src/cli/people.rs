@@ -10,6 +10,7 @@ use crate::cli::groups::Groups;
 use crate::cli::images::Images;
 use crate::cli::instances::{Describe, Ps, Reboot, Start, Stop, Terminate};
 use crate::cli::keys::Keys;
+use crate::cli::maintenance::Maintenance;
 use crate::cli::run::Run;
 use crate::cli::tags::Tag;
 use crate::cli::types::Types;
@@ -50,6 +51,8 @@ pub enum Command {
     Console(Asking<Console>),
     /// Print what has become of instances
     Events(Asking<Events>),
+    /// Show how instances are, and announce events for them
+    Instance(Choosing<Maintenance>),
     /// List, register and remove images
     Image(Choosing<Images>),
     /// List, create, import and remove key pairs
@@ -97,6 +100,7 @@ impl Command {
             Self::Terminate(Asking { arguments, global }) => arguments.execute(&global),
             Self::Console(Asking { arguments, global }) => arguments.execute(&global),
             Self::Events(Asking { arguments, global }) => arguments.execute(&global),
+            Self::Instance(Choosing { command, global }) => command.execute(&global),
             Self::Image(Choosing { command, global }) => command.execute(&global),
             Self::Key(Choosing { command, global }) => command.execute(&global),
             Self::Volume(Choosing { command, global }) => command.execute(&global),

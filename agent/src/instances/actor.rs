@@ -27,6 +27,12 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// How long a VMM waits for a fresh boot source after a reset. An actor that looks for one does nothing else meanwhile.
 const BOOT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often a running instance is checked: when all is well, and as long as it is not.
+const CHECKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
+
+/// How long a VMM may take to say how it is.
+const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// After how many tries a VMM that does not answer is given up.
 const MAX_SILENCES: u32 = 3;
 
@@ -39,6 +45,8 @@ pub struct Actor {
     pub(super) vmm: Option<Vmm>,
     /// The disks that the VMM has, as far as the actor has brought that about.
     pub(super) disks: BTreeSet<VolumeId>,
+    /// When to look how the instance is.
+    check: Instant,
     retry: Duration,
 }
 
@@ -59,13 +67,19 @@ impl Actor {
         changed: Arc<Notify>,
         mailbox: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
-        Self { id, shared, changed, mailbox, vmm: None, disks: BTreeSet::new(), retry: RETRY.0 }
+        let (disks, check) = (BTreeSet::new(), Instant::now());
+        Self { id, shared, changed, mailbox, vmm: None, disks, check, retry: RETRY.0 }
     }
 
     /// Until the instance is terminated and nothing is left to do.
     pub async fn run(mut self) {
         while let Some(instance) = self.record::<Instance>(&self.id.clone()) {
             let lifecycle = &instance.lifecycle;
+            if lifecycle.state != InstanceState::Running {
+                self.shared.healths.forget(&self.id);
+                // As soon as it runs.
+                self.check = Instant::now();
+            }
             let seen = match (&lifecycle.step, lifecycle.state) {
                 (Some(step), _) => self.perform(&instance, step).await,
                 (None, InstanceState::Terminated) => return,
@@ -162,10 +176,32 @@ impl Actor {
             return Some(seen);
         }
         self.reconcile_volumes(instance).await;
-        match self.wait(None).await {
-            Woken::Seen(seen) => Some(seen),
-            Woken::Changed | Woken::Time => None,
+        match self.wait(Some(self.check)).await {
+            Woken::Seen(seen) => return Some(seen),
+            Woken::Time => self.check_health(instance).await,
+            Woken::Changed => {}
         }
+        None
+    }
+
+    /// Looks how a running instance is, and when to look again.
+    async fn check_health(&mut self, instance: &Instance) {
+        let Some(vmm) = self.vmm.as_mut() else { return };
+        let answer = match timeout(CHECK_PATIENCE, vmm.status()).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(error)) => {
+                tracing::debug!(instance = %self.id, error = chain(&error), "a status check has failed");
+                None
+            }
+            Err(_) => None,
+        };
+        let before = self.shared.healths.get(&self.id);
+        let health = before.then(answer.as_ref(), instance.lifecycle.since, Timestamp::now());
+        if health != before {
+            tracing::info!(instance = %self.id, ?health, "the status checks have changed");
+        }
+        self.shared.healths.set(&self.id, health);
+        self.check = Instant::now() + if health.is_well() { CHECKS.0 } else { CHECKS.1 };
     }
 
     /// Makes sure that there is a connection to the VMM of an instance that has one. The host's trouble, such as having

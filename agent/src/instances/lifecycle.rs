@@ -29,6 +29,7 @@ mod reason {
     pub const USER_SHUTDOWN: (&str, &str) = ("Client.UserInitiatedShutdown", "User initiated shutdown");
     pub const INSTANCE_SHUTDOWN: (&str, &str) =
         ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown");
+    pub const SCHEDULED: (&str, &str) = ("Server.ScheduledStop", "Stopped due to a scheduled retirement");
     pub const INTERNAL: &str = "Server.InternalError";
 }
 
@@ -132,6 +133,25 @@ impl Lifecycle {
                 self.enter(InstanceState::ShuttingDown, Some(Step::EndVmm), now);
             }
         }
+    }
+
+    /// A scheduled event: it is stopped, or terminated if it cannot be.
+    pub fn retire(
+        &mut self,
+        endings: Endings,
+        patience: SignedDuration,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        if self.state != InstanceState::Running {
+            return Err(Refused(self.state));
+        }
+        if endings.can_stop() {
+            self.stop(false, patience, now)?;
+        } else {
+            self.terminate(now);
+        }
+        self.because(reason::SCHEDULED, format!("{} ({})", reason::SCHEDULED.0, instant(now)));
+        Ok(())
     }
 
     /// The host was started anew, and no VMM has outlived that: what ran starts again, and what was on its way goes on

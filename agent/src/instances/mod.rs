@@ -4,8 +4,8 @@
 //! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
 //!   what that means for other records, `store` its instance store.
 //! - [`host_reboot`] is what has to be done before that, when the host itself was started anew.
-//! - [`vmm`] is the connection to a VMM, [`capacity`] what the host has room for, [`failpoint`] where tests let the agent
-//!   die.
+//! - [`vmm`] is the connection to a VMM, [`health`] what it says of the guest, [`capacity`] what the host has room for,
+//!   [`failpoint`] where tests let the agent die.
 //!
 //! [`Instances`] holds the actors: it hears of every change of the records and wakes whom it concerns. After a restart it
 //! finds the same records and the same VMMs, and goes on.
@@ -14,6 +14,7 @@ mod actor;
 pub mod capacity;
 mod console;
 pub mod failpoint;
+pub mod health;
 pub mod host_reboot;
 pub mod lifecycle;
 mod settle;
@@ -37,6 +38,7 @@ use crate::state::State;
 use crate::volumes::Volumes;
 use actor::Actor;
 pub use console::{ConsoleOutput, Consoles};
+use health::{Health, Healths};
 pub use settle::detach;
 
 /// How long an actor may take to answer: it may be copying a disk.
@@ -58,6 +60,8 @@ pub struct Shared {
     pub reboot_timeout: Duration,
     /// Turns to make volumes. Each holds a thread for as long as a disk takes to copy, and those are everybody's.
     pub makers: Semaphore,
+    /// The status checks of those that run.
+    pub healths: Healths,
     /// Turns to read what a disk boots, each of which decompresses a kernel.
     pub boot_readers: Arc<Semaphore>,
 }
@@ -96,6 +100,17 @@ impl Instances {
     pub fn new(shared: Shared) -> Self {
         let askers = Arc::new(Semaphore::new(MAX_ASKERS));
         Self { shared: Arc::new(shared), actors: Arc::default(), askers }
+    }
+
+    /// The status checks of an instance that runs.
+    pub fn health(&self, instance: &InstanceId) -> Health {
+        self.shared.healths.get(instance)
+    }
+
+    /// Lets checks have ended so.
+    #[cfg(test)]
+    pub fn set_health(&self, instance: &InstanceId, health: Health) {
+        self.shared.healths.set(instance, health);
     }
 
     fn actors(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Handle>> {

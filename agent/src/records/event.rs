@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::InstanceId;
+use crate::ids::{InstanceEventId, InstanceId};
 use crate::records::InstanceState;
 
 /// A change of an instance's state. It is recorded with the change itself, so that there is one for each.
@@ -32,5 +32,86 @@ impl StateChange {
     /// Its number; 0 for one that no agent has made.
     pub fn ordinal(&self) -> u64 {
         self.number.parse().unwrap_or(0)
+    }
+}
+
+/// What an operator has announced for an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledEvent {
+    /// `instance-event-…`.
+    pub id: InstanceEventId,
+    /// What it is for.
+    pub instance: InstanceId,
+    /// What will happen.
+    pub code: EventCode,
+    /// For people.
+    pub description: String,
+    /// When it begins.
+    pub not_before: Timestamp,
+    /// When it is over.
+    pub not_after: Option<Timestamp>,
+    /// Until when its beginning may be put off.
+    pub not_before_deadline: Option<Timestamp>,
+    /// When it was carried out.
+    pub completed: Option<Timestamp>,
+}
+
+impl ScheduledEvent {
+    /// When there is something to do about it: what happens to the host is done by others, and over at its end.
+    pub fn takes_effect(&self) -> Timestamp {
+        match self.code {
+            EventCode::SystemReboot | EventCode::SystemMaintenance => {
+                self.not_after.unwrap_or(self.not_before)
+            }
+            _ => self.not_before,
+        }
+    }
+}
+
+/// What a scheduled event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventCode {
+    /// The instance is rebooted.
+    InstanceReboot,
+    /// The host is rebooted.
+    SystemReboot,
+    /// The host may be without its network or power for a while.
+    SystemMaintenance,
+    /// The instance is stopped, or terminated if it cannot be.
+    InstanceRetirement,
+    /// The instance is stopped.
+    InstanceStop,
+}
+
+impl EventCode {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::InstanceReboot,
+        Self::SystemReboot,
+        Self::SystemMaintenance,
+        Self::InstanceRetirement,
+        Self::InstanceStop,
+    ];
+
+    /// EC2's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InstanceReboot => "instance-reboot",
+            Self::SystemReboot => "system-reboot",
+            Self::SystemMaintenance => "system-maintenance",
+            Self::InstanceRetirement => "instance-retirement",
+            Self::InstanceStop => "instance-stop",
+        }
+    }
+
+    /// What people are told if nothing else is said.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::InstanceReboot => "The instance is scheduled for a reboot",
+            Self::SystemReboot => "The host is scheduled for a reboot",
+            Self::SystemMaintenance => "The host is scheduled for maintenance",
+            Self::InstanceRetirement | Self::InstanceStop => "The instance is running on degraded hardware",
+        }
     }
 }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use event::StateChange;
+pub use event::{EventCode, ScheduledEvent, StateChange};
 pub use image::{BootFiles, Image, ImageState};
 pub use instance::{
     BlockDevice, Endings, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason,
@@ -67,6 +67,7 @@ records! {
     KeyPair, "key-pair", id;
     Machine, "machine", name;
     NetworkInterface, "network-interface", id;
+    ScheduledEvent, "scheduled-event", id;
     SecurityGroup, "security-group", id;
     Snapshot, "snapshot", id;
     StateChange, "state-change", number;

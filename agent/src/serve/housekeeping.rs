@@ -1,4 +1,4 @@
-//! Forgets what need not be known any longer: instances that were terminated a while ago, and answers that nobody will
+//! Carries out scheduled events, and forgets what need not be known any longer: instances that were terminated a while ago, and answers that nobody will
 //! ask for again. With the last instance of an image that is gone, the image's files go.
 
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Agent;
 use crate::ids::InstanceId;
-use crate::images;
 use crate::records::{Idempotency, Instance, InstanceState, NetworkInterface, Tags};
 use crate::state::{State, World};
 use crate::store::StoreError;
+use crate::{images, scheduled_events};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -34,6 +34,9 @@ pub async fn keep(agent: Arc<Agent>) {
             if let Err(error) = images::clean_up(&images, &agent.state) {
                 tracing::error!(%error, "files of images that nobody needs stay for now");
             }
+            let patience =
+                SignedDuration::from_secs(agent.config.stop_timeout.try_into().unwrap_or(i64::MAX));
+            carry_out_events(&agent.state, patience, Timestamp::now())?;
             tidy(&agent.state, retention, Timestamp::now())
         })
         .await;
@@ -43,6 +46,17 @@ pub async fn keep(agent: Arc<Agent>) {
             Err(error) => tracing::error!(%error, "old records stay for now"),
         }
     }
+}
+
+/// Carries out scheduled events whose time has come, each in the transaction that says so.
+fn carry_out_events(state: &State, patience: SignedDuration, now: Timestamp) -> Result<(), StoreError> {
+    if !scheduled_events::is_time(&state.read(), now) {
+        return Ok(());
+    }
+    state.change(|draft| {
+        scheduled_events::carry_out(draft, patience, now);
+        Ok(())
+    })
 }
 
 /// Forgets what is old, in one transaction.

@@ -28,6 +28,7 @@ use crate::credentials::Credentials;
 use crate::host::{Host, Linux};
 use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
+use crate::instances::health::Healths;
 use crate::instances::host_reboot::settle_reboot;
 use crate::instances::{Consoles, Instances, MAX_BOOT_READERS, MAX_MAKERS, Shared};
 use crate::query::dispatch::Registry;
@@ -74,6 +75,7 @@ impl Agent {
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
             makers: Semaphore::new(MAX_MAKERS),
+            healths: Healths::default(),
             boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
         Ok(Self { config, state, catalogue, capacity, instances, volumes, copying: Copying::default() })

@@ -20,7 +20,7 @@ use tokio::sync::broadcast;
 
 use crate::records::{
     AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, Machine, NetworkInterface, Record,
-    SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
+    ScheduledEvent, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -93,6 +93,7 @@ world! {
     key_pairs: KeyPair,
     machines: Machine,
     network_interfaces: NetworkInterface,
+    scheduled_events: ScheduledEvent,
     security_groups: SecurityGroup,
     snapshots: Snapshot,
     state_changes: StateChange,

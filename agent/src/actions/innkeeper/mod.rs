@@ -1,9 +1,13 @@
 //! Actions that EC2 does not have, for people on the host.
 
 mod describe_state;
+mod schedule_event;
 
 use crate::query::dispatch::Registry;
+pub use schedule_event::find_event;
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<describe_state::DescribeState>();
+    registry.add::<schedule_event::ScheduleEvent>();
+    registry.add::<schedule_event::CancelEvent>();
 }

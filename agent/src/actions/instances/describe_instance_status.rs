@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::describe_instances::no_pages_of_ids;
 use super::named::named;
-use super::view::{Nothing, State};
+use super::view::State;
+use crate::actions::lookup::time;
 use crate::actions::regions::zone_id;
+use crate::instances::health::Check;
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Instance, InstanceState};
+use crate::records::{Instance, InstanceState, ScheduledEvent};
 
 /// How the instances are doing: the running ones, if not all are wanted.
 #[derive(Debug, Deserialize)]
@@ -47,7 +49,7 @@ struct Item {
     system_status: Status,
     instance_status: Status,
     attached_ebs_status: Status,
-    events_set: Vec<Nothing>,
+    events_set: Vec<EventItem>,
     #[serde(skip)]
     state: InstanceState,
 }
@@ -59,25 +61,68 @@ struct Status {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Detail {
     name: &'static str,
     status: &'static str,
+    impaired_since: Option<String>,
 }
 
 impl Status {
-    /// The checks of a running instance begin with the network that they go through.
-    fn of(state: InstanceState) -> Self {
-        match state {
-            InstanceState::Running => Self {
-                status: "initializing",
-                details: Some(vec![Detail { name: "reachability", status: "initializing" }]),
-            },
-            _ => Self { status: "not-applicable", details: None },
+    /// Of an instance in this state, whose check has ended so.
+    fn of(state: InstanceState, check: Check) -> Self {
+        if state != InstanceState::Running {
+            return Self { status: "not-applicable", details: None };
+        }
+        let (status, detail, since) = match check {
+            Check::Initializing => ("initializing", "initializing", None),
+            Check::Passed => ("ok", "passed", None),
+            Check::Failed { since } => ("impaired", "failed", Some(time(since))),
+        };
+        Self {
+            status,
+            details: Some(vec![Detail { name: "reachability", status: detail, impaired_since: since }]),
         }
     }
 
     fn reachability(&self) -> Vec<String> {
         self.details.iter().flatten().map(|detail| detail.status.to_owned()).collect()
+    }
+}
+
+/// A scheduled event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventItem {
+    instance_event_id: String,
+    code: &'static str,
+    description: String,
+    not_before: String,
+    not_after: Option<String>,
+    not_before_deadline: Option<String>,
+}
+
+impl From<&ScheduledEvent> for EventItem {
+    fn from(event: &ScheduledEvent) -> Self {
+        let description = &event.description;
+        Self {
+            instance_event_id: event.id.to_string(),
+            code: event.code.name(),
+            description: match event.completed {
+                Some(_) => format!("[Completed] {description}"),
+                None => description.clone(),
+            },
+            not_before: time(event.not_before),
+            not_after: event.not_after.map(time),
+            not_before_deadline: event.not_before_deadline.map(time),
+        }
+    }
+}
+
+impl Item {
+    /// A value of each of its events.
+    fn events(&self, value: fn(&EventItem) -> Option<String>) -> Vec<String> {
+        self.events_set.iter().filter_map(value).collect()
     }
 }
 
@@ -93,16 +138,15 @@ impl Filtered for Item {
             "system-status.reachability" => |item| item.system_status.reachability(),
             "system-status.status" => |item| vec![item.system_status.status.to_owned()],
             "attached-ebs-status.status" => |item| vec![item.attached_ebs_status.status.to_owned()],
+            "event.code" => |item| item.events(|event| Some(event.code.to_owned())),
+            "event.description" => |item| item.events(|event| Some(event.description.clone())),
+            "event.instance-event-id" => |item| item.events(|event| Some(event.instance_event_id.clone())),
+            "event.not-after" => |item| item.events(|event| event.not_after.clone()),
+            "event.not-before" => |item| item.events(|event| Some(event.not_before.clone())),
+            "event.not-before-deadline" => |item| item.events(|event| event.not_before_deadline.clone()),
             "operator.managed" => |_| vec!["false".to_owned()],
             // What no instance of this host has.
-            "application-status.status"
-            | "event.code"
-            | "event.description"
-            | "event.instance-event-id"
-            | "event.not-after"
-            | "event.not-before"
-            | "event.not-before-deadline"
-            | "operator.principal" => |_| Vec::new(),
+            "application-status.status" | "operator.principal" => |_| Vec::new(),
             _ => return None,
         })
     }
@@ -131,15 +175,20 @@ impl Action for DescribeInstanceStatus {
             .into_iter()
             .map(|instance| (instance, instance.lifecycle.state))
             .filter(|(_, state)| self.include_all_instances || *state == InstanceState::Running)
-            .map(|(instance, state)| Item {
+            .map(|(instance, state)| (instance, state, context.agent.instances.health(&instance.id)))
+            .map(|(instance, state, health)| Item {
                 instance_id: instance.id.to_string(),
                 availability_zone: instance.availability_zone.clone(),
                 availability_zone_id: zone_id(region, &instance.availability_zone),
                 instance_state: state.into(),
-                system_status: Status::of(state),
-                instance_status: Status::of(state),
-                attached_ebs_status: Status::of(state),
-                events_set: Vec::new(),
+                system_status: Status::of(state, health.system),
+                instance_status: Status::of(state, health.instance),
+                attached_ebs_status: Status::of(state, health.volumes),
+                events_set: world
+                    .all::<ScheduledEvent>()
+                    .filter(|event| event.instance == instance.id)
+                    .map(|event| EventItem::from(event.as_ref()))
+                    .collect(),
                 state,
             })
             .filter(|item| wanted.accepts(item))

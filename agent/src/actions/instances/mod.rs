@@ -13,6 +13,7 @@ mod get_console_output;
 mod metadata;
 mod modify_instance_attribute;
 mod modify_instance_credit_specification;
+mod modify_instance_event_start_time;
 mod modify_instance_metadata_options;
 mod monitor_instances;
 mod named;
@@ -41,6 +42,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<modify_instance_attribute::ModifyInstanceAttribute>();
     registry.add::<modify_instance_attribute::ResetInstanceAttribute>();
     registry.add::<modify_instance_credit_specification::ModifyInstanceCreditSpecification>();
+    registry.add::<modify_instance_event_start_time::ModifyInstanceEventStartTime>();
     registry.add::<modify_instance_metadata_options::ModifyInstanceMetadataOptions>();
     registry.add::<monitor_instances::MonitorInstances>();
     registry.add::<monitor_instances::UnmonitorInstances>();

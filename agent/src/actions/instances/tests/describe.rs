@@ -1,6 +1,9 @@
 //! What can be seen of instances and types.
 
+use jiff::Timestamp;
+
 use super::{Client, IMAGE};
+use crate::instances::health::{Check, Health};
 
 #[test]
 fn instances_that_are_not_there_are_named() {
@@ -213,10 +216,22 @@ fn only_running_instances_have_a_status_if_not_all_are_wanted() {
     let running = client.running(&[]);
     let pending = client.launch(&[]);
     let some = client.call("DescribeInstanceStatus", &[]).unwrap();
-    assert_eq!(some.all("instanceId"), [running]);
+    assert_eq!(some.all("instanceId"), [running.as_str()]);
     assert!(some.0.contains("<instanceStatus><status>initializing</status>"), "{}", some.0);
     let all = client.call("DescribeInstanceStatus", &[("IncludeAllInstances", "true")]).unwrap();
     assert_eq!(all.all("instanceId").len(), 2);
+    let failed = Check::Failed { since: Timestamp::UNIX_EPOCH };
+    let health = Health { system: failed, instance: Check::Passed, volumes: Check::Passed };
+    client.agent.instances.set_health(&running.parse().unwrap(), health);
+    let some = client.call("DescribeInstanceStatus", &[("InstanceId.1", &running)]).unwrap();
+    for piece in [
+        "<systemStatus><status>impaired</status><details><item><name>reachability</name><status>failed</status>\
+         <impairedSince>1970-01-01T00:00:00.000Z</impairedSince>",
+        "<instanceStatus><status>ok</status><details><item><name>reachability</name><status>passed</status>",
+        "<attachedEbsStatus><status>ok</status>",
+    ] {
+        assert!(some.0.contains(piece), "{piece}: {}", some.0);
+    }
     let filters = [
         ("IncludeAllInstances", "true"),
         ("Filter.1.Name", "system-status.status"),
