@@ -23,6 +23,8 @@ pub const DEFAULT_FILE: &str = "/etc/innkeeper/innkeeper.toml";
 pub struct Config {
     /// Where the API listens. Not on the loopback needs TLS, which is not there yet.
     pub listen: SocketAddr,
+    /// Where metrics can be read, by everybody who can reach it; by default nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// What is to survive a reboot of the host: records, volumes, images.
     pub state_directory: PathBuf,
     /// What does not: the VMMs' sockets.
@@ -87,6 +89,7 @@ impl Default for Config {
         let region = "us-east-1";
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8773)),
+            metrics_listen: None,
             state_directory: "/var/lib/innkeeper".into(),
             run_directory: "/run/innkeeper".into(),
             boot_id_file: "/proc/sys/kernel/random/boot_id".into(),
@@ -254,7 +257,7 @@ mod tests {
         };
         assert_eq!(shown.keys().collect::<Vec<_>>(), keys.keys().collect::<Vec<_>>());
         // These have none, and are shown with a value that could be.
-        for key in ["instance-types", "public-addresses", "vmm"] {
+        for key in ["instance-types", "metrics-listen", "public-addresses", "vmm"] {
             let shown = toml::Table::from_iter([(key.to_owned(), shown.remove(key).unwrap())]);
             let config = read(&shown.to_string(), &[]).unwrap();
             assert_ne!(config, Config::default(), "{key}");

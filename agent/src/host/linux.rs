@@ -21,7 +21,7 @@ use nix::sys::socket::{
 };
 
 use super::store::Stores;
-use super::{Host, HostError, Settings, VmmProcess, process};
+use super::{AgentUsage, Host, HostError, Settings, VmmProcess, VmmUsage, process};
 use crate::ids::InstanceId;
 use crate::instances::capacity::Capacity;
 
@@ -85,8 +85,8 @@ impl Linux {
         }
     }
 
-    /// The process that the note is about, if it is still there.
-    fn noted(&self, instance: &InstanceId) -> io::Result<Option<OwnedFd>> {
+    /// The process that the note is about, and its number, if it is still there.
+    fn noted(&self, instance: &InstanceId) -> io::Result<Option<(OwnedFd, u32)>> {
         let note = match fs::read_to_string(self.directory(instance).join("process")) {
             Ok(note) => note,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -102,7 +102,7 @@ impl Linux {
         // First held, then looked at: from here on the number cannot become another's unnoticed.
         let held = process::open(pid).and_then(|pidfd| Ok((pidfd, process::start_time(pid)?)));
         match held {
-            Ok((pidfd, time)) => Ok((time == started).then_some(pidfd)),
+            Ok((pidfd, time)) => Ok((time == started).then_some((pidfd, pid))),
             // A VMM that is taken for dead is started anew, on the same volumes.
             Err(error) if !process::is_gone(&error) => Err(error),
             Err(_) => Ok(None),
@@ -220,7 +220,7 @@ impl Host for Linux {
 
     fn find_vmm(&self, instance: &InstanceId) -> Result<Option<VmmProcess>, HostError> {
         let what = || format!("look for the VMM of {instance}");
-        let Some(pidfd) = self.noted(instance).what(what)? else { return Ok(None) };
+        let Some((pidfd, _)) = self.noted(instance).what(what)? else { return Ok(None) };
         match self.connect(instance) {
             Ok(control) => Ok(Some(VmmProcess { pidfd, control })),
             // It has ended just now, or was told nothing yet, or can never be talked to again.
@@ -241,6 +241,21 @@ impl Host for Linux {
 
     fn vmms(&self) -> Result<Vec<InstanceId>, HostError> {
         instances_in(&self.root())
+    }
+
+    fn vmm_usage(&self, instance: &InstanceId) -> Result<Option<VmmUsage>, HostError> {
+        let what = || format!("see what the VMM of {instance} takes");
+        // As long as it is held, its number is its own.
+        let Some((_held, pid)) = self.noted(instance).what(what)? else { return Ok(None) };
+        match process::usage(pid) {
+            Ok(usage) => Ok(Some(usage)),
+            Err(error) if process::is_gone(&error) => Ok(None),
+            Err(error) => Err(error).what(what),
+        }
+    }
+
+    fn agent_usage(&self) -> Result<AgentUsage, HostError> {
+        process::own_usage().what(|| "see what the agent takes".into())
     }
 
     fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError> {

@@ -7,6 +7,7 @@ mod store;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::ids::InstanceId;
 use crate::instances::capacity::Capacity;
@@ -31,6 +32,32 @@ pub struct VmmProcess {
     pub pidfd: OwnedFd,
     /// A connection to it, of the protocol in `innkeeper-protocol`, on which nothing was said yet. Non-blocking.
     pub control: OwnedFd,
+}
+
+/// What a VMM's process takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmmUsage {
+    /// Tells the process from all others on this boot of the host.
+    pub name: String,
+    /// CPU time of the guest.
+    pub guest_time: Duration,
+    /// CPU time of the VMM itself, in user mode.
+    pub user_time: Duration,
+    /// CPU time of the kernel for it.
+    pub system_time: Duration,
+    /// The guest's memory that is in use, in bytes.
+    pub guest_memory: u64,
+    /// Its other memory, in bytes.
+    pub own_memory: u64,
+}
+
+/// What the agent itself takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentUsage {
+    /// Its memory in bytes.
+    pub resident: u64,
+    /// Its open files.
+    pub descriptors: u64,
 }
 
 /// What the agent asks of the machine. All functions block, for milliseconds.
@@ -58,6 +85,12 @@ pub trait Host: Send + Sync {
 
     /// The instances that have or had a VMM, until [`Host::forget_vmm`].
     fn vmms(&self) -> Result<Vec<InstanceId>, HostError>;
+
+    /// What the VMM of an instance takes; none if it has ended.
+    fn vmm_usage(&self, instance: &InstanceId) -> Result<Option<VmmUsage>, HostError>;
+
+    /// What this process takes.
+    fn agent_usage(&self) -> Result<AgentUsage, HostError>;
 
     /// Removes what is left of a VMM that has ended. Nothing, if nothing is left.
     fn forget_vmm(&self, instance: &InstanceId) -> Result<(), HostError>;

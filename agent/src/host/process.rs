@@ -2,11 +2,22 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use super::{AgentUsage, VmmUsage};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+/// The unit of times in `/proc`, on every machine that this runs on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The unit of memory in `statm`, in bytes.
+const PAGE: u64 = 4096;
+
+/// The least memory that a guest can have, in bytes.
+const SMALLEST_GUEST: u64 = 4 << 20;
 
 /// How long the kernel may take to end a process that was killed, in milliseconds: one that waits for a disk ends
 /// when that answers.
@@ -25,8 +36,47 @@ pub fn open(pid: u32) -> io::Result<OwnedFd> {
 
 /// When a process was started, in ticks since boot: with its number, what no other process has.
 pub fn start_time(pid: u32) -> io::Result<u64> {
+    Ok(times(pid)?.started)
+}
+
+/// A process's times, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    user: u64,
+    system: u64,
+    started: u64,
+    guest: u64,
+}
+
+fn times(pid: u32) -> io::Result<Times> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_start_time(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be understood")))
+    parse_times(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat cannot be understood")))
+}
+
+/// What a VMM's process takes.
+pub fn usage(pid: u32) -> io::Result<VmmUsage> {
+    let Times { user, system, started, guest } = times(pid)?;
+    let memory = parse_memory(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
+    let duration = |ticks: u64| TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+    Ok(VmmUsage {
+        name: format!("{pid}@{started}"),
+        guest_time: duration(guest),
+        // It has the guest's in it.
+        user_time: duration(user.saturating_sub(guest)),
+        system_time: duration(system),
+        guest_memory: memory.guest,
+        own_memory: memory.own,
+    })
+}
+
+/// What this process takes.
+pub fn own_usage() -> io::Result<AgentUsage> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or_else(|| io::Error::other("/proc/self/statm cannot be understood"))?;
+    // The one that looks is not counted.
+    let descriptors = std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64;
+    Ok(AgentUsage { resident: pages.saturating_mul(PAGE), descriptors })
 }
 
 /// Whether an error of [`open`] or [`start_time`] says that there is no such process. Any other is the agent's own
@@ -36,10 +86,41 @@ pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::EINVAL))
 }
 
-/// Field 22 of `/proc/PID/stat`. The second field is a name, in parentheses, that may hold anything.
-fn parse_start_time(stat: &str) -> Option<u64> {
+/// Fields 14, 15, 22 and 43 of `/proc/PID/stat`. The second field is a name, in parentheses, that may hold anything.
+fn parse_times(stat: &str) -> Option<Times> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    // The third comes first.
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse().ok();
+    Some(Times { user: field(14)?, system: field(15)?, started: field(22)?, guest: field(43)? })
+}
+
+/// What of a VMM's memory is the guest's, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Memory {
+    guest: u64,
+    own: u64,
+}
+
+/// Takes `/proc/PID/smaps` apart: a large anonymous mapping that can be written to is the guest's memory. A VMM itself
+/// has none.
+fn parse_memory(smaps: &str) -> Memory {
+    let mut memory = Memory::default();
+    let (mut may_be_guests, mut size) = (false, 0);
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let kilobytes = || second.parse::<u64>().unwrap_or(0).saturating_mul(1024);
+        match first {
+            "Size:" => size = kilobytes(),
+            "Rss:" if may_be_guests && size >= SMALLEST_GUEST => memory.guest += kilobytes(),
+            "Rss:" => memory.own += kilobytes(),
+            // The mapping's head: addresses, permissions, offset, device, inode and what is mapped.
+            _ if !first.ends_with(':') => may_be_guests = second == "rw-p" && words.nth(3).is_none(),
+            _ => {}
+        }
+    }
+    memory
 }
 
 /// See [`super::kill`].
@@ -80,11 +161,37 @@ mod tests {
 
     #[test]
     fn a_name_can_hold_anything() {
-        let rest: Vec<String> = (3..30).map(|field| field.to_string()).collect();
+        let rest: Vec<String> = (3..53).map(|field| field.to_string()).collect();
         let stat = format!("1 (a) b 7 (c) {}", rest.join(" "));
-        assert_eq!(parse_start_time(&stat), Some(22));
-        assert_eq!(parse_start_time("1 (a) S 1"), None);
-        assert_eq!(parse_start_time(""), None);
+        let expected = Times { user: 14, system: 15, started: 22, guest: 43 };
+        assert_eq!(parse_times(&stat), Some(expected));
+        assert_eq!(parse_times("1 (a) S 1"), None);
+        assert_eq!(parse_times(""), None);
+    }
+
+    #[test]
+    fn large_anonymous_memory_is_the_guests() {
+        let mapping = |head: &str, size: u64, resident: u64| {
+            format!("{head}\nSize:   {size} kB\nKernelPageSize: 4 kB\nRss:  {resident} kB\nPss: 9 kB\n")
+        };
+        let smaps = [
+            mapping("00400000-00a00000 r-xp 00001000 fe:00 1234    /usr/bin/innkeeper-vmm", 6144, 1000),
+            mapping("7f0000000000-7f0008000000 rw-p 00000000 00:00 0 ", 131_072, 70_000),
+            mapping("7f0010000000-7f0010021000 rw-p 00000000 00:00 0 ", 132, 100),
+            mapping("7f0010021000-7f0014000000 ---p 00000000 00:00 0 ", 65_404, 0),
+            mapping("7f0020000000-7f0020800000 rw-p 00000000 00:00 0       [heap]", 8192, 10),
+            mapping("7f0030000000-7f0030800000 rw-s 00000000 00:0e 12 anon_inode:[io_uring]", 8192, 1),
+        ];
+        let memory = parse_memory(&smaps.concat());
+        assert_eq!(memory, Memory { guest: 70_000 << 10, own: 1111 << 10 });
+    }
+
+    #[test]
+    fn a_process_can_be_looked_at() {
+        let own = own_usage().unwrap();
+        assert!(own.resident > 1 << 20 && own.descriptors > 2, "{own:?}");
+        let usage = usage(std::process::id()).unwrap();
+        assert!(usage.own_memory > 1 << 20 && usage.name.contains('@'), "{usage:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::lifecycle::Observation;
 use super::settle::settle;
 use super::vmm::{Vmm, VmmError};
-use super::{Ask, Shared, chain, failpoint};
+use super::{Ask, Sample, Shared, chain, failpoint};
 use crate::host::VmmProcess;
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{Instance, InstanceState, Step};
@@ -271,10 +271,7 @@ impl Actor {
                 event = vmm.event() => event,
                 () = self.changed.notified() => return Woken::Changed,
                 Some(ask) = self.mailbox.recv() => {
-                    // Who has asked may not wait any more.
-                    if !ask.is_closed() {
-                        let _ = ask.send(vmm.console().await.ok());
-                    }
+                    answer(&self.shared, &self.id, vmm, ask).await;
                     continue;
                 }
                 () = sleep => return Woken::Time,
@@ -324,6 +321,31 @@ impl Actor {
             && let Err(error) = vmm.call(Command::Boot { source }, &parcel).await
         {
             tracing::warn!(instance = %self.id, error = chain(&error), "reboots with the kernel of before");
+        }
+    }
+}
+
+/// Answers what somebody wants to know of a VMM. Who has asked may not wait any more.
+async fn answer(shared: &Arc<Shared>, id: &InstanceId, vmm: &mut Vmm, ask: Ask) {
+    match ask {
+        Ask::Console(answer) if !answer.is_closed() => {
+            let _ = answer.send(vmm.console().await.ok());
+        }
+        Ask::Sample(answer) if !answer.is_closed() => {
+            let _ = answer.send(sample(shared, id, vmm).await);
+        }
+        Ask::Console(_) | Ask::Sample(_) => {}
+    }
+}
+
+async fn sample(shared: &Arc<Shared>, id: &InstanceId, vmm: &mut Vmm) -> Option<Sample> {
+    let metrics = vmm.metrics().await.ok()?;
+    let (shared, id) = (Arc::clone(shared), id.clone());
+    match blocking(move || shared.host.vmm_usage(&id)).await {
+        Ok(process) => Some(Sample { vmm: metrics, process: process? }),
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "what a VMM takes is not known");
+            None
         }
     }
 }

@@ -21,9 +21,10 @@ pub struct Capacity {
 /// What an instance takes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    vcpus: u32,
-    /// In MiB.
-    memory: u64,
+    /// As the guest sees them.
+    pub vcpus: u32,
+    /// In MiB, the instance store with it.
+    pub memory: u64,
 }
 
 impl Need {

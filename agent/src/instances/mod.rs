@@ -26,11 +26,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use innkeeper_protocol::Metrics;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::catalogue::Catalogue;
-use crate::host::Host;
+use crate::host::{AgentUsage, Host, HostError, VmmUsage};
 use crate::ids::{InstanceId, VolumeId};
 use crate::query::ApiError;
 use crate::records::{Instance, InstanceState, Record, Volume};
@@ -43,6 +44,9 @@ pub use settle::detach;
 
 /// How long an actor may take to answer: it may be copying a disk.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long all actors together may take to say what their VMMs have counted.
+const SAMPLING: Duration = Duration::from_secs(3);
 
 /// What every actor works with.
 pub struct Shared {
@@ -92,8 +96,22 @@ struct Handle {
     asks: mpsc::UnboundedSender<Ask>,
 }
 
-/// Something that an actor is asked.
-type Ask = oneshot::Sender<Option<Vec<u8>>>;
+/// Something that an actor is asked. None is the answer of one without a VMM.
+enum Ask {
+    /// What the guest has printed.
+    Console(oneshot::Sender<Option<Vec<u8>>>),
+    /// What the VMM has counted and takes.
+    Sample(oneshot::Sender<Option<Sample>>),
+}
+
+/// What is known of a VMM at a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// What it has counted.
+    pub vmm: Metrics,
+    /// What its process takes.
+    pub process: VmmUsage,
+}
 
 impl Instances {
     /// No actor runs yet: see [`Instances::supervise`].
@@ -192,13 +210,40 @@ impl Instances {
         }
     }
 
+    /// What the VMMs have counted, of those that answer soon.
+    pub async fn samples(&self) -> BTreeMap<InstanceId, Sample> {
+        let mut asked = Vec::new();
+        for (id, handle) in self.actors().iter() {
+            let (answer, answered) = oneshot::channel();
+            if handle.asks.send(Ask::Sample(answer)).is_ok() {
+                asked.push((id.clone(), answered));
+            }
+        }
+        let deadline = tokio::time::Instant::now() + SAMPLING;
+        let mut samples = BTreeMap::new();
+        for (id, answered) in asked {
+            if let Ok(Ok(Some(sample))) = tokio::time::timeout_at(deadline, answered).await {
+                samples.insert(id, sample);
+            }
+        }
+        samples
+    }
+
+    /// What the agent itself takes. Blocks.
+    pub fn agent_usage(&self) -> Result<AgentUsage, HostError> {
+        self.shared.host.agent_usage()
+    }
+
     /// The console of an instance, also of one that has stopped. None if it never had any. Blocks, for 5 s at most.
     pub fn console_output(&self, instance: &InstanceId) -> Result<Option<ConsoleOutput>, ApiError> {
         let (answer, answered) = oneshot::channel();
         // Too many at once get what was kept of earlier guests.
         let turn = self.askers.try_acquire();
         let asked = turn.is_ok()
-            && self.actors().get(instance).is_some_and(|handle| handle.asks.send(answer).is_ok());
+            && self
+                .actors()
+                .get(instance)
+                .is_some_and(|handle| handle.asks.send(Ask::Console(answer)).is_ok());
         if asked && let Some(Some(bytes)) = wait(answered) {
             return Ok(Some(ConsoleOutput { bytes, time: jiff::Timestamp::now() }));
         }

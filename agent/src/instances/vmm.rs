@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use innkeeper_protocol::{
-    Answer, Command, ConsoleKind, Descriptor, Error as ProtocolError, Event, Message, Outcome, Request,
-    State, Status, VERSION, receive_packet, send_packet,
+    Answer, Command, ConsoleKind, Descriptor, Error as ProtocolError, Event, Message, Metrics, Outcome,
+    Request, State, Status, VERSION, receive_packet, send_packet,
 };
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
@@ -124,6 +124,14 @@ impl Vmm {
     pub async fn status(&mut self) -> Result<Status, VmmError> {
         match self.call(Command::Status, &[]).await? {
             Answer::Status(status) => Ok(*status),
+            _ => Err(ProtocolError::Unexpected.into()),
+        }
+    }
+
+    /// What was counted since it was started.
+    pub async fn metrics(&mut self) -> Result<Metrics, VmmError> {
+        match self.call(Command::Metrics, &[]).await? {
+            Answer::Metrics(metrics) => Ok(*metrics),
             _ => Err(ProtocolError::Unexpected.into()),
         }
     }

@@ -39,6 +39,9 @@ const MAX_BODY: usize = 512 * 1024;
 /// How much of a longer body is taken and thrown away, so that its sender gets to read the answer.
 const MAX_DISCARDED: usize = 64 * 1024 * 1024;
 
+/// What a stream of events is called where requests have an action.
+const EVENTS: &str = "events";
+
 /// A request that takes longer is worth a warning.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -103,6 +106,11 @@ trait Application: Send + Sync + 'static {
 
     /// Begins to read events.
     fn follow(&self, wish: Wish) -> Follower;
+
+    /// Counts a request. The action is as the client has named it, or empty.
+    fn count(&self, action: &str, code: &'static str, took: Duration) {
+        let _ = (action, code, took);
+    }
 }
 
 /// The real one.
@@ -127,6 +135,12 @@ impl Application for Api {
 
     fn follow(&self, wish: Wish) -> Follower {
         Follower::new(Arc::clone(&self.agent.state), &self.agent.config.region, wish)
+    }
+
+    fn count(&self, action: &str, code: &'static str, took: Duration) {
+        // Clients may name what they like.
+        let is_known = action == EVENTS || self.registry.names().any(|name| name == action);
+        self.agent.metrics.requests.count(if is_known { action } else { "" }, code, took);
     }
 }
 
@@ -267,6 +281,7 @@ impl<A: Application> Front<A> {
         };
         let Trace { action, access_key } = trace;
         let took = began.elapsed();
+        self.application.count(&action, code, took);
         if status >= 500 || took > SLOW {
             tracing::warn!(action, access_key, status, code, ?took, "answered a request");
         } else {
@@ -324,7 +339,7 @@ impl<A: Application> Front<A> {
         trace.access_key = signer.access_key;
         let Some(key) = found else { return Err(ApiError::internal("a signature was good without a key")) };
         if head.uri.path() == events::PATH {
-            trace.action = "events".into();
+            trace.action = EVENTS.into();
             return self.events(wish(&query, &head.headers, key.account)?, ending).map(Answer::Events);
         }
         let mut all = query;

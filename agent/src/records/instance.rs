@@ -171,6 +171,10 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Running, Self::ShuttingDown, Self::Terminated, Self::Stopping, Self::Stopped];
+
     /// EC2's name.
     pub fn name(self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@
 mod event;
 mod image;
 mod instance;
+mod meter;
 mod network;
 mod storage;
 
@@ -21,6 +22,7 @@ pub use instance::{
     BlockDevice, Endings, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason,
     Step,
 };
+pub use meter::{Counts, Meter};
 pub use network::{DhcpOptions, NetworkInterface, Peer, Rule, SecurityGroup, Subnet, Vpc};
 pub use storage::{
     Attachment, AttachmentStatus, MappedVolume, Mapping, RootDeviceType, Snapshot, StoreDisk, Volume,
@@ -66,6 +68,7 @@ records! {
     Instance, "instance", id;
     KeyPair, "key-pair", id;
     Machine, "machine", name;
+    Meter, "meter", name;
     NetworkInterface, "network-interface", id;
     ScheduledEvent, "scheduled-event", id;
     SecurityGroup, "security-group", id;

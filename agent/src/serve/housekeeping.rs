@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Agent;
 use crate::ids::InstanceId;
-use crate::records::{Idempotency, Instance, InstanceState, NetworkInterface, Tags};
+use crate::records::{Idempotency, Instance, InstanceState, Meter, NetworkInterface, Tags};
 use crate::state::{State, World};
 use crate::store::StoreError;
 use crate::{images, scheduled_events};
@@ -71,6 +71,7 @@ fn tidy(state: &State, retention: SignedDuration, now: Timestamp) -> Result<(), 
             tracing::info!(instance = %id, "forgetting a terminated instance");
             draft.remove::<Instance>(id);
             draft.remove::<Tags>(id);
+            draft.remove::<Meter>(id);
         }
         for interface in &old.interfaces {
             draft.remove::<NetworkInterface>(interface);

@@ -31,6 +31,7 @@ use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
 use crate::instances::host_reboot::settle_reboot;
 use crate::instances::{Consoles, Instances, MAX_BOOT_READERS, MAX_MAKERS, Shared};
+use crate::metrics::{self, Metrics};
 use crate::query::dispatch::Registry;
 use crate::state::State;
 use crate::store::redb::Redb;
@@ -53,6 +54,8 @@ pub struct Agent {
     pub volumes: Arc<dyn Volumes>,
     /// The images that are being copied.
     pub copying: Copying,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Agent {
@@ -78,7 +81,8 @@ impl Agent {
             healths: Healths::default(),
             boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
-        Ok(Self { config, state, catalogue, capacity, instances, volumes, copying: Copying::default() })
+        let (copying, metrics) = (Copying::default(), Metrics::default());
+        Ok(Self { config, state, catalogue, capacity, instances, volumes, copying, metrics })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
@@ -105,15 +109,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (another address: listen = …)", agent.config.listen))?;
     let endpoint_url = format!("http://{}", listener.local_addr()?);
     keep_credentials(&agent.config, bootstrap, &endpoint_url)?;
+    let metrics = match agent.config.metrics_listen {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address} for metrics (another address: metrics-listen = …)")
+        })?),
+        None => None,
+    };
 
     let mut registry = Registry::default();
     actions::register(&mut registry);
     let instances = Arc::clone(&agent);
-    let tasks = [
+    let mut tasks = vec![
         tokio::spawn(async move { instances.instances.supervise().await }),
         tokio::spawn(housekeeping::keep(Arc::clone(&agent))),
         tokio::spawn(systemd::watchdog()),
     ];
+    if let Some(listener) = metrics {
+        tracing::info!(address = %listener.local_addr()?, "metrics");
+        tasks.push(tokio::spawn(metrics::serve::serve(listener, Arc::clone(&agent))));
+    }
     tracing::info!(endpoint = endpoint_url, "ready");
     systemd::ready(&format!("EC2's API is at {endpoint_url}"));
     let stopped = crate::query::http::serve(listener, agent, Arc::new(registry), shutdown).await;

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::records::{
-    AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, Machine, NetworkInterface, Record,
+    AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, Machine, Meter, NetworkInterface, Record,
     ScheduledEvent, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
@@ -92,6 +92,7 @@ world! {
     instances: Instance,
     key_pairs: KeyPair,
     machines: Machine,
+    meters: Meter,
     network_interfaces: NetworkInterface,
     scheduled_events: ScheduledEvent,
     security_groups: SecurityGroup,
