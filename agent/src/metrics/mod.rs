@@ -134,13 +134,14 @@ fn write(agent: &Agent, samples: &BTreeMap<InstanceId, Sample>) -> Result<String
     for instance in world.all::<Instance>() {
         write_instance(agent, &world, instance, samples.get(&instance.id), &mut text);
     }
-    let is_told = |meter: &&Arc<Meter>| {
+    for meter in world.all::<Meter>() {
         let instance = world.get::<Instance>(&meter.name);
-        meter.name == Meter::AGENT
-            || instance.is_some_and(|instance| instance.lifecycle.state.holds_capacity())
-    };
-    for meter in world.all::<Meter>().filter(is_told) {
-        meter.totals().for_each(|(series, total)| text.total(series, total));
+        if meter.name == Meter::AGENT {
+            meter.totals().for_each(|(series, total)| text.total(series, total));
+        } else if instance.is_some_and(|instance| instance.lifecycle.state.holds_capacity()) {
+            // Without the disks that it has lost.
+            meter.current().for_each(|(series, total)| text.total(series, total));
+        }
     }
     Ok(text.render())
 }

@@ -44,11 +44,17 @@ impl Meter {
     }
 
     /// The sums of what is counted now.
-    pub fn totals(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub fn current(&self) -> impl Iterator<Item = (&str, u64)> {
         self.last.iter().map(|(series, last)| {
             let before = self.before.get(series).copied().unwrap_or(0);
             (series.as_str(), before.saturating_add(*last))
         })
+    }
+
+    /// The sums of everything that was ever counted.
+    pub fn totals(&self) -> impl Iterator<Item = (&str, u64)> {
+        let gone = self.before.iter().filter(|(series, _)| !self.last.contains_key(*series));
+        self.current().chain(gone.map(|(series, before)| (series.as_str(), *before)))
     }
 }
 
@@ -63,7 +69,7 @@ mod tests {
     }
 
     fn totals(meter: &Meter) -> Vec<(&str, u64)> {
-        meter.totals().collect()
+        meter.current().collect()
     }
 
     #[test]
@@ -75,6 +81,7 @@ mod tests {
         // Another that happens to have counted more.
         meter.read("two", counts(&[("a", 6)]));
         assert_eq!(totals(&meter), [("a", 11)]);
+        assert_eq!(meter.totals().collect::<Vec<_>>(), [("a", 11), ("b", 1)]);
         // A disk that was taken away and is back.
         meter.read("two", counts(&[("a", 6), ("b", 2)]));
         assert_eq!(totals(&meter), [("a", 11), ("b", 3)]);
