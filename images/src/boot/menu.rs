@@ -109,7 +109,9 @@ impl<'a> Parts<'a> {
                     }
                 }
             }
-            if let (Content::Foreign(name), Some(mount)) = (&content, &mut mount) {
+            if let (Content::Foreign(name), Some(mount)) = (&content, &mut mount)
+                && partition.as_ref().is_none_or(|partition| partition.role != Role::Other)
+            {
                 match mount.mount(name, region) {
                     Ok(mounted) => volumes = mounted,
                     Err(cause) => {

@@ -28,7 +28,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::libc;
 
 use crate::boot::disk::{BUDGET, Disk, ReadError, Region, SECTOR, field, le32, le64};
 use crate::boot::entry::MAX_INITRDS;
@@ -62,6 +66,9 @@ pub const ANSWER_DISK: u64 = STORE_AT + (1 << 30);
 
 /// How much is read at once, in bytes.
 const PIECE: u64 = 1 << 20;
+
+/// What a guest says that finds that it began before.
+const CRASHED: &str = "Linux crashed when it was to read the disk, which may be corrupt";
 
 /// How long a reason may be that the guest gives, in characters.
 const MAX_REASON: usize = 1000;
@@ -223,7 +230,8 @@ impl<'t> Text<'t> {
 pub struct Answer<'d>(&'d File);
 
 impl<'d> Answer<'d> {
-    /// Notes that a guest has begun. `None` if one did before, and has not come to an end.
+    /// Notes that a guest has begun. `None` if it did before and was reset: then there is an answer, or that it crashed is
+    /// the answer.
     ///
     /// # Errors
     /// The disk cannot be read or written.
@@ -231,14 +239,17 @@ impl<'d> Answer<'d> {
         let answer = Self(disk);
         let mut header = [0; SECTOR as usize];
         disk.read_exact_at(&mut header, 0)?;
-        if &field::<8>(&header, 0) == MAGIC && le32(&header, 12) == BEGUN {
+        if &field::<8>(&header, 0) == MAGIC {
+            if le32(&header, 12) == BEGUN {
+                Self::refuse(disk, CRASHED)?;
+            }
             return Ok(None);
         }
         answer.finish(BEGUN, b"", 0, 0)?;
         Ok(Some(answer))
     }
 
-    /// Says why there is nothing to boot, on a disk that was begun or not.
+    /// Says why there is nothing to boot.
     ///
     /// # Errors
     /// The disk cannot be written.
@@ -270,10 +281,11 @@ impl<'d> Answer<'d> {
         self.finish(FOUND, &text, kernel, initrd).map_err(boot::Error::Memory)
     }
 
-    /// Writes the text and then the header, each of which is on the disk when this returns.
+    /// Writes the text and then the header, each of which is on the disk, with all that was written before, when this
+    /// returns.
     fn finish(&self, state: u32, text: &[u8], kernel: u64, initrd: u64) -> io::Result<()> {
         self.0.write_all_at(text, TEXT_AT)?;
-        self.0.sync_data()?;
+        write_out(self.0)?;
         let mut header = [0; SECTOR as usize];
         let fields: [&[u8]; 6] = [
             MAGIC,
@@ -287,8 +299,18 @@ impl<'d> Answer<'d> {
             *to = *byte;
         }
         self.0.write_all_at(&header, 0)?;
-        self.0.sync_data()
+        write_out(self.0)
     }
+}
+
+/// Waits until what was written is on its disk. The disk is not told to make it durable, as with a sync: then the host
+/// would wait for its own disk, and once the guest has ended it is of no use any more.
+fn write_out(disk: &File) -> io::Result<()> {
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: It touches no memory of this process.
+    Errno::result(unsafe { libc::sync_file_range(disk.as_raw_fd(), 0, 0, flags) })?;
+    Ok(())
 }
 
 fn text(origin: &Origin, arguments: &str) -> Vec<u8> {

@@ -70,34 +70,36 @@ pub fn load(purpose: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The last warning in the kernel's log that a driver has written, such as `XFS (dm-2): Invalid superblock magic number`.
-pub fn last_complaint(driver: &str) -> Option<String> {
+/// The first warning in the kernel's log that a driver has written about a device, such as `XFS (dm-2): Corruption
+/// detected`. What follows it is often only what came of it.
+pub fn complaint(driver: &str, device: &str) -> Option<String> {
     let flags = OFlag::O_NONBLOCK.bits();
     let mut log = OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg").ok()?;
-    let mut last = None;
     let mut record = vec![0; MAX_MESSAGE];
     loop {
         match log.read(&mut record) {
-            Ok(0) => return last,
+            Ok(0) => return None,
             Ok(length) => {
                 let text = String::from_utf8_lossy(record.get(..length).unwrap_or_default());
-                last = complaint(&text, driver).or(last);
+                if let Some(complaint) = complaint_of(&text, driver, device) {
+                    return Some(complaint);
+                }
             }
             // It was overwritten meanwhile; the next one is there.
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
-            Err(_) => return last,
+            Err(_) => return None,
         }
     }
 }
 
-/// The text of a record of the kernel's log, if it is a driver's warning or worse (the kernel's
+/// The text of a record of the kernel's log, if it is a driver's warning or worse about a device (the kernel's
 /// Documentation/ABI/testing/dev-kmsg).
-fn complaint(record: &str, driver: &str) -> Option<String> {
+fn complaint_of(record: &str, driver: &str, device: &str) -> Option<String> {
     let (fields, text) = record.split_once(';')?;
     let priority: u32 = fields.split(',').next()?.parse().ok()?;
     let text = text.lines().next()?;
     let is_drivers = text.get(..driver.len()).is_some_and(|start| start.eq_ignore_ascii_case(driver));
-    (priority & 7 <= 4 && is_drivers).then(|| text.to_owned())
+    (priority & 7 <= 4 && is_drivers && text.contains(device)).then(|| text.to_owned())
 }
 
 /// Ends the guest.
@@ -115,15 +117,16 @@ mod tests {
     fn a_drivers_complaints() {
         for (record, expected) in [
             ("4,1,2,-;XFS (dm-2): Corruption\n SUBSYSTEM=block\n", Some("XFS (dm-2): Corruption")),
-            ("3,1,2,-,caller=T1;XFS: x; y", Some("XFS: x; y")),
-            ("12,1,2,-;xfs: from a process", Some("xfs: from a process")),
+            ("3,1,2,-,caller=T1;XFS dm-2; y", Some("XFS dm-2; y")),
+            ("12,1,2,-;xfs: dm-2", Some("xfs: dm-2")),
             ("5,1,2,-;XFS (dm-2): Mounting", None),
-            ("4,1,2,-;BTRFS error", None),
+            ("4,1,2,-;XFS (dm-5): Corruption", None),
+            ("4,1,2,-;BTRFS error (dm-2)", None),
             ("4,1,2,-;XF", None),
             ("x", None),
             ("", None),
         ] {
-            assert_eq!(complaint(record, "xfs").as_deref(), expected, "{record:?}");
+            assert_eq!(complaint_of(record, "xfs", "dm-2").as_deref(), expected, "{record:?}");
         }
     }
 }

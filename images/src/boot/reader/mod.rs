@@ -19,8 +19,10 @@
 //! A file system that was cut off has a log to be replayed, which Linux refuses where it cannot write. That is what the
 //! overlay is for: the log is replayed into the store, and the disk stays as it is.
 //!
-//! The guest ends by itself, with a power-off. When its kernel crashes it resets, finds on the second disk that it began
-//! before, says so, and powers off. When it hangs it has to be ended: whoever runs it needs a deadline.
+//! The guest has one CPU, [`MEMORY`], the disk, and a second disk of [`ANSWER_DISK`], in this order, and the artefacts of
+//! the recipe: `vmlinux`, `initrd.img`, and `command-line`, as it is. It ends by itself, with a power-off. When its kernel
+//! crashes it resets, finds on the second disk that it began before, says so, and powers off. When it hangs it has to be
+//! ended: whoever runs it needs a deadline.
 
 mod answer;
 mod machine;
@@ -28,6 +30,9 @@ mod mapper;
 mod mounted;
 mod overlay;
 mod serve;
+
+/// How much memory the guest needs, in bytes: 256 MiB, however large what it reads is.
+pub const MEMORY: u64 = 256 << 20;
 
 pub use answer::{ANSWER_DISK, Error, answer};
 pub use mounted::Mounted;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::answer::{ANSWER_DISK, STORE_AT};
@@ -15,9 +16,9 @@ use crate::boot::menu::{Mount, Volume};
 use crate::boot::tree::Error;
 
 /// How many file systems are mounted of a disk. One, with one for `/boot`, is usual.
-const MAX_MOUNTED: u64 = 4;
+const MAX_MOUNTED: u64 = 8;
 
-/// What each of them has of the store, in bytes: 256 MiB. A log that is larger is hardly ever full, and holds the same
+/// What each of them has of the store, in bytes: 128 MiB. A log that is larger is hardly ever full, and holds the same
 /// blocks many times.
 const SHARE: u64 = (ANSWER_DISK - STORE_AT) / MAX_MOUNTED;
 
@@ -65,6 +66,7 @@ impl<'d> Overlays<'d> {
         Mounted::at(&directory)
     }
 
+    /// Mounts what there is to read on a device, as [`Mount`] says.
     fn volumes(&self, device: &Path, kind: &str) -> io::Result<Vec<Volume<'static>>> {
         let volume = |tree, subvolume| Volume { tree: Box::new(tree), subvolume };
         match kind {
@@ -75,7 +77,7 @@ impl<'d> Overlays<'d> {
                         Ok(tree) => volumes.push(volume(tree, Some(subvolume))),
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         // A directory, which the whole has too.
-                        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {}
+                        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
                         Err(error) => return Err(error),
                     }
                 }
@@ -96,21 +98,27 @@ impl Mount for Overlays<'_> {
         }
         // "XFS", or "ext4 (with something)".
         let kind = file_system.split(' ').next().unwrap_or_default().to_lowercase();
-        let result = machine::load(&kind)
-            .and_then(|()| self.device(region))
-            .and_then(|device| self.volumes(&device, &kind));
+        let refused = |error: io::Error| Error::Mount(error.to_string());
+        machine::load(&kind).map_err(refused)?;
+        let volumes = self.device(region).map_err(refused).and_then(|device| {
+            let volumes = self.volumes(&device, &kind);
+            volumes.map_err(|error| Error::Mount(explain(&error, &kind, &device)))
+        });
         self.count += 1;
-        result.map_err(|error| Error::Mount(explain(&error, &kind)))
+        volumes
     }
 }
 
-/// Why something is not mounted, with what the kernel has said about it.
-fn explain(error: &io::Error, kind: &str) -> String {
-    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-        Some(nix::errno::Errno::ENODEV) => format!("there is no driver for {kind} in the reader's kernel"),
-        _ => match machine::last_complaint(kind) {
-            Some(complaint) => format!("{error}: {complaint}"),
-            None => error.to_string(),
-        },
+/// Why a device is not mounted, with what the driver has said about it.
+fn explain(error: &io::Error, kind: &str, device: &Path) -> String {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    if errno == Some(Errno::ENODEV) {
+        return format!("there is no driver for {kind} in the reader's kernel");
+    }
+    let reason = errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned());
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    match machine::complaint(kind, &name) {
+        Some(complaint) => format!("{reason}: {complaint}"),
+        None => reason,
     }
 }
