@@ -46,16 +46,9 @@ enum Subcommands {
         /// The disk, in raw format
         disk: PathBuf,
     },
-    /// In a guest: find what a disk boots, for a host that does not mount it
+    /// As the init of a guest: find what the first disk boots, and write it on the second
     #[command(hide = true)]
-    ReadBootSource {
-        /// The disk, a device
-        #[arg(long, default_value = "/dev/vda")]
-        disk: PathBuf,
-        /// The disk that the answer goes to, a device
-        #[arg(long, default_value = "/dev/vdb")]
-        answer: PathBuf,
-    },
+    ReadBootSource,
     /// Extract the uncompressed ELF kernel (vmlinux) from a bzImage (vmlinuz)
     ExtractKernel {
         /// The bzImage
@@ -100,9 +93,7 @@ fn run(command: Subcommands) -> Result<()> {
             let source = boot::find(&file).with_context(|| format!("cannot boot {}", disk.display()))?;
             show(&source);
         }
-        Subcommands::ReadBootSource { disk, answer } => {
-            boot::reader::serve(&disk, &answer).context("there is no answer")?;
-        }
+        Subcommands::ReadBootSource => boot::reader::serve()?,
         Subcommands::ExtractKernel { input, output } => {
             let image = fs::read(&input).with_context(|| format!("cannot read {}", input.display()))?;
             let vmlinux = kernel::extract_vmlinux(&image)

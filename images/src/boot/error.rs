@@ -111,7 +111,7 @@ pub enum Error {
 }
 
 /// An error and its causes on one line.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
+fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

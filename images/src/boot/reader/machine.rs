@@ -21,11 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest message of the kernel that is read, in bytes.
 const MAX_MESSAGE: usize = 8192;
 
-/// Whether this process is the guest's init, and not run by someone in a system that is up.
-pub fn is_init() -> bool {
-    std::process::id() == 1
-}
-
 /// Makes devices visible, and loads the driver of disks.
 ///
 /// # Errors

@@ -7,20 +7,24 @@ use std::path::Path;
 use super::answer::Answer;
 use super::machine;
 use super::overlay::Overlays;
+use crate::boot::Error;
 use crate::boot::disk::{BUDGET, Region};
 use crate::boot::menu::Parts;
-use crate::boot::{Error, error};
 
-/// Finds what `disk` boots, and writes it on `answer`, or why there is nothing. Both are devices. As the init of a guest it
-/// sets the machine up before, and powers it off at the end.
+/// The disk that is read, and the one that the answer goes to.
+const DISK: &str = "/dev/vda";
+const ANSWER: &str = "/dev/vdb";
+
+/// As the init of a guest: finds what the first disk boots, writes it on the second, or why there is nothing, and powers
+/// the machine off.
 ///
 /// # Errors
-/// There is no answer: a disk cannot be used, or Linux refuses what it needs.
-pub fn serve(disk: &Path, answer: &Path) -> io::Result<()> {
-    if !machine::is_init() {
-        return attend(disk, answer);
+/// This process is no init: a host neither mounts a disk like this nor writes to its own.
+pub fn serve() -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Err(io::Error::other("this is for the init of a guest that the recipe boot-reader has made"));
     }
-    let result = machine::set_up().and_then(|()| attend(disk, answer));
+    let result = machine::set_up().and_then(|()| attend(Path::new(DISK), Path::new(ANSWER)));
     // Nobody looks at how an init ends, and a kernel without one crashes.
     if let Err(error) = result {
         eprintln!("there is no answer: {error}");
@@ -55,6 +59,6 @@ fn read(disk: &Path, answer: &Path, to: &Answer<'_>) -> Result<(), String> {
     give().map_err(|cause: Error| match cause {
         // Here it is no memory.
         Error::Memory(cause) => format!("the answer cannot be written: {cause}"),
-        cause => error::chain(&cause),
+        cause => cause.to_string(),
     })
 }
