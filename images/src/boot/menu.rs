@@ -344,3 +344,94 @@ fn specified(from: &From<'_>, directory: &str) -> Result<Vec<bls::Entry>, Error>
     entries.sort_by(bls::order);
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::boot::disk::BUDGET;
+    use crate::boot::reader::Mounted;
+
+    /// The subvolumes of a btrfs: one that is mounted by default, one by its name, and the whole.
+    struct Subvolumes(TempDir, Option<&'static str>);
+
+    impl Subvolumes {
+        fn with(default: Option<&'static str>, files: &[(&str, &str)]) -> Self {
+            let whole = tempfile::tempdir().unwrap();
+            fs::create_dir(whole.path().join("root")).unwrap();
+            for (path, contents) in files {
+                let path = whole.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, contents).unwrap();
+            }
+            Self(whole, default)
+        }
+    }
+
+    impl Mount for Subvolumes {
+        fn mount(&mut self, kind: &str, region: Region<'_>) -> Result<Vec<Volume<'static>>, tree::Error> {
+            assert_eq!((kind, region.start()), ("btrfs", 0));
+            let volume = |path: &str, subvolume| {
+                let tree = Mounted::at(&self.0.path().join(path)).map_err(tree::Error::Linux)?;
+                Ok(Volume { tree: Box::new(tree) as Box<dyn Tree>, subvolume })
+            };
+            [(self.1.unwrap_or(""), None), ("root", Some("root")), ("", Some("/"))]
+                .into_iter()
+                .map(|(path, subvolume)| volume(path, subvolume))
+                .collect()
+        }
+    }
+
+    /// What a btrfs without partitions boots: the first line of the kernel, and the arguments.
+    fn boots(mut subvolumes: Subvolumes) -> Result<(String, String), Error> {
+        let mut disk = vec![0; 1 << 20];
+        disk[0x1_0040..0x1_0048].copy_from_slice(b"_BHRfS_M");
+        let (budget, disk) = (Cell::new(BUDGET), disk.as_slice());
+        let (parts, problem) = Parts::of(Region::whole(&disk, &budget).unwrap(), Some(&mut subvolumes))?;
+        let found = parts.choose(problem)?;
+        let mut kernel = Vec::new();
+        found.from.copy(&found.entry.kernel, 100, &mut |_, piece| {
+            kernel.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok((String::from_utf8(kernel).unwrap(), found.origin().1))
+    }
+
+    #[test]
+    fn subvolumes() {
+        let grub = |kernel: &str| format!("menuentry x {{ linux {kernel} ro }}");
+        let (inner, outer) = (grub("/boot/vmlinuz-1"), grub("/root/boot/vmlinuz-1"));
+        for (default, files, expected) in [
+            // GRUB's paths are those of the subvolume, or of the whole.
+            (None, &[("root/boot/grub/grub.cfg", &*inner), ("root/boot/vmlinuz-1", "a")][..], ("a", "ro")),
+            (None, &[("root/boot/grub/grub.cfg", &outer), ("root/boot/vmlinuz-1", "a")], ("a", "ro")),
+            // The one that is mounted by default comes first, the whole last.
+            (
+                Some("snapshot"),
+                &[
+                    ("snapshot/boot/grub/grub.cfg", &inner),
+                    ("snapshot/boot/vmlinuz-1", "a"),
+                    ("root/boot/grub/grub.cfg", &inner),
+                    ("root/boot/vmlinuz-1", "b"),
+                ],
+                ("a", "ro"),
+            ),
+            (
+                None,
+                &[("root/boot/vmlinuz-1", "a"), ("root/etc/fstab", "")],
+                ("a", "root=/dev/vda rootflags=subvol=root"),
+            ),
+            (None, &[("boot/vmlinuz-1", "a"), ("etc/fstab", "")], ("a", "root=/dev/vda")),
+        ] {
+            let found = boots(Subvolumes::with(default, files)).unwrap();
+            assert_eq!((&*found.0, &*found.1), expected, "{files:?}");
+        }
+        let error = boots(Subvolumes::with(None, &[])).unwrap_err().to_string();
+        assert!(error.contains("the disk: btrfs without a kernel"), "{error}");
+        let error = boots(Subvolumes::with(Some("nowhere"), &[])).unwrap_err();
+        assert!(matches!(error, Error::FileSystem { place: Place::Disk, .. }), "{error}");
+    }
+}
