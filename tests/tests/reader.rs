@@ -15,7 +15,7 @@ use innkeeper_images::boot::{self, BootSource, Place};
 use innkeeper_tests::{Vmm, disk, image, path};
 use tempfile::{NamedTempFile, TempDir};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 const MIB: u64 = 1 << 20;
 
 /// Types of partitions: Linux's data, `/boot` (XBOOTLDR), an EFI system partition.
