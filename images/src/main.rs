@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use innkeeper_images::boot::{self, Origin};
+use innkeeper_images::boot::{self, BootSource, Origin};
 use innkeeper_images::kernel;
 use innkeeper_images::recipe::{Cache, Progress, Recipes};
 
@@ -46,6 +46,9 @@ enum Subcommands {
         /// The disk, in raw format
         disk: PathBuf,
     },
+    /// As the init of a guest: find what the first disk boots, and write it on the second
+    #[command(hide = true)]
+    ReadBootSource,
     /// Extract the uncompressed ELF kernel (vmlinux) from a bzImage (vmlinuz)
     ExtractKernel {
         /// The bzImage
@@ -88,19 +91,9 @@ fn run(command: Subcommands) -> Result<()> {
         Subcommands::BootSource { disk } => {
             let file = fs::File::open(&disk).with_context(|| format!("cannot open {}", disk.display()))?;
             let source = boot::find(&file).with_context(|| format!("cannot boot {}", disk.display()))?;
-            let Origin { place, configuration, title, kernel, initrds } = source.origin;
-            println!("entry         {title}");
-            println!(
-                "said by       {}",
-                configuration.as_deref().unwrap_or("nothing: it is the highest version")
-            );
-            println!("on            {place}");
-            println!("kernel        {kernel}");
-            for initrd in initrds {
-                println!("initrd        {initrd}");
-            }
-            println!("command line  {}", source.command_line);
+            show(&source);
         }
+        Subcommands::ReadBootSource => boot::reader::serve()?,
         Subcommands::ExtractKernel { input, output } => {
             let image = fs::read(&input).with_context(|| format!("cannot read {}", input.display()))?;
             let vmlinux = kernel::extract_vmlinux(&image)
@@ -109,6 +102,19 @@ fn run(command: Subcommands) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Prints what a disk boots.
+fn show(source: &BootSource) {
+    let Origin { place, configuration, title, kernel, initrds } = &source.origin;
+    println!("entry         {title}");
+    println!("said by       {}", configuration.as_deref().unwrap_or("nothing: it is the highest version"));
+    println!("on            {place}");
+    println!("kernel        {kernel}");
+    for initrd in initrds {
+        println!("initrd        {initrd}");
+    }
+    println!("command line  {}", source.command_line);
 }
 
 /// Shows a build on standard error: a spinner to people, a line for each step to a log.

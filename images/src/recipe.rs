@@ -1,18 +1,19 @@
 //! Recipes, and the cache of what they build.
 //!
 //! A recipe is a directory under `recipes/`: a bash script `build`, an optional file `needs` that names other recipes
-//! (one a line), and whatever files the script uses. The script runs with
+//! (one a line), an optional file `program` if the program that runs the script is itself part of the image, and
+//! whatever files the script uses. The script runs with
 //!
 //! | variable | is |
 //! | --- | --- |
 //! | `OUT` | an empty directory: what is in it afterwards is the image |
 //! | `WORK` | an empty directory for the script's own use, removed afterwards |
 //! | `RECIPE` | the recipe's directory |
-//! | `INNKEEPER_IMAGES` | the program that runs the script, for `extract-kernel` |
+//! | `INNKEEPER_IMAGES` | the program that runs the script, for `extract-kernel`, or for the image |
 //! | `KERNEL`, … | for each recipe that it needs, where that one's artefacts are |
 //!
-//! and prints a line `== …` at each step. An image is known by a *key*, the hash of the recipe's files and of what it
-//! needs, and lies in `<cache>/images/<name>/<key>`; `<cache>/images/<name>/current` leads to the one built last.
+//! and prints a line `== …` at each step. An image is known by a *key*, the hash of the recipe's files, of the program if
+//! that is part of it, and of what it needs, and lies in `<cache>/images/<name>/<key>`; `<cache>/images/<name>/current` leads to the one built last.
 //! What a package archive gives on the day is not part of the key: `force` builds anew.
 
 use std::collections::VecDeque;
@@ -180,7 +181,8 @@ impl Recipe {
     }
 }
 
-/// Hashes the names, modes and contents of a recipe's files, and the keys of what it needs.
+/// Hashes the names, modes and contents of a recipe's files, the program if the recipe puts that into its image, and the
+/// keys of what it needs.
 fn key(directory: &Path, needs: &[Recipe]) -> Result<String> {
     let mut hash = Sha256::new();
     for path in files_in(directory)? {
@@ -191,6 +193,10 @@ fn key(directory: &Path, needs: &[Recipe]) -> Result<String> {
         hash.update([0, u8::from(metadata.permissions().mode() & 0o100 != 0)]);
         hash.update((contents.len() as u64).to_le_bytes());
         hash.update(contents);
+    }
+    if directory.join("program").exists() {
+        let program = env::current_exe().map_err(failed("find the program itself, for", directory))?;
+        hash.update(fs::read(&program).map_err(failed("read", &program))?);
     }
     for need in needs {
         hash.update(&need.key);
@@ -239,6 +245,16 @@ impl Cache {
     pub fn find(&self, recipe: &Recipe) -> Result<PathBuf> {
         let artefacts = self.artefacts(recipe);
         if artefacts.is_dir() { Ok(artefacts) } else { Err(Error::NotBuilt { name: recipe.name.clone() }) }
+    }
+
+    /// The artefacts of the image of this name that was built last, by whichever version of its recipe. It is for a
+    /// program that has no recipes.
+    ///
+    /// # Errors
+    /// It was never built.
+    pub fn current(&self, name: &str) -> Result<PathBuf> {
+        let current = self.images.join(name).join("current");
+        current.canonicalize().map_err(|_| Error::NotBuilt { name: name.into() })
     }
 
     /// Builds an image and what it needs, unless they are built; returns the artefacts' directory.
@@ -414,8 +430,8 @@ mod tests {
         assert_eq!(fs::read_to_string(artefacts.join("loaf")).unwrap(), "rye\n");
         assert_eq!(steps.0, ["begin bread", "knead", "begin open-sandwich"]);
         assert_eq!(lab.cache.find(&recipe).unwrap(), artefacts);
-        let current = artefacts.parent().unwrap().join("current");
-        assert_eq!(current.canonicalize().unwrap(), artefacts.canonicalize().unwrap());
+        assert_eq!(lab.cache.current("open-sandwich").unwrap(), artefacts.canonicalize().unwrap());
+        assert!(matches!(lab.cache.current("toast"), Err(Error::NotBuilt { .. })));
 
         let mut steps = Steps::default();
         lab.cache.build(&recipe, false, &mut steps).unwrap();
@@ -433,6 +449,20 @@ mod tests {
         assert_eq!(before, lab.recipes.get("sandwich").unwrap().key());
         lab.write("bread", "true # rye", "");
         assert_ne!(before, lab.recipes.get("sandwich").unwrap().key());
+    }
+
+    #[test]
+    fn a_program_may_be_part_of_an_image() {
+        let lab = lab();
+        let key = |program: &str| {
+            lab.write("toast", "cp $INNKEEPER_IMAGES $OUT/", "");
+            fs::write(lab.recipes.directory.join("toast").join(program), "").unwrap();
+            lab.recipes.get("toast").unwrap().key().to_owned()
+        };
+        let without = key("programs");
+        fs::remove_file(lab.recipes.directory.join("toast/programs")).unwrap();
+        assert_ne!(without, key("program"));
+        assert_eq!(key("program"), key("program"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use common::{
     ESP, LINUX, Tree, XBOOTLDR, bzimage, gpt, grub_cfg, grubenv, gzip, mbr, partition_uuid, run, tool,
     vmlinux, vmlinuz,
 };
+use innkeeper_images::boot::tree::Tree as _;
 use innkeeper_images::boot::{self, BootSource, Error, Place};
 
 fn find(disk: &[u8]) -> Result<BootSource, Error> {
@@ -227,8 +228,8 @@ fn a_disk_without_a_kernel_says_what_it_has() {
     assert_eq!(
         find(&disk).unwrap_err().to_string(),
         "there is no kernel on the disk (partition 1: FAT; partition 2: LUKS, an encrypted volume; partition 3: ext4 \
-         without a kernel; partition 4: nothing that is known): an image needs one in /boot, in ext4, with or without \
-         a partition table"
+         without a kernel; partition 4: nothing that is known): an image needs one in /boot, in ext4, XFS or btrfs, with \
+         or without a partition table"
     );
     assert!(find(&[0; 1 << 20]).unwrap_err().to_string().contains("the disk: nothing that is known"));
 }

@@ -86,6 +86,11 @@ impl<'a> Region<'a> {
         self.length
     }
 
+    /// Where it begins on the disk, in bytes.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
     /// Part of it, if it is inside. Both are in bytes.
     pub fn part(&self, start: u64, length: u64) -> Option<Self> {
         let end = start.checked_add(length)?;

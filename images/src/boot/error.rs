@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use super::disk::ReadError;
-use super::{command_line, ext4, partitions};
+use super::{command_line, partitions, reader, tree};
 use crate::kernel;
 
 /// Where on a disk something is.
@@ -45,8 +45,8 @@ pub enum Error {
     },
     /// There is no file system that could have a kernel.
     #[error(
-        "there is no kernel on the disk ({0}): an image needs one in /boot, in ext4, with or without a partition \
-         table"
+        "there is no kernel on the disk ({0}): an image needs one in /boot, in ext4, XFS or btrfs, with or without a \
+         partition table"
     )]
     NoKernel(String),
     /// There is a kernel that no configuration says arguments for, and nothing that could be the root file system.
@@ -60,7 +60,7 @@ pub enum Error {
         /// Which partition.
         place: Place,
         /// Why.
-        cause: ext4::Error,
+        cause: tree::Error,
     },
     /// A file that is needed cannot be read.
     #[error("cannot read {} on {place}: {}", shown(path), chain(cause))]
@@ -70,7 +70,7 @@ pub enum Error {
         /// The path in its file system.
         path: String,
         /// Why.
-        cause: ext4::Error,
+        cause: tree::Error,
     },
     /// A boot loader's configuration makes no sense.
     #[error("{} on {place}: {}", shown(path), shown(reason))]
@@ -105,6 +105,9 @@ pub enum Error {
     /// The host has no memory for the kernel or the initial RAM file system.
     #[error("there is no memory for what the disk boots: {0}")]
     Memory(std::io::Error),
+    /// A guest was to read it, and has not given what the disk boots.
+    #[error("{}", chain(.0))]
+    Reader(reader::Error),
 }
 
 /// An error and its causes on one line.
@@ -120,9 +123,13 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// What a disk says, as part of a message: on one line, and no longer than one can read.
-fn shown(text: &str) -> String {
-    let mut shown: String =
-        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect();
+pub(super) fn shown(text: &str) -> String {
+    cut(text, MAX_SHOWN)
+}
+
+/// The same for a text of another length, in characters.
+pub(super) fn cut(text: &str, length: usize) -> String {
+    let mut shown: String = text.chars().take(length).map(|c| if c.is_control() { '?' } else { c }).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
@@ -140,7 +147,7 @@ mod tests {
     fn what_a_disk_says_does_not_break_a_message() {
         let path = format!("/boot/\n{}", "x".repeat(5000));
         let message =
-            Error::File { place: Place::Partition(1), path, cause: ext4::Error::NotFound }.to_string();
+            Error::File { place: Place::Partition(1), path, cause: tree::Error::NotFound }.to_string();
         assert!(message.starts_with("cannot read /boot/?xxx") && message.len() < 300, "{message}");
         assert!(message.ends_with("x… on partition 1: it does not exist"), "{message}");
     }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::error::{Error, Place};
-use super::ext4::{self, FileSystem};
 use super::memory;
+use super::tree::{self, Take, Tree};
 use crate::kernel::{self, Packed};
 
 /// The size of a kernel's file that is accepted, in bytes: 512 MiB.
@@ -21,75 +21,92 @@ const MAX_DECOMPRESSOR: usize = 40 << 20;
 pub struct From<'a> {
     /// Where it is.
     pub place: Place,
-    /// The file system.
-    pub file_system: &'a FileSystem<'a>,
+    /// Its files.
+    pub tree: &'a dyn Tree,
     /// Where kernels are in it: `/boot`, or nothing if it is mounted there.
     pub base: &'a str,
+    /// What it is a part of, if it is a subvolume.
+    pub whole: Option<&'a dyn Tree>,
 }
 
 impl From<'_> {
     /// The kernel as it boots fastest: the ELF file inside of a bzImage if there is one, else what is there.
     pub fn kernel(&self, path: &str) -> Result<File, Error> {
         let file = memory::create(c"kernel").map_err(Error::Memory)?;
-        let path = self.copy(path, MAX_KERNEL, &file, 0)?.0;
-        let error = |cause| Error::Kernel { place: self.place, path: path.clone(), cause };
-        let kernel = {
-            let image = memory::map(&file).map_err(Error::Memory)?;
-            unpack(&image).map_err(|why| match why {
-                Why::Kernel(cause) => error(cause),
-                Why::Memory(cause) => Error::Memory(cause),
-            })?
-        };
-        let kernel = kernel.unwrap_or(file);
-        memory::seal(&kernel).map_err(Error::Memory)?;
-        Ok(kernel)
+        let (path, size) =
+            self.copy(path, MAX_KERNEL, &mut |offset, piece| file.write_all_at(piece, offset))?;
+        // Its end may be a hole.
+        file.set_len(size).map_err(Error::Memory)?;
+        bootable(file, self.place, &path)
     }
 
-    /// Initial RAM file systems one after another, each at a multiple of four bytes as Linux has it.
+    /// Initial RAM file systems, put together as [`Self::copy_initrds`] does.
     pub fn initrds(&self, paths: &[String]) -> Result<Option<File>, Error> {
         if paths.is_empty() {
             return Ok(None);
         }
         let file = memory::create(c"initrd").map_err(Error::Memory)?;
-        let mut length: u64 = 0;
-        for path in paths {
-            let start = length.next_multiple_of(4);
-            length = start.saturating_add(self.copy(path, MAX_INITRD.saturating_sub(start), &file, start)?.1);
-        }
+        let length = self.copy_initrds(paths, &mut |offset, piece| file.write_all_at(piece, offset))?;
+        file.set_len(length).map_err(Error::Memory)?;
         memory::seal(&file).map_err(Error::Memory)?;
         Ok(Some(file))
     }
 
-    /// Copies a file to an offset in another. Gives its path, as it was found, and its size in bytes.
-    fn copy(&self, path: &str, limit: u64, to: &File, start: u64) -> Result<(String, u64), Error> {
-        let mut take = |offset: u64, piece: &[u8]| to.write_all_at(piece, start.saturating_add(offset));
-        let mut result = (path.to_owned(), self.file_system.copy(path, limit, &mut take));
-        // An entry may say the path as seen from the running system, or from the file system itself.
-        if matches!(result.1, Err(ext4::Error::NotFound)) {
-            let other = match (self.base, path.strip_prefix("/boot")) {
-                ("", Some(inner)) => Some(inner.to_owned()),
-                ("", None) | (_, Some(_)) => None,
-                (base, None) => Some(format!("{base}/{}", path.trim_start_matches('/'))),
-            };
-            if let Some(other) = other {
-                let copied = self.file_system.copy(&other, limit, &mut take);
-                if !matches!(copied, Err(ext4::Error::NotFound)) {
-                    result = (other, copied);
+    /// Hands initial RAM file systems to `take`, one after another, each at a multiple of four bytes as Linux has it.
+    /// Gives their length in bytes, at most [`MAX_INITRD`].
+    pub fn copy_initrds(&self, paths: &[String], take: Take<'_>) -> Result<u64, Error> {
+        let mut length: u64 = 0;
+        for path in paths {
+            let start = length.next_multiple_of(4);
+            let (_, size) = self.copy(path, MAX_INITRD.saturating_sub(start), &mut |offset, piece| {
+                take(start.saturating_add(offset), piece)
+            })?;
+            length = start.saturating_add(size);
+        }
+        Ok(length)
+    }
+
+    /// Hands a file that has something in it to `take`. Gives its path, as it was found, and its size in bytes.
+    pub fn copy(&self, path: &str, limit: u64, take: Take<'_>) -> Result<(String, u64), Error> {
+        // An entry may say the path as seen from the running system, from the file system itself, or, as GRUB does, from
+        // the file system that it is a subvolume of.
+        let other = match (self.base, path.strip_prefix("/boot")) {
+            ("", Some(inner)) => Some(inner.to_owned()),
+            ("", None) | (_, Some(_)) => None,
+            (base, None) => Some(format!("{base}/{}", path.trim_start_matches('/'))),
+        };
+        let others = [other.map(|path| (self.tree, path)), self.whole.map(|whole| (whole, path.to_owned()))];
+        let mut result = (path.to_owned(), self.tree.copy(path, limit, take));
+        for (tree, path) in others.into_iter().flatten() {
+            if matches!(result.1, Err(tree::Error::NotFound)) {
+                match tree.copy(&path, limit, take) {
+                    Err(tree::Error::NotFound) => {}
+                    copied => result = (path, copied),
                 }
             }
         }
         let (path, copied) = result;
-        let error = |cause| Error::File { place: self.place, path: path.clone(), cause };
-        let size = match copied {
-            Ok(0) => return Err(error(ext4::Error::Empty)),
-            Ok(size) => size,
-            Err(ext4::Error::Store(cause)) => return Err(Error::Memory(cause)),
-            Err(cause) => return Err(error(cause)),
-        };
-        // Its end may be a hole.
-        to.set_len(start.saturating_add(size)).map_err(Error::Memory)?;
-        Ok((path, size))
+        match copied {
+            Ok(0) => Err(Error::File { place: self.place, path, cause: tree::Error::Empty }),
+            Ok(size) => Ok((path, size)),
+            Err(tree::Error::Store(cause)) => Err(Error::Memory(cause)),
+            Err(cause) => Err(Error::File { place: self.place, path, cause }),
+        }
     }
+}
+
+/// Makes a kernel of a memory file what it is booted as, and seals it. `place` and `path` say where it is from.
+pub fn bootable(file: File, place: Place, path: &str) -> Result<File, Error> {
+    let kernel = {
+        let image = memory::map(&file).map_err(Error::Memory)?;
+        unpack(&image).map_err(|why| match why {
+            Why::Kernel(cause) => Error::Kernel { place, path: path.to_owned(), cause },
+            Why::Memory(cause) => Error::Memory(cause),
+        })?
+    };
+    let kernel = kernel.unwrap_or(file);
+    memory::seal(&kernel).map_err(Error::Memory)?;
+    Ok(kernel)
 }
 
 enum Why {

@@ -7,6 +7,8 @@
 //! | `partitions` | GPT, MBR, or none |
 //! | `signature` | which file system is on each |
 //! | `ext4` | ext2, ext3 and ext4, which are read here; what others there are is for a guest ([`Error::NeedsGuest`]) |
+//! | `reader` | that guest, and what it answers |
+//! | `tree` | files and directories, whoever reads them |
 //! | `menu` | the file system that has `grub.cfg`, entries of the Boot Loader Specification, or just kernels |
 //! | `grub`, `bls`, `newest` | the entry that is booted: kernel, initial RAM file systems, arguments |
 //! | `load`, `memory` | copies of them in memory, sealed |
@@ -31,7 +33,9 @@ mod memory;
 mod menu;
 mod newest;
 pub mod partitions;
+pub mod reader;
 mod signature;
+pub mod tree;
 pub mod version;
 
 use std::cell::Cell;
@@ -52,6 +56,18 @@ pub struct BootSource {
     pub command_line: String,
     /// Where it is from.
     pub origin: Origin,
+}
+
+impl BootSource {
+    /// One with these files, sealed and checked. The command line has the entry's arguments and what a micro-VM needs.
+    fn new(kernel: File, initrd: Option<File>, arguments: &str, origin: Origin) -> Result<Self, Error> {
+        let command_line = command_line::complete(arguments).map_err(|cause| Error::CommandLine {
+            place: origin.place,
+            title: origin.title.clone(),
+            cause,
+        })?;
+        Ok(Self { kernel, initrd, command_line, origin })
+    }
 }
 
 /// Where on the disk a boot source is from, for messages and logs.
@@ -76,23 +92,10 @@ pub struct Origin {
 pub fn find(disk: &dyn Disk) -> Result<BootSource, Error> {
     let budget = Cell::new(BUDGET);
     let whole = Region::whole(disk, &budget).map_err(Error::Disk)?;
-    let (parts, problem) = menu::Parts::of(whole)?;
+    let (parts, problem) = menu::Parts::of(whole, None)?;
     let found = parts.choose(problem)?;
     let kernel = found.from.kernel(&found.entry.kernel)?;
     let initrd = found.from.initrds(&found.entry.initrds)?;
-    let (place, entry) = (found.from.place, found.entry);
-    let arguments = entry.arguments.unwrap_or_default();
-    let command_line = command_line::complete(&arguments).map_err(|cause| Error::CommandLine {
-        place,
-        title: entry.title.clone(),
-        cause,
-    })?;
-    let origin = Origin {
-        place,
-        configuration: found.configuration,
-        title: entry.title,
-        kernel: entry.kernel,
-        initrds: entry.initrds,
-    };
-    Ok(BootSource { kernel, initrd, command_line, origin })
+    let (origin, arguments) = found.origin();
+    BootSource::new(kernel, initrd, &arguments, origin)
 }

@@ -3,12 +3,9 @@
 //! A directory is read from its beginning to its end. Its index, if it has one, looks like deleted entries that way.
 
 use super::inode::{Inode, Kind};
-use super::{Error, FileSystem, corrupt};
+use super::{Error, FileSystem, MAX_NAMES, corrupt};
 use crate::boot::disk::{field, le16, le32};
 use crate::checksum::crc32c;
-
-/// How many names a directory may have that is searched.
-pub const MAX_NAMES: usize = 4096;
 
 /// How many symbolic links a path may lead through.
 const MAX_LINKS: usize = 16;

@@ -2,6 +2,7 @@
 
 use super::{Error, FileSystem, corrupt};
 use crate::boot::disk::{SECTOR, field, le16, le32};
+use crate::boot::tree::Take as Contents;
 use crate::checksum::crc32c;
 
 /// What is read at once of a file's contents, in bytes.
@@ -121,11 +122,7 @@ impl FileSystem<'_> {
     }
 
     /// Hands the contents of an inode to `take`, piece by piece. Holes are left out.
-    pub fn copy_inode(
-        &self,
-        inode: &Inode,
-        take: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
+    pub fn copy_inode(&self, inode: &Inode, take: Contents<'_>) -> Result<(), Error> {
         let mut piece = Vec::new();
         self.runs(inode, &mut |run| {
             let mut offset = run.first.saturating_mul(self.block_size);

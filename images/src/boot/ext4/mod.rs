@@ -21,53 +21,14 @@ mod directory;
 mod inode;
 mod journal;
 
-pub use directory::MAX_NAMES;
 pub use journal::MAX_JOURNAL_BLOCKS;
 
 use inode::Kind;
 
-use super::disk::{ReadError, Region, le16, le32};
+use super::disk::{Region, le16, le32};
+pub use super::tree::Error;
+use super::tree::{MAX_NAMES, Take, Tree};
 use crate::checksum::crc32c;
-
-/// Why a file cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is no such file.
-    #[error("it does not exist")]
-    NotFound,
-    /// There is nothing in it.
-    #[error("it is empty")]
-    Empty,
-    /// It is there and is something else.
-    #[error("it is no {0}")]
-    NotA(&'static str),
-    /// More than is accepted.
-    #[error("it is {size} bytes large, more than the {limit} that are accepted")]
-    TooLarge {
-        /// In bytes.
-        size: u64,
-        /// In bytes.
-        limit: u64,
-    },
-    /// More symbolic links than are followed.
-    #[error("it leads through too many symbolic links, or in a circle")]
-    Links,
-    /// More names in a directory than are looked at.
-    #[error("there are more than {MAX_NAMES} names in a directory")]
-    Names,
-    /// A structure makes no sense.
-    #[error("the file system is corrupt: {0} (run e2fsck in a guest)")]
-    Corrupt(String),
-    /// Something that this reader does not do.
-    #[error("the file system has {0}, which is not supported here")]
-    Unsupported(String),
-    /// The disk cannot be read, or it leads outside.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// What is read cannot be stored.
-    #[error("its contents cannot be stored")]
-    Store(#[source] std::io::Error),
-}
 
 fn corrupt(what: impl Into<String>) -> Error {
     Error::Corrupt(what.into())
@@ -200,75 +161,6 @@ impl<'a> FileSystem<'a> {
         Ok(this)
     }
 
-    /// The contents of a file of at most `limit` bytes.
-    ///
-    /// # Errors
-    /// There is no such file, it is larger, or it cannot be read.
-    pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, Error> {
-        let mut contents = Vec::new();
-        let size = self.copy(path, limit, &mut |offset, piece| {
-            let offset = usize::try_from(offset).map_err(std::io::Error::other)?;
-            contents.resize(offset, 0);
-            contents.extend_from_slice(piece);
-            Ok(())
-        })?;
-        // Its end may be a hole.
-        contents.resize(usize::try_from(size).unwrap_or(0), 0);
-        Ok(contents)
-    }
-
-    /// Hands the contents of a file of at most `limit` bytes to `take`, in order and with the offset of each piece. What
-    /// is left out is zero. Says how large the file is, in bytes.
-    ///
-    /// # Errors
-    /// There is no such file, it is larger, or it cannot be read or taken.
-    pub fn copy(
-        &self,
-        path: &str,
-        limit: u64,
-        take: &mut dyn FnMut(u64, &[u8]) -> std::io::Result<()>,
-    ) -> Result<u64, Error> {
-        let inode = self.resolve(path)?;
-        if inode.kind != Kind::File {
-            return Err(Error::NotA("regular file"));
-        }
-        if inode.size > limit {
-            return Err(Error::TooLarge { size: inode.size, limit });
-        }
-        self.copy_inode(&inode, take)?;
-        Ok(inode.size)
-    }
-
-    /// The names in a directory; not `.` and `..`, and not those that are no UTF-8.
-    ///
-    /// # Errors
-    /// There is no such directory, or it cannot be read.
-    pub fn names(&self, path: &str) -> Result<Vec<String>, Error> {
-        let inode = self.resolve(path)?;
-        let mut names = Vec::new();
-        self.each_name(&inode, &mut |entry| {
-            if let Ok(name) = std::str::from_utf8(entry.name)
-                && !matches!(name, "." | "..")
-            {
-                names.push(name.to_owned());
-            }
-            false
-        })?;
-        Ok(names)
-    }
-
-    /// Whether there is something of this name.
-    ///
-    /// # Errors
-    /// It cannot be told.
-    pub fn exists(&self, path: &str) -> Result<bool, Error> {
-        match self.resolve(path) {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound | Error::NotA(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// A block of structures, from the journal if there is a newer copy.
     fn block(&self, block: u64) -> Result<Vec<u8>, Error> {
         let mut data = vec![0; usize::try_from(self.block_size).unwrap_or(0)];
@@ -286,5 +178,41 @@ impl<'a> FileSystem<'a> {
         }
         self.region.read_contents(block * self.block_size, data)?;
         self.journal.put_over(self, block, data)
+    }
+}
+
+impl Tree for FileSystem<'_> {
+    fn copy(&self, path: &str, limit: u64, take: Take<'_>) -> Result<u64, Error> {
+        let inode = self.resolve(path)?;
+        if inode.kind != Kind::File {
+            return Err(Error::NotA("regular file"));
+        }
+        if inode.size > limit {
+            return Err(Error::TooLarge { size: inode.size, limit });
+        }
+        self.copy_inode(&inode, take)?;
+        Ok(inode.size)
+    }
+
+    fn names(&self, path: &str) -> Result<Vec<String>, Error> {
+        let inode = self.resolve(path)?;
+        let mut names = Vec::new();
+        self.each_name(&inode, &mut |entry| {
+            if let Ok(name) = std::str::from_utf8(entry.name)
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+            false
+        })?;
+        Ok(names)
+    }
+
+    fn exists(&self, path: &str) -> Result<bool, Error> {
+        match self.resolve(path) {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound | Error::NotA(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
