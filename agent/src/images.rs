@@ -225,7 +225,6 @@ impl Source {
 
     /// Copies everything to a new directory below `images`. It is on the disk when this returns, and is locked.
     pub fn copy(&self, images: &Path, id: &ImageId) -> Result<Copy, Error> {
-        self.check_disk_boots()?;
         DirBuilder::new().recursive(true).mode(0o700).create(images).map_err(io_error("create", images))?;
         // The number tells it from an earlier image of this id, whose instances may still need its files.
         let directory = images.join(format!("{id}.{:016x}", rand::random::<u64>()));
@@ -253,17 +252,12 @@ impl Source {
         }
     }
 
-    /// A disk that is to boot by itself can.
-    fn check_disk_boots(&self) -> Result<(), Error> {
+    /// Has `check` look whether a disk that is to boot by itself can, or say why not.
+    pub fn check_boots(&self, check: impl FnOnce(File) -> Result<(), String>) -> Result<(), Error> {
         let (None, Some(disk)) = (&self.boot, &self.disk) else { return Ok(()) };
         let path = self.directory.join(DISK);
-        match innkeeper_images::boot::find(&disk.file) {
-            Ok(source) => {
-                tracing::info!(disk = %path.display(), title = source.origin.title, "the disk boots by itself");
-                Ok(())
-            }
-            Err(error) => Err(Error::Unusable(path, error.to_string())),
-        }
+        let file = disk.file.try_clone().map_err(io_error("open", &path))?;
+        check(file).map_err(|reason| Error::Unusable(path, reason))
     }
 
     fn copy_files(&self, copy: &Copy) -> Result<(), Error> {
@@ -460,10 +454,9 @@ mod tests {
         let (lab, image) = lab(&["disk.raw"]);
         let source = open(lab.path(), &image).unwrap();
         assert!(source.boot.is_none() && source.has_disk());
-        let images = lab.path().join("images");
-        let error = source.copy(&images, &ImageId::random()).unwrap_err();
-        assert!(error.is_the_clients() && error.to_string().contains("disk.raw: "), "{error}");
-        assert!(!images.exists(), "something was copied");
+        let error = source.check_boots(|_| Err("it does not".into())).unwrap_err();
+        assert!(error.is_the_clients() && error.to_string().contains("disk.raw: it does not"), "{error}");
+        assert!(source.check_boots(|_| Ok(())).is_ok());
         fs::write(image.join("command-line"), "quiet").unwrap();
         assert!(open(lab.path(), &image).unwrap_err().contains("goes with a kernel"));
     }

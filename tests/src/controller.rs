@@ -279,6 +279,7 @@ impl Controller {
             file: Descriptor(0),
             format: DiskFormat::Raw,
             read_only: false,
+            still: false,
             serial: id.into(),
             engine: DiskEngine::Auto,
             queues: None,

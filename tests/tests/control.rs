@@ -194,6 +194,7 @@ fn what_does_not_go_is_refused() -> Result<()> {
         file: Descriptor(0),
         format: DiskFormat::Raw,
         read_only: false,
+        still: false,
         serial: String::new(),
         engine: Default::default(),
         queues: None,

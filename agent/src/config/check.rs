@@ -42,8 +42,9 @@ impl Config {
             ("boot-id-file", &self.boot_id_file),
         ];
         let images = self.image_directories.iter().map(|directory| ("image-directories", directory));
-        let vmm = self.vmm.iter().map(|vmm| ("vmm", vmm));
-        for (key, path) in places.into_iter().chain(images).chain(vmm) {
+        let programs = self.vmm.iter().map(|vmm| ("vmm", vmm));
+        let reader = self.boot_reader.iter().map(|reader| ("boot-reader", reader));
+        for (key, path) in places.into_iter().chain(images).chain(programs).chain(reader) {
             if !path.is_absolute() {
                 return invalid(key, format!("{:?} is not an absolute path", path.display().to_string()));
             }

@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use innkeeper_images::recipe::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Settings;
@@ -33,6 +34,9 @@ pub struct Config {
     pub boot_id_file: PathBuf,
     /// The program `innkeeper-vmm`; by default the one beside this program, else the one on the `PATH`.
     pub vmm: Option<PathBuf>,
+    /// The directory with the guest that reads disks whose file systems are not read here; by default the one beside this
+    /// program, else the one that this user has built.
+    pub boot_reader: Option<PathBuf>,
     /// The account: 12 digits.
     pub account: String,
     /// The region.
@@ -94,6 +98,7 @@ impl Default for Config {
             run_directory: "/run/innkeeper".into(),
             boot_id_file: "/proc/sys/kernel/random/boot_id".into(),
             vmm: None,
+            boot_reader: None,
             account: "000000000000".into(),
             region: region.into(),
             zones: zones_of(region),
@@ -116,12 +121,28 @@ impl Config {
         Settings {
             vmm: self.vmm.clone().unwrap_or_else(default_vmm),
             run_directory: self.run_directory.clone(),
+            scratch_directory: self.state_directory.clone(),
             boot_id_file: self.boot_id_file.clone(),
             cpu_overcommit: self.cpu_overcommit,
             reserved_memory: self.reserved_memory,
         }
     }
 }
+
+impl Config {
+    /// Where the guest is that reads disks, if there is one.
+    pub fn boot_reader(&self) -> Option<PathBuf> {
+        let beside = || {
+            let path = std::env::current_exe().ok()?.with_file_name(BOOT_READER);
+            path.is_dir().then_some(path)
+        };
+        let built = || Cache::of_user().ok()?.current(BOOT_READER).ok();
+        self.boot_reader.clone().or_else(beside).or_else(built)
+    }
+}
+
+/// The name of the image of the guest that reads disks.
+const BOOT_READER: &str = "boot-reader";
 
 /// The VMM beside this program, if there is one; else whichever is on the `PATH`.
 fn default_vmm() -> PathBuf {
@@ -257,7 +278,7 @@ mod tests {
         };
         assert_eq!(shown.keys().collect::<Vec<_>>(), keys.keys().collect::<Vec<_>>());
         // These have none, and are shown with a value that could be.
-        for key in ["instance-types", "metrics-listen", "public-addresses", "vmm"] {
+        for key in ["boot-reader", "instance-types", "metrics-listen", "public-addresses", "vmm"] {
             let shown = toml::Table::from_iter([(key.to_owned(), shown.remove(key).unwrap())]);
             let config = read(&shown.to_string(), &[]).unwrap();
             assert_ne!(config, Config::default(), "{key}");

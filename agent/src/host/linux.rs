@@ -11,10 +11,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
@@ -66,6 +67,37 @@ impl Linux {
 
     fn directory(&self, instance: &InstanceId) -> PathBuf {
         self.root().join(instance.as_str())
+    }
+
+    /// Starts a VMM that was told nothing yet: the process, and a connection to it.
+    fn spawn(&self, log: Stdio) -> Result<(Child, OwnedFd), HostError> {
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.what(|| "make a socket".into())?;
+        let unblock = fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        unblock.what(|| "change a socket".into())?;
+        let mut command = Command::new(&self.settings.vmm);
+        command
+            .args(["serve", "--control", &CONTROL.to_string()])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let control = theirs.as_raw_fd();
+        // SAFETY: setsid, dup2 and fcntl are allowed between fork and exec, and the descriptor is open.
+        unsafe {
+            command.pre_exec(move || {
+                // Signals of the agent's terminal are not the guests' concern.
+                libc::setsid();
+                let result = if control == CONTROL {
+                    libc::fcntl(control, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(control, CONTROL)
+                };
+                if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+        let child = command.spawn().what(|| format!("run {}", self.settings.vmm.display()))?;
+        Ok((child, ours))
     }
 
     /// Connects to a VMM's control socket. `WouldBlock` is that it has let others wait for [`ACCEPTANCE`].
@@ -151,8 +183,6 @@ impl Host for Linux {
             .mode(0o700)
             .create(&directory)
             .what(|| format!("make {}", directory.display()))?;
-        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-        let (ours, theirs) = pair.what(|| "make a socket".into())?;
         let log = directory.join("log");
         let log_file = OpenOptions::new()
             .create(true)
@@ -160,28 +190,7 @@ impl Host for Linux {
             .mode(0o600)
             .open(&log)
             .what(|| format!("open {}", log.display()))?;
-        let mut command = Command::new(&self.settings.vmm);
-        command
-            .args(["serve", "--control", &CONTROL.to_string()])
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log_file);
-        let control = theirs.as_raw_fd();
-        // SAFETY: setsid, dup2 and fcntl are allowed between fork and exec, and the descriptor is open.
-        unsafe {
-            command.pre_exec(move || {
-                // Signals of the agent's terminal are not the guests' concern.
-                libc::setsid();
-                let result = if control == CONTROL {
-                    libc::fcntl(control, libc::F_SETFD, 0)
-                } else {
-                    libc::dup2(control, CONTROL)
-                };
-                if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-            });
-        }
-        let mut child = command.spawn().what(|| format!("run {}", self.settings.vmm.display()))?;
+        let (mut child, control) = self.spawn(log_file.into())?;
         let pid = child.id();
         // The child is ours and not waited for, so that its number is its own.
         let held = || -> io::Result<OwnedFd> {
@@ -190,16 +199,38 @@ impl Host for Linux {
             let new = directory.join("process.new");
             fs::write(&new, format!("{pid} {}\n", process::start_time(pid)?))?;
             fs::rename(new, note)?;
-            nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
             Ok(pidfd)
         };
         match held() {
-            Ok(pidfd) => Ok(VmmProcess { pidfd, control: ours }),
+            Ok(pidfd) => Ok(VmmProcess { pidfd, control }),
             Err(error) => {
                 let _ = child.kill().and_then(|()| child.wait());
                 Err(error).what(|| format!("hold on to the VMM of {instance}"))
             }
         }
+    }
+
+    fn start_helper(&self) -> Result<VmmProcess, HostError> {
+        let (mut child, control) = self.spawn(Stdio::null())?;
+        match process::open(child.id()) {
+            Ok(pidfd) => Ok(VmmProcess { pidfd, control }),
+            Err(error) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(error).what(|| "hold on to a VMM".into())
+            }
+        }
+    }
+
+    fn scratch_file(&self, size: u64) -> Result<OwnedFd, HostError> {
+        let directory = &self.settings.scratch_directory;
+        let made = || -> io::Result<OwnedFd> {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+            let file = options.open(directory)?;
+            file.set_len(size)?;
+            Ok(file.into())
+        };
+        made().what(|| format!("make a file in {}", directory.display()))
     }
 
     fn listener(&self, instance: &InstanceId) -> Result<OwnedFd, HostError> {
@@ -322,6 +353,7 @@ mod tests {
         let host = Linux::new(Settings {
             vmm: "/nonexistent".into(),
             run_directory: run.path().to_owned(),
+            scratch_directory: run.path().to_owned(),
             boot_id_file: "/nonexistent".into(),
             cpu_overcommit: 1.0,
             reserved_memory: 0,

@@ -77,6 +77,12 @@ pub trait Host: Send + Sync {
     /// Starts a VMM that was told nothing yet, and that ends with the agent until it is given [`Host::listener`].
     fn start_vmm(&self, instance: &InstanceId) -> Result<VmmProcess, HostError>;
 
+    /// Starts a VMM that is no instance's, and that ends with the agent.
+    fn start_helper(&self) -> Result<VmmProcess, HostError>;
+
+    /// A file without a name, of `size` bytes, which takes room as it is written to.
+    fn scratch_file(&self, size: u64) -> Result<OwnedFd, HostError>;
+
     /// Where controllers to come find the VMM of an instance.
     fn listener(&self, instance: &InstanceId) -> Result<OwnedFd, HostError>;
 
@@ -126,6 +132,8 @@ pub struct Settings {
     pub vmm: PathBuf,
     /// For sockets; gone after a reboot of the host.
     pub run_directory: PathBuf,
+    /// For files without names, which may be large.
+    pub scratch_directory: PathBuf,
     /// The file in which the kernel says which boot this is.
     pub boot_id_file: PathBuf,
     /// How many vCPUs are given for each CPU.

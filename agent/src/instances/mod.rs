@@ -2,7 +2,7 @@
 //!
 //! - [`lifecycle`] is the pure part: which step follows from what.
 //! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
-//!   what that means for other records, `store` its instance store.
+//!   what that means for other records, `store` its instance store, `boot_disk` what its disk boots.
 //! - [`host_reboot`] is what has to be done before that, when the host itself was started anew.
 //! - [`vmm`] is the connection to a VMM, [`health`] what it says of the guest, [`capacity`] what the host has room for,
 //!   [`failpoint`] where tests let the agent die.
@@ -11,6 +11,7 @@
 //! finds the same records and the same VMMs, and goes on.
 
 mod actor;
+mod boot_disk;
 pub mod capacity;
 mod console;
 pub mod failpoint;
@@ -23,9 +24,12 @@ mod store;
 pub mod vmm;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use innkeeper_images::boot;
 use innkeeper_protocol::Metrics;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -68,10 +72,17 @@ pub struct Shared {
     pub healths: Healths,
     /// Turns to read what a disk boots, each of which decompresses a kernel.
     pub boot_readers: Arc<Semaphore>,
+    /// The artefacts of the guest that reads other file systems.
+    pub boot_reader: Option<PathBuf>,
+    /// Turns to start that guest, which takes memory that is no instance's.
+    pub boot_guests: Semaphore,
 }
 
 /// How many disks are read for what they boot at once.
 pub const MAX_BOOT_READERS: usize = 4;
+
+/// How many guests read disks at once.
+pub const MAX_BOOT_GUESTS: usize = 2;
 
 /// How many volumes are made at once.
 pub const MAX_MAKERS: usize = 4;
@@ -207,6 +218,25 @@ impl Instances {
                     }
                 });
             }
+        }
+    }
+
+    /// Whether a disk that is to boot by itself can, or why not. Blocks, for as long as a guest takes to read it if it has to.
+    pub fn check_boots(&self, disk: File) -> Result<(), String> {
+        let found = match boot::find(&disk) {
+            Err(boot::Error::NeedsGuest { .. })
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() =>
+            {
+                runtime.block_on(boot_disk::read(&self.shared, disk.into()))
+            }
+            found => found.map_err(anyhow::Error::from),
+        };
+        match found {
+            Ok(source) => {
+                tracing::info!(title = source.origin.title, "the disk boots by itself");
+                Ok(())
+            }
+            Err(error) => Err(format!("{error:#}")),
         }
     }
 

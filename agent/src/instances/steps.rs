@@ -1,10 +1,8 @@
 //! How each [`Step`] is done. Each can be done again after it was done in part.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::slice;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,12 +15,12 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Woken, blocking};
-use super::chain;
 use super::failpoint::pass;
 use super::lifecycle::Observation;
 use super::settle::{attached, detach};
 use super::store;
 use super::vmm::{Vmm, VmmError};
+use super::{boot_disk, chain};
 use crate::ids::{InstanceId, VolumeId};
 use crate::records::{AttachmentStatus, BootFiles, Instance, Snapshot, Step, StoreDisk, Volume};
 use crate::state::Draft;
@@ -203,13 +201,8 @@ impl Actor {
     /// Reads from the root disk what it boots now. No guest runs on it: there is none yet, or it waits in a reset.
     async fn read_boot_disk(&mut self, instance: &Instance) -> Result<(OwnedFd, Option<OwnedFd>, String)> {
         let (name, disk) = self.open_root(instance).await?;
-        let turn = Arc::clone(&self.shared.boot_readers).acquire_owned().await?;
-        let read = blocking(move || -> Result<_> {
-            // Held to the end, also when nobody waits for it any more.
-            let _turn = turn;
-            Ok(innkeeper_images::boot::find(&File::from(disk))?)
-        });
-        let source = read.await.with_context(|| format!("cannot boot from {name}"))?;
+        let read = boot_disk::read(&self.shared, disk).await;
+        let source = read.with_context(|| format!("cannot boot from {name}"))?;
         let origin = &source.origin;
         tracing::debug!(instance = %self.id, disk = name, title = origin.title, kernel = origin.kernel, "boots");
         Ok((source.kernel.into(), source.initrd.map(OwnedFd::from), source.command_line))
@@ -257,6 +250,7 @@ impl Actor {
             file: Descriptor(0),
             format: DiskFormat::Raw,
             read_only: false,
+            still: false,
             serial: name.replace('-', ""),
             engine: DiskEngine::Auto,
             queues: None,

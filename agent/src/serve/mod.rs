@@ -30,7 +30,7 @@ use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
 use crate::instances::host_reboot::settle_reboot;
-use crate::instances::{Consoles, Instances, MAX_BOOT_READERS, MAX_MAKERS, Shared};
+use crate::instances::{Consoles, Instances, MAX_BOOT_GUESTS, MAX_BOOT_READERS, MAX_MAKERS, Shared};
 use crate::metrics::{self, Metrics};
 use crate::query::dispatch::Registry;
 use crate::state::State;
@@ -79,6 +79,8 @@ impl Agent {
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
             makers: Semaphore::new(MAX_MAKERS),
             healths: Healths::default(),
+            boot_reader: config.boot_reader(),
+            boot_guests: Semaphore::new(MAX_BOOT_GUESTS),
             boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
         let (copying, metrics) = (Copying::default(), Metrics::default());

@@ -102,7 +102,21 @@ impl RawFile {
     /// Takes an opened file as a disk and locks it: shared when `read_only`, else exclusively.
     ///
     /// A last partial sector is not part of the disk.
-    pub fn from_file(mut file: File, read_only: bool) -> Result<Self, OpenError> {
+    pub fn from_file(file: File, read_only: bool) -> Result<Self, OpenError> {
+        Self::new(file, read_only, |file| lock(file, read_only))
+    }
+
+    /// Takes an opened file as a disk that can only be read, whoever has locked it: the caller knows that nobody writes to
+    /// it meanwhile.
+    pub fn from_still_file(file: File) -> Result<Self, OpenError> {
+        Self::new(file, true, |_| Ok(()))
+    }
+
+    fn new(
+        mut file: File,
+        read_only: bool,
+        lock: impl FnOnce(&File) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::NotADisk);
@@ -113,7 +127,7 @@ impl RawFile {
         if capacity == 0 {
             return Err(OpenError::Empty);
         }
-        lock(&file, read_only)?;
+        lock(&file)?;
         // Otherwise io_uring fails instead of waiting, on file systems that only know how to wait.
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
         fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
@@ -732,5 +746,15 @@ mod tests {
         let _first = RawFile::open(file.path(), true).unwrap();
         let _second = RawFile::open(file.path(), true).unwrap();
         assert!(matches!(RawFile::open(file.path(), false), Err(OpenError::Locked)));
+    }
+
+    #[test]
+    fn what_is_still_is_read_whoever_has_it() {
+        let (file, writer) = disk(&[0; 512]);
+        let still = RawFile::from_still_file(open(file.path(), true).unwrap()).unwrap();
+        assert!(still.is_read_only());
+        // And keeps nobody from it.
+        drop(writer);
+        assert!(RawFile::open(file.path(), false).is_ok());
     }
 }

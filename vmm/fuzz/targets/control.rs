@@ -555,6 +555,7 @@ impl Wish {
                     file: Descriptor(0),
                     format: DiskFormat::Raw,
                     read_only: false,
+                    still: false,
                     serial: String::new(),
                     engine: DiskEngine::Auto,
                     queues,
@@ -581,6 +582,7 @@ impl Wish {
                     file: descriptor(file),
                     format: DiskFormat::Raw,
                     read_only,
+                    still: false,
                     serial: serial.id(),
                     engine: [DiskEngine::Auto, DiskEngine::IoUring, DiskEngine::Sync]
                         [usize::from(engine % 3)],

@@ -220,6 +220,10 @@ pub struct AttachDisk {
     /// Whether the guest can only read.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the file is taken as it is, whoever has locked it. The controller knows that nobody writes to it as long as
+    /// the guest reads. Only for one that the guest can only read.
+    #[serde(default)]
+    pub still: bool,
     /// What the guest sees as serial number: at most 20 printable ASCII characters.
     #[serde(default)]
     pub serial: String,
@@ -721,6 +725,7 @@ mod tests {
             file: Descriptor(0),
             format: DiskFormat::Raw,
             read_only: false,
+            still: false,
             serial: "vol1".into(),
             engine: DiskEngine::IoUring,
             queues: None,
@@ -731,7 +736,7 @@ mod tests {
             (Command::Start, r#""start""#),
             (
                 Command::AttachDisk(Box::new(disk)),
-                r#"{"attach-disk":{"id":"vol-1","file":0,"format":"raw","read_only":false,"serial":"vol1","engine":"io_uring","queues":null,"limits":{"bytes":{"per_second":1,"burst":null},"operations":null}}}"#,
+                r#"{"attach-disk":{"id":"vol-1","file":0,"format":"raw","read_only":false,"still":false,"serial":"vol1","engine":"io_uring","queues":null,"limits":{"bytes":{"per_second":1,"burst":null},"operations":null}}}"#,
             ),
             (Command::Boot { source: None }, r#"{"boot":{"source":null}}"#),
         ];

@@ -343,6 +343,7 @@ fn open_disk((option, index): (&DiskOption, usize)) -> anyhow::Result<(AttachDis
         file: parcel.add(file),
         format: DiskFormat::Raw,
         read_only: is_read_only,
+        still: false,
         serial,
         engine,
         queues,

@@ -206,7 +206,12 @@ impl Server {
             return Err(invalid(format!("a disk has 1 to {MAX_QUEUES} queues, not {queues}")));
         }
         let identity = FileIdentity::of(&file).map_err(cannot(FailureCode::Failed))?;
-        let backend = RawFile::from_file(file, disk.read_only).map_err(|error| {
+        let backend = match (disk.still, disk.read_only) {
+            (false, read_only) => RawFile::from_file(file, read_only),
+            (true, true) => RawFile::from_still_file(file),
+            (true, false) => return Err(invalid("a disk that is still is read only")),
+        };
+        let backend = backend.map_err(|error| {
             let is_locked = matches!(error, OpenError::Locked);
             failure(if is_locked { FailureCode::Conflict } else { FailureCode::Invalid }, error)
         })?;

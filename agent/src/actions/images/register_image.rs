@@ -300,6 +300,7 @@ impl Action for RegisterImage {
         let directory = images::directory(&context.agent.config.state_directory);
         let copy = |source: &Source| {
             let _turn = context.agent.copying.begin()?;
+            source.check_boots(|disk| context.agent.instances.check_boots(disk))?;
             source.copy(&directory, &id)
         };
         let copy = source.as_ref().map(copy).transpose().map_err(from_images)?;

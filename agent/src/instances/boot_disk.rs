@@ -1,0 +1,162 @@
+//! What a disk boots: read here if its file system is one that is read here, else by a guest that is thrown away
+//! ([`innkeeper_images::boot::reader`]).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use innkeeper_images::boot::{self, BootSource, reader};
+use innkeeper_protocol::{
+    AttachDisk, BootSource as Boot, Command, Configure, Descriptor, DiskEngine, DiskFormat, Happening,
+    Identity, Limits,
+};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::actor::blocking;
+use super::vmm::{Vmm, VmmError};
+use crate::host::VmmProcess;
+
+/// How long a guest may take to read a disk. On a host with hardware support it takes less than a second.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The longest command line of the guest that reads disks, in bytes.
+const MAX_COMMAND_LINE: u64 = 2048;
+
+/// Reads what a disk boots. Nobody may write to it meanwhile.
+///
+/// # Errors
+/// It cannot be booted, or cannot be read here and there is no guest to do so.
+pub async fn read(shared: &Arc<Shared>, disk: OwnedFd) -> Result<BootSource> {
+    let turn = Arc::clone(&shared.boot_readers).acquire_owned().await?;
+    let (found, disk) = blocking(move || {
+        // Held to the end, also when nobody waits for it any more.
+        let _turn = turn;
+        let disk = File::from(disk);
+        (boot::find(&disk), disk)
+    })
+    .await;
+    match found {
+        Err(error @ boot::Error::NeedsGuest { .. }) => {
+            let Some(directory) = shared.boot_reader.clone() else {
+                bail!(
+                    "{error}: build it with `innkeeper-images build boot-reader`, and name its directory in boot-reader"
+                );
+            };
+            tracing::debug!(reason = %error, "a guest is to read the disk");
+            by_guest(shared, directory.into(), disk.into()).await.context(error)
+        }
+        found => Ok(found?),
+    }
+}
+
+/// Has a guest read a disk. It ends when nobody waits for it any more.
+async fn by_guest(shared: &Arc<Shared>, directory: Arc<Path>, disk: OwnedFd) -> Result<BootSource> {
+    let _turn = shared.boot_guests.acquire().await?;
+    let (waiting, gone) = oneshot::channel::<()>();
+    let shared = Arc::clone(shared);
+    let running = tokio::spawn(async move {
+        let guest = Guest::start(&shared, &directory).await?;
+        guest.run(disk, gone).await
+    });
+    let result = running.await;
+    drop(waiting);
+    result?
+}
+
+/// A guest that reads disks.
+struct Guest {
+    vmm: Vmm,
+    answer: OwnedFd,
+}
+
+impl Guest {
+    async fn start(shared: &Arc<Shared>, directory: &Arc<Path>) -> Result<Self> {
+        let (shared, directory) = (Arc::clone(shared), Arc::clone(directory));
+        let opened = move || -> Result<(VmmProcess, OwnedFd, [OwnedFd; 3], String)> {
+            let host = &shared.host;
+            let mut command_line = String::new();
+            let path = directory.join("command-line");
+            let mut file = File::from(host.boot_file(&path)?).take(MAX_COMMAND_LINE);
+            let read = file.read_to_string(&mut command_line);
+            read.with_context(|| format!("cannot read {}", path.display()))?;
+            let (kernel, initrd) = (directory.join("vmlinux"), directory.join("initrd.img"));
+            let descriptors = [host.kvm()?, host.boot_file(&kernel)?, host.boot_file(&initrd)?];
+            let answer = host.scratch_file(reader::ANSWER_DISK)?;
+            Ok((host.start_helper()?, answer, descriptors, command_line.trim().to_owned()))
+        };
+        let (process, answer, descriptors, command_line) = blocking(opened).await?;
+        let mut vmm = Vmm::open(process).await?;
+        vmm.say(Command::Events { after: 0 }).await?;
+        let configure = Configure {
+            kvm: Descriptor(0),
+            cpus: 1,
+            memory: reader::MEMORY,
+            identity: Identity {
+                uuid: uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string(),
+                serial: None,
+                asset_tag: None,
+            },
+            boot: Boot { kernel: Descriptor(1), initrd: Some(Descriptor(2)), command_line },
+            listener: None,
+            virtio_console: false,
+            balloon: false,
+            vsock: None,
+        };
+        vmm.call(Command::Configure(Box::new(configure)), &descriptors).await?;
+        Ok(Self { vmm, answer })
+    }
+
+    /// Lets it read a disk, until somebody is `gone`.
+    async fn run(mut self, disk: OwnedFd, gone: oneshot::Receiver<()>) -> Result<BootSource> {
+        // Of the one that its instance has, which stands still, or not at all.
+        self.attach("disk", &disk, true).await?;
+        let answer = self.answer.try_clone()?;
+        self.attach("answer", &answer, false).await?;
+        self.vmm.say(Command::Start).await?;
+        let ended = tokio::select! {
+            ended = timeout(PATIENCE, until_the_end(&mut self.vmm)) => ended,
+            _ = gone => bail!("nobody waits for it any more"),
+        };
+        if let Ok(Err(error)) = ended {
+            tracing::debug!(%error, "the guest that reads a disk");
+        }
+        self.vmm.end().await?;
+        // It says whether it has come to its end.
+        let answer = File::from(self.answer);
+        Ok(blocking(move || reader::answer(&answer)).await?)
+    }
+
+    async fn attach(&mut self, id: &str, file: &OwnedFd, is_still: bool) -> Result<()> {
+        let disk = AttachDisk {
+            id: id.to_owned(),
+            file: Descriptor(0),
+            format: DiskFormat::Raw,
+            read_only: is_still,
+            still: is_still,
+            serial: String::new(),
+            engine: DiskEngine::Auto,
+            queues: None,
+            limits: Limits::default(),
+        };
+        self.vmm.call(Command::AttachDisk(Box::new(disk)), slice::from_ref(file)).await?;
+        Ok(())
+    }
+}
+
+/// Waits until the guest is off. One whose kernel has crashed comes again, to say so.
+async fn until_the_end(vmm: &mut Vmm) -> Result<(), VmmError> {
+    loop {
+        match vmm.event().await?.what {
+            Happening::Ended(_) => return Ok(()),
+            Happening::BootSourceWanted { .. } => vmm.say(Command::Boot { source: None }).await?,
+            _ => {}
+        }
+    }
+}
