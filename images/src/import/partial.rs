@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 use nix::unistd::geteuid;
@@ -18,8 +19,9 @@ use super::journal::{self, Recorded};
 use super::manifest::{CHUNK, Chunk, Manifest, is_zero};
 use super::{DISK, MANIFEST};
 
-/// How many bytes are written between two entries of the journal: what may have to be done twice.
+/// How many bytes are written, and how long that may take, until the journal is told: what may have to be done twice.
 const BATCH: u64 = 32 << 20;
+const BATCH_TIME: Duration = Duration::from_millis(250);
 
 /// The smallest hole that is left in a disk, in bytes: a block of most file systems.
 const BLOCK: usize = 4 << 10;
@@ -127,7 +129,7 @@ impl Partial {
         journal.set_len(recorded.length).map_err(failed("write", &self.journal))?;
         let Recorded { chunks, done, .. } = recorded;
         let noted = chunks.len();
-        Ok(Work { partial: self, disk, journal, chunks, noted, done, waiting: 0 })
+        Ok(Work { partial: self, disk, journal, chunks, noted, done, waiting: 0, told: Instant::now() })
     }
 
     /// Makes a journal with nothing in it.
@@ -196,6 +198,8 @@ pub(super) struct Work<'a> {
     done: u64,
     /// How many bytes were written that the journal has not.
     waiting: u64,
+    /// When the journal was told.
+    told: Instant,
 }
 
 impl Work<'_> {
@@ -228,7 +232,10 @@ impl Work<'_> {
             offset = offset.saturating_add(length as u64);
             rest = behind;
         }
-        if self.waiting >= BATCH { self.record(index + 1) } else { Ok(()) }
+        if self.waiting >= BATCH || self.told.elapsed() >= BATCH_TIME {
+            self.record(index + 1)?;
+        }
+        Ok(())
     }
 
     /// Records that all chunks before number `done` are on the disk, which they are when this returns.
@@ -241,6 +248,7 @@ impl Work<'_> {
         self.noted = self.chunks.len();
         self.done = done;
         self.waiting = 0;
+        self.told = Instant::now();
         Ok(())
     }
 
