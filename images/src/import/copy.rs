@@ -46,9 +46,8 @@ fn read(
     filled: SyncSender<Filled>,
     empty: Receiver<Vec<u8>>,
 ) -> Result<()> {
-    let failed = |error| failed("read", source.path())(error);
     let mut position = first.saturating_mul(CHUNK);
-    while let Some(data) = source.contents.next_data(position, source.size).map_err(failed)? {
+    while let Some(data) = source.contents.next_data(position, source.size)? {
         let index = data / CHUNK;
         let offset = index.saturating_mul(CHUNK);
         let length = |end: u64| usize::try_from(end.saturating_sub(offset).min(CHUNK)).unwrap_or_default();
@@ -56,7 +55,7 @@ fn read(
         chunk.resize(length(size), 0);
         // The last one may be longer than what there is of the source.
         if let Some((contents, padding)) = chunk.split_at_mut_checked(length(source.size)) {
-            source.contents.read(contents, offset).map_err(failed)?;
+            source.contents.read(contents, offset)?;
             padding.fill(0);
         }
         if filled.send((index, chunk)).is_err() {

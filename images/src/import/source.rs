@@ -22,10 +22,10 @@ const BEGINNING: u64 = 1 << 20;
 /// What a disk is read from. It is read on a thread of its own.
 pub(super) trait Contents: Send + Sync {
     /// The first place from `offset` on, below `end`, that may hold something else than zeroes. Both in bytes.
-    fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>>;
+    fn next_data(&self, offset: u64, end: u64) -> Result<Option<u64>>;
 
     /// Reads from `offset` on. All of it has to be within the disk.
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 }
 
 /// What files that are given for raw disks by mistake begin with, what they are, and what to do.
@@ -72,7 +72,7 @@ impl Source {
                 if let Some((_, found, way_out)) = mistake {
                     return Err(Error::OtherFormat { path: path.into(), named: format, found, way_out });
                 }
-                (metadata.len(), Box::new(Raw(clone()?)))
+                (metadata.len(), Box::new(Raw { path: path.into(), file: clone()? }))
             }
             Format::Qcow2 => {
                 if !beginning.starts_with(&MAGIC) {
@@ -127,15 +127,23 @@ impl Source {
 }
 
 /// A raw disk.
-struct Raw(File);
+struct Raw {
+    /// For messages.
+    path: PathBuf,
+    file: File,
+}
 
 impl Contents for Raw {
-    fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
-        next_data(&self.0, offset, end)
+    fn next_data(&self, offset: u64, end: u64) -> Result<Option<u64>> {
+        next_data(&self.file, offset, end).map_err(failed("read", &self.path))
     }
 
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            // It was longer when it was opened.
+            io::ErrorKind::UnexpectedEof => Error::Changed(self.path.clone()),
+            _ => failed("read", &self.path)(error),
+        })
     }
 }
 

@@ -65,6 +65,8 @@ struct Header {
     l1_offset: u64,
     /// How many of its entries the disk needs.
     l1_entries: u64,
+    /// The bits that have to be zero in the entries of L2 tables.
+    l2_reserved: u64,
 }
 
 impl Header {
@@ -153,6 +155,8 @@ impl Image<'_> {
             cluster_bits,
             l1_offset: self.long(40)?,
             l1_entries: u64::from(self.word(36)?),
+            // Version 2 has no clusters that say that they are zeroes.
+            l2_reserved: if version == 2 { L2_RESERVED | ZERO } else { L2_RESERVED },
         };
         if header.size == 0 {
             return Err(Error::Empty(self.path.into()));
@@ -218,7 +222,14 @@ impl Image<'_> {
         let covered = header.cluster() * header.l2_entries();
         let mut l1 = vec![0; usize::try_from(header.l1_entries * 8).unwrap_or_default()];
         self.read(&mut l1, header.l1_offset)?;
-        for (index, entry) in (0_u64..).zip(l1.as_chunks::<8>().0) {
+        let l1 = l1.as_chunks::<8>().0;
+        let mut tables: Vec<u64> = l1.iter().map(|entry| u64::from_be_bytes(*entry) & OFFSET).collect();
+        tables.retain(|offset| *offset != 0);
+        tables.sort_unstable();
+        if tables.windows(2).any(|pair| pair.first() == pair.last()) {
+            return self.damaged("two entries of its L1 table lead to the same L2 table");
+        }
+        for (index, entry) in (0_u64..).zip(l1) {
             let entry = u64::from_be_bytes(*entry);
             if entry & L1_RESERVED != 0 {
                 return self.damaged(format!("entry {index} of its L1 table is {entry:#x}"));
@@ -249,11 +260,11 @@ impl Image<'_> {
             if entry & COMPRESSED != 0 {
                 self.compressed_cluster(header, entry)?;
                 total.compressed += cluster;
-            } else if entry & L2_RESERVED != 0 {
+            } else if entry & header.l2_reserved != 0 {
                 return self.damaged(format!("the entry of an L2 table is {entry:#x}"));
             } else if entry & ZERO == 0 && entry & OFFSET != 0 {
                 // The last cluster of a file may end where the disk does.
-                self.has("a cluster", entry & OFFSET, cluster.min(rest), cluster)?;
+                self.has("data", entry & OFFSET, cluster.min(rest), cluster)?;
                 total.plain += cluster;
             }
             position = position.saturating_add(cluster);
@@ -275,7 +286,7 @@ impl Image<'_> {
         if end <= self.length.next_multiple_of(512) {
             return Ok(());
         }
-        self.damaged(format!("a cluster is to be at byte {offset}, and the file ends at {}", self.length))
+        self.damaged(format!("data is to be at byte {offset}, and the file ends at {}", self.length))
     }
 
     /// Whether all that was referred to so far can be in the file without being there twice.

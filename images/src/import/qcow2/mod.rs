@@ -7,12 +7,12 @@ mod check;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use imago::qcow2::Qcow2 as Image;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping};
 
-use super::error::{Result, failed};
+use super::error::{Error, Result, failed};
 use super::source::Contents;
 
 /// What every qcow2 file begins with.
@@ -20,6 +20,8 @@ pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// A disk in a qcow2 file.
 pub(super) struct Qcow2 {
+    /// For messages.
+    path: PathBuf,
     disk: FormatAccess<imago::file::File>,
     /// In bytes.
     size: u64,
@@ -34,8 +36,8 @@ impl Qcow2 {
             // The check has refused those that would need another file. This is the second lock on that door.
             Image::builder(file).open(DenyImplicitOpenGate::default())
         };
-        let image: Image<imago::file::File> = open().map_err(failed("read the qcow2 file", path))?;
-        Ok(Self { disk: FormatAccess::new(image), size })
+        let image: Image<imago::file::File> = open().map_err(unreadable(path))?;
+        Ok(Self { path: path.into(), disk: FormatAccess::new(image), size })
     }
 
     /// The disk's size, in bytes.
@@ -44,11 +46,19 @@ impl Qcow2 {
     }
 }
 
+/// What imago's error means: it is the file's fault, unless the system has failed.
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.raw_os_error() {
+        Some(_) => failed("read", path)(error),
+        None => Error::Damaged { path: path.into(), reason: error.to_string() },
+    }
+}
+
 impl Contents for Qcow2 {
-    fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
+    fn next_data(&self, offset: u64, end: u64) -> Result<Option<u64>> {
         let mut offset = offset;
         while offset < end {
-            match self.disk.get_mapping(offset, end - offset)? {
+            match self.disk.get_mapping(offset, end - offset).map_err(unreadable(&self.path))? {
                 (Mapping::Zero { .. }, length) if length > 0 => offset = offset.saturating_add(length),
                 (Mapping::Eof { .. }, _) => return Ok(None),
                 _ => return Ok(Some(offset)),
@@ -57,7 +67,7 @@ impl Contents for Qcow2 {
         Ok(None)
     }
 
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.disk.read(buffer, offset)
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.disk.read(buffer, offset).map_err(unreadable(&self.path))
     }
 }
