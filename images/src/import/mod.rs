@@ -16,7 +16,7 @@
 //!   not even read. A disk whose size is not a multiple of 512 bytes, a sector, is made longer with zeroes.
 //! - **The source can be checked** against the checksum that its distribution published, before anything is made.
 //! - **An import that was interrupted goes on** where it stopped, when it is started again the same way, whatever ended
-//!   it; at most 32 MiB, or a quarter of a second of work, are done twice. What was done is in `NAME.partial` beside the target ([`mod@partial`]). If
+//!   it; at most 32 MiB, or a quarter of a second of work, are done twice. What was done is in `NAME.partial` beside the target. If
 //!   the source is not the same any more, the import starts anew and says so; and so it does if the last chunk of what was
 //!   done is not as it was left.
 //! - **Publishing is atomic.** The target is complete and on the disk, or not there. Two imports with one target do not

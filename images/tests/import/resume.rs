@@ -3,6 +3,7 @@
 //! `INNKEEPER_IMPORT_KILLS` is how many imports are killed at some time, 20 without it.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
@@ -308,6 +309,36 @@ fn a_checksum_is_read_once() {
     assert!(sample.check());
     fs::remove_dir_all(sample.target()).unwrap();
     assert_eq!(import(&checksum).1, 2);
+}
+
+/// Whatever a crash of the host leaves: what the journal says is on the disk, and so is what is published.
+#[test]
+fn nothing_is_said_to_be_done_before_it_is_on_the_disk() {
+    let sample = Sample::new();
+    let log = sample.lab.path("calls");
+    let mut command = tool("strace");
+    command.args(["-f", "-qq", "-y", "-e", "trace=pwrite64,write,fdatasync,fsync,rename", "-o"]).arg(&log);
+    command.arg(program().get_program());
+    sample.arguments(&mut command);
+    assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    let (mut unsynced, mut batches, mut published) = (BTreeSet::new(), 0, false);
+    for line in fs::read_to_string(log).unwrap().lines() {
+        // As in `123 fdatasync(5</tmp/image/disk.raw>) = 0`.
+        let file = line.split(['<', '>']).nth(1).unwrap_or_default();
+        let is = |call: &str| line.contains(&format!(" {call}("));
+        if is("pwrite64") || is("write") && file.contains("image.partial/image") {
+            unsynced.insert(file.to_owned());
+        } else if is("fdatasync") || is("fsync") {
+            unsynced.remove(file);
+        } else if is("write") && file.ends_with("/journal") {
+            assert!(unsynced.is_empty(), "{line}: {unsynced:?}");
+            batches += 1;
+        } else if is("rename") && line.contains("image.partial/image") {
+            assert!(unsynced.is_empty(), "{line}: {unsynced:?}");
+            published = true;
+        }
+    }
+    assert!(batches > 1 && published, "{batches} batches");
 }
 
 #[test]
