@@ -149,9 +149,9 @@ pub(super) fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io
 
 /// What to make of an error in writing: a full disk is nothing to give up for.
 pub(super) fn unwritten<'a>(path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
     move |source| match source.kind() {
-        FileTooLarge | QuotaExceeded | StorageFull => Error::Full { path: path.into(), source },
+        QuotaExceeded | StorageFull => Error::Full { path: path.into(), source },
         _ => Error::Io { action: "write", path: path.into(), source },
     }
 }
