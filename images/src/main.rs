@@ -1,4 +1,6 @@
-//! `innkeeper-images`: builds images from recipes, and says where they are.
+//! `innkeeper-images`: builds images from recipes, imports disks, and says what there is.
+
+mod import_progress;
 
 use std::fs;
 use std::io::IsTerminal;
@@ -8,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use import_progress::ImportProgress;
 use indicatif::{ProgressBar, ProgressStyle};
 use innkeeper_images::boot::{self, BootSource, Origin};
+use innkeeper_images::import::{Checksum, DISK, Format, Import, MANIFEST, Manifest};
 use innkeeper_images::kernel;
 use innkeeper_images::recipe::{Cache, Progress, Recipes};
 
-/// Builds images from recipes, and says where they are.
+/// Builds images from recipes, imports disks, and says what there is.
 ///
-/// Images are kept in $INNKEEPER_CACHE, by default ~/.cache/innkeeper.
+/// Images that are built are kept in $INNKEEPER_CACHE, by default ~/.cache/innkeeper.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -40,6 +44,27 @@ enum Subcommands {
     Path {
         /// Name of the recipe
         name: String,
+    },
+    /// Make an image of a disk, and print its directory
+    ///
+    /// The directory gets the disk as a sparse file, disk.raw, and disk.manifest, which tells later whether the disk is
+    /// still the same. What was interrupted goes on where it stopped when the same command is given again.
+    Import {
+        /// The disk's format; it is never guessed
+        #[arg(long)]
+        format: Format,
+        /// What the file has to have, as its distribution published it: sha256: or sha512: and hexadecimal digits
+        #[arg(long)]
+        checksum: Option<Checksum>,
+        /// The file with the disk
+        source: PathBuf,
+        /// The directory to be made
+        target: PathBuf,
+    },
+    /// Compare an imported disk with its manifest
+    Verify {
+        /// The directory that `import` made
+        image: PathBuf,
     },
     /// Say what a disk boots: the kernel, the initial RAM file systems and the command line
     BootSource {
@@ -88,6 +113,20 @@ fn run(command: Subcommands) -> Result<()> {
             }
         }
         Subcommands::Path { name } => println!("{}", Cache::of_user()?.find(&recipes.get(&name)?)?.display()),
+        Subcommands::Import { format, checksum, source, target } => {
+            let mut display = ImportProgress::new(&target);
+            let import = Import { source, format, target, checksum };
+            let imported = import.run(&mut display);
+            display.end(imported.as_ref().ok());
+            imported?;
+            println!("{}", import.target.display());
+        }
+        Subcommands::Verify { image } => {
+            let manifest = Manifest::read(&image.join(MANIFEST))?;
+            let path = image.join(DISK);
+            let disk = fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            manifest.verify(&disk).with_context(|| format!("cannot trust {}", path.display()))?;
+        }
         Subcommands::BootSource { disk } => {
             let file = fs::File::open(&disk).with_context(|| format!("cannot open {}", disk.display()))?;
             let source = boot::find(&file).with_context(|| format!("cannot boot {}", disk.display()))?;

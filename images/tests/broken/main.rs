@@ -12,6 +12,8 @@ mod base;
 mod common;
 mod contents;
 mod ext4;
+#[path = "../common/heap.rs"]
+mod heap;
 mod measure;
 mod tables;
 

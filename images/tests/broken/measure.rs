@@ -1,56 +1,13 @@
 //! What an image costs, and what it ends in.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use innkeeper_images::boot::{self, BootSource, Error};
 
-/// Counts what is allocated.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn grow(size: usize) {
-    let now = NOW.fetch_add(size, Ordering::Relaxed) + size;
-    PEAK.fetch_max(now, Ordering::Relaxed);
-}
-
-// SAFETY: Everything goes to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: As the caller has it.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: As the caller has it.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both are there while it is copied.
-        grow(size);
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: As the caller has it.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: As the caller has it.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use crate::heap;
 
 const MAX_TIME: Duration = Duration::from_secs(2);
 const MAX_MEMORY: usize = 64 << 20;
@@ -83,12 +40,9 @@ pub struct Tally {
 impl Tally {
     /// Looks at a broken image. `whole` is what the unbroken one boots; without it there has to be an error.
     pub fn check(&mut self, name: &str, disk: &[u8], whole: Option<&Answer>) -> Option<Error> {
-        let before = NOW.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
         let begun = Instant::now();
-        let result = boot::find(&disk);
+        let (result, memory) = heap::peak(|| boot::find(&disk));
         let time = begun.elapsed();
-        let memory = PEAK.load(Ordering::Relaxed).saturating_sub(before);
         assert!(time < MAX_TIME, "{name}: {time:?}");
         assert!(memory < MAX_MEMORY, "{name}: {memory} bytes");
         self.slowest = self.slowest.max(time);
