@@ -8,6 +8,7 @@
 //! | `vmlinux` or `vmlinuz` | the kernel: an uncompressed ELF file, which is preferred, or a bzImage |
 //! | `initrd.img` | the initial RAM file system, if the kernel needs one |
 //! | `disk.raw` | the root disk, if there is one |
+//! | `disk.manifest` | the disk's checksums, if it was imported: the copy has to have them |
 //! | `command-line` | the kernel's command line, on one line, if the usual one does not do |
 //!
 //! Without a kernel, the disk says what its instances boot, each time that they start ([`innkeeper_images::boot`]). Other
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use innkeeper_images::import::{MANIFEST, Manifest};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
@@ -39,6 +41,9 @@ const KERNELS: [&str; 2] = ["vmlinux", "vmlinuz"];
 const INITRD: &str = "initrd.img";
 const DISK: &str = "disk.raw";
 const COMMAND_LINE: &str = "command-line";
+
+/// The longest manifest, in bytes: a disk of 12 TiB without a hole has one.
+const MAX_MANIFEST: u64 = 256 << 20;
 
 /// The most that Linux takes on x86, without the zero at the end.
 const MAX_COMMAND_LINE: usize = 2047;
@@ -136,6 +141,8 @@ pub struct Source {
     /// What is booted, if that is not for the disk to say.
     boot: Option<Boot>,
     disk: Option<Artefact>,
+    /// What is known of the disk, if it was imported.
+    manifest: Option<Manifest>,
 }
 
 /// What is booted.
@@ -181,13 +188,17 @@ impl Source {
         let initrd = artefact(INITRD)?;
         let disk = artefact(DISK)?;
         let own = artefact(COMMAND_LINE)?;
+        let manifest = match artefact(MANIFEST)?.filter(|_| disk.is_some()) {
+            Some(manifest) => Some(read_manifest(&directory.join(MANIFEST), manifest)?),
+            None => None,
+        };
         let Some(kernel) = kernel else {
             let reason = if disk.is_none() {
                 format!("there is no kernel ({}) and no disk ({DISK}) in it", KERNELS.join(" or "))
             } else if initrd.is_some() || own.is_some() || command_line.is_some() {
                 "an initial RAM disk or a command line goes with a kernel; a disk that boots by itself says its own".into()
             } else {
-                return Ok(Self { directory, boot: None, disk });
+                return Ok(Self { directory, boot: None, disk, manifest });
             };
             return Err(Error::Unusable(directory, reason));
         };
@@ -203,7 +214,7 @@ impl Source {
             (None, None) if disk.is_some() => format!("{USUAL_COMMAND_LINE} {ROOT}"),
             (None, None) => USUAL_COMMAND_LINE.to_owned(),
         };
-        Ok(Self { directory, boot: Some(Boot { kernel, initrd, command_line }), disk })
+        Ok(Self { directory, boot: Some(Boot { kernel, initrd, command_line }), disk, manifest })
     }
 
     /// The size of the disk in GiB, rounded up; at least 1, also without a disk.
@@ -275,6 +286,12 @@ impl Source {
             };
             copied().map_err(io_error("copy", &path))?;
         }
+        if let (Some(manifest), Some(disk)) = (&self.manifest, &copy.disk) {
+            let file = File::open(disk).map_err(io_error("open", disk))?;
+            // The copy, so that it is what was imported whatever has happened since.
+            let verified = manifest.verify(&file);
+            verified.map_err(|error| Error::Unusable(self.directory.join(DISK), error.to_string()))?;
+        }
         let parent = copy.directory.parent().unwrap_or(&copy.directory);
         copy.lock.sync_all().map_err(io_error("write", &copy.directory))?;
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("write", parent))
@@ -308,6 +325,17 @@ fn artefact(directory: &OwnedFd, path: &Path, name: &'static str) -> Result<Opti
         return Err(Error::Unusable(path, "it is empty or not a regular file".into()));
     }
     Ok(Some(Artefact { name, file, length: metadata.len() }))
+}
+
+/// What an import has noted of its disk.
+fn read_manifest(path: &Path, artefact: Artefact) -> Result<Manifest, Error> {
+    if artefact.length > MAX_MANIFEST {
+        return Err(Error::Unusable(path.to_owned(), format!("it is longer than {MAX_MANIFEST} bytes")));
+    }
+    let mut text = String::new();
+    let read = artefact.file.take(MAX_MANIFEST).read_to_string(&mut text);
+    read.map_err(io_error("read", path))?;
+    Manifest::parse(&text).map_err(|error| Error::Unusable(path.to_owned(), error.to_string()))
 }
 
 fn check_command_line(path: &Path, text: &str) -> Result<String, Error> {
@@ -519,6 +547,34 @@ mod tests {
         File::options().write(true).open(image.join("disk.raw")).unwrap().set_len(1 << 20).unwrap();
         assert!(source.copy(&images, &ImageId::random()).is_err());
         assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_imported_disk_that_is_another_by_now_is_refused() {
+        let (lab, image) = lab(&["vmlinux"]);
+        let imported = lab.path().join("import/imported");
+        let disk = lab.path().join("disk");
+        fs::write(&disk, [7; 1024]).unwrap();
+        struct Silent;
+        impl innkeeper_images::import::Progress for Silent {}
+        let import = innkeeper_images::import::Import {
+            source: disk,
+            format: innkeeper_images::import::Format::Raw,
+            target: imported.clone(),
+            checksum: None,
+        };
+        import.run(&mut Silent).unwrap();
+        fs::copy(image.join("vmlinux"), imported.join("vmlinux")).unwrap();
+        let images = lab.path().join("images");
+        let copy = || open(lab.path(), &imported).unwrap().copy(&images, &ImageId::random());
+        assert_eq!(fs::read(copy().unwrap().disk.unwrap()).unwrap(), [7; 1024]);
+        let before = fs::read_dir(&images).unwrap().count();
+        fs::write(imported.join(DISK), [8; 1024]).unwrap();
+        let error = copy().unwrap_err();
+        assert!(error.is_the_clients() && error.to_string().contains(DISK), "{error}");
+        assert_eq!(fs::read_dir(&images).unwrap().count(), before, "a part is left");
+        fs::write(imported.join(MANIFEST), "nonsense").unwrap();
+        assert!(open(lab.path(), &imported).unwrap_err().contains(MANIFEST));
     }
 
     #[test]

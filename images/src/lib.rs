@@ -13,6 +13,7 @@
 
 pub mod boot;
 mod checksum;
+pub mod display;
 pub mod import;
 pub mod kernel;
 pub mod recipe;

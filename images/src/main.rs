@@ -1,21 +1,16 @@
 //! `innkeeper-images`: builds images from recipes, imports disks, and says what there is.
 
-mod import_progress;
-
 use std::fs;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use import_progress::ImportProgress;
-use indicatif::{ProgressBar, ProgressStyle};
 use innkeeper_images::boot::{self, BootSource, Origin};
+use innkeeper_images::display::{BuildDisplay, ImportDisplay};
 use innkeeper_images::import::{Checksum, DISK, Format, Import, MANIFEST, Manifest};
 use innkeeper_images::kernel;
-use innkeeper_images::recipe::{Cache, Progress, Recipes};
+use innkeeper_images::recipe::{Cache, Recipes};
 
 /// Builds images from recipes, imports disks, and says what there is.
 ///
@@ -99,7 +94,7 @@ fn run(command: Subcommands) -> Result<()> {
         Subcommands::Build { force, names } => {
             let cache = Cache::of_user()?;
             for name in names {
-                let artefacts = cache.build(&recipes.get(&name)?, force, &mut Display::default())?;
+                let artefacts = cache.build(&recipes.get(&name)?, force, &mut BuildDisplay::default())?;
                 println!("{}", artefacts.display());
             }
         }
@@ -114,7 +109,7 @@ fn run(command: Subcommands) -> Result<()> {
         }
         Subcommands::Path { name } => println!("{}", Cache::of_user()?.find(&recipes.get(&name)?)?.display()),
         Subcommands::Import { format, checksum, source, target } => {
-            let mut display = ImportProgress::new(&target);
+            let mut display = ImportDisplay::new(&target);
             let import = Import { source, format, target, checksum };
             let imported = import.run(&mut display);
             display.end(imported.as_ref().ok());
@@ -154,41 +149,4 @@ fn show(source: &BootSource) {
         println!("initrd        {initrd}");
     }
     println!("command line  {}", source.command_line);
-}
-
-/// Shows a build on standard error: a spinner to people, a line for each step to a log.
-#[derive(Default)]
-struct Display {
-    image: String,
-    begun: Option<Instant>,
-    spinner: Option<ProgressBar>,
-}
-
-impl Progress for Display {
-    fn begin(&mut self, image: &str) {
-        self.image = image.into();
-        self.begun = Some(Instant::now());
-        if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})");
-            let spinner = ProgressBar::new_spinner().with_prefix(self.image.clone());
-            spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            spinner.enable_steady_tick(Duration::from_millis(100));
-            self.spinner = Some(spinner);
-        }
-    }
-
-    fn step(&mut self, step: &str) {
-        match &self.spinner {
-            Some(spinner) => spinner.set_message(step.to_owned()),
-            None => eprintln!("{}: {step}", self.image),
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(spinner) = self.spinner.take() {
-            spinner.finish_and_clear();
-        }
-        let seconds = self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-        eprintln!("{}: {seconds:.0} s", self.image);
-    }
 }

@@ -97,11 +97,17 @@ pub enum Stage {
 /// Where someone wants to see how far an import is.
 pub trait Progress {
     /// A stage begins, which has so many bytes.
-    fn begin(&mut self, stage: Stage, total: u64);
+    fn begin(&mut self, stage: Stage, total: u64) {
+        let _ = (stage, total);
+    }
     /// So many bytes of the stage are done.
-    fn done(&mut self, bytes: u64);
+    fn done(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
     /// Something has come up that one would want to know: a sentence without its full stop.
-    fn note(&mut self, note: &str);
+    fn note(&mut self, note: &str) {
+        let _ = note;
+    }
 }
 
 /// What is to be imported.

@@ -1,14 +1,16 @@
-//! Shows an import on standard error: a bar to people, a line for each tenth to a log.
+//! Shows on standard error how far a long work is: moving to people, and as lines to a log.
 
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use innkeeper_images::import::{Imported, Progress, Stage};
 
-/// Where an import shows how far it is.
-pub struct ImportProgress {
+use crate::import::{self, Imported, Stage};
+use crate::recipe;
+
+/// Shows an import: a bar to people, a line for each tenth to a log.
+pub struct ImportDisplay {
     /// The image's name.
     name: String,
     begun: Instant,
@@ -20,7 +22,7 @@ pub struct ImportProgress {
     bar: Option<ProgressBar>,
 }
 
-impl ImportProgress {
+impl ImportDisplay {
     /// For an import into this directory.
     pub fn new(target: &Path) -> Self {
         let name = target.file_name().unwrap_or(target.as_os_str()).to_string_lossy().into_owned();
@@ -41,7 +43,7 @@ impl ImportProgress {
     }
 }
 
-impl Progress for ImportProgress {
+impl import::Progress for ImportDisplay {
     fn begin(&mut self, stage: Stage, total: u64) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -79,5 +81,42 @@ impl Progress for ImportProgress {
             Some(bar) => bar.suspend(|| eprintln!("{}: {note}", self.name)),
             None => eprintln!("{}: {note}", self.name),
         }
+    }
+}
+
+/// Shows a build: a spinner to people, a line for each step to a log.
+#[derive(Default)]
+pub struct BuildDisplay {
+    image: String,
+    begun: Option<Instant>,
+    spinner: Option<ProgressBar>,
+}
+
+impl recipe::Progress for BuildDisplay {
+    fn begin(&mut self, image: &str) {
+        self.image = image.into();
+        self.begun = Some(Instant::now());
+        if std::io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})");
+            let spinner = ProgressBar::new_spinner().with_prefix(self.image.clone());
+            spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            self.spinner = Some(spinner);
+        }
+    }
+
+    fn step(&mut self, step: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.set_message(step.to_owned()),
+            None => eprintln!("{}: {step}", self.image),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(spinner) = self.spinner.take() {
+            spinner.finish_and_clear();
+        }
+        let seconds = self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
+        eprintln!("{}: {seconds:.0} s", self.image);
     }
 }
