@@ -129,4 +129,17 @@ mod tests {
         assert_eq!(found("innkeeper_request_seconds"), None);
         assert_eq!(found("something_else_total"), None);
     }
+
+    #[test]
+    fn the_dashboard_asks_for_what_there_is() {
+        let dashboard = include_str!("../../../docs/dashboard.json");
+        let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
+        let names = dashboard.split(|character| !is_part(character));
+        let names: Vec<&str> = names.filter(|name| name.starts_with("innkeeper_")).collect();
+        assert!(names.len() >= 20);
+        for name in names {
+            let is_known = ALL.iter().any(|family| family.name == name) || of_series(name).is_some();
+            assert!(is_known, "{name}");
+        }
+    }
 }
