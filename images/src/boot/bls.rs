@@ -8,6 +8,10 @@ use super::version;
 /// The length of all that an entry becomes with its variables, in bytes. A command line is much shorter.
 const MAX_EXPANDED: usize = 64 << 10;
 
+/// How much is compared of what entries are ordered by, in characters: as much as a file's name may have. Each is compared
+/// with others again and again.
+const MAX_KEY: usize = 255;
+
 /// Why an entry says nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -31,8 +35,9 @@ pub struct Entry {
     sort_key: Option<String>,
     machine_id: String,
     linux: String,
-    initrds: Vec<String>,
-    options: Vec<String>,
+    /// In lines: as many strings could take more memory than the file.
+    initrds: String,
+    options: String,
     has_no_tries_left: bool,
 }
 
@@ -50,14 +55,15 @@ impl Entry {
             let line = line.trim();
             let (key, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
             let value = value.trim();
+            let compared = || value.chars().take(MAX_KEY).collect();
             match key {
                 "title" => entry.title = Some(value.to_owned()),
-                "version" => entry.version = value.to_owned(),
-                "sort-key" => entry.sort_key = Some(value.to_owned()),
-                "machine-id" => entry.machine_id = value.to_owned(),
+                "version" => entry.version = compared(),
+                "sort-key" => entry.sort_key = Some(compared()),
+                "machine-id" => entry.machine_id = compared(),
                 "linux" => entry.linux = value.to_owned(),
-                "initrd" => entry.initrds.push(value.to_owned()),
-                "options" => entry.options.push(value.to_owned()),
+                "initrd" => entry.initrds.extend([value, "\n"]),
+                "options" => entry.options.extend([value, "\n"]),
                 "architecture" if !value.eq_ignore_ascii_case("x64") => return None,
                 _ => {}
             }
@@ -72,7 +78,7 @@ impl Entry {
     pub fn boot_entry(&self, variables: &dyn Variables) -> Result<BootEntry, Error> {
         let mut room = MAX_EXPANDED;
         let mut initrds = Vec::new();
-        for paths in &self.initrds {
+        for paths in self.initrds.lines() {
             // There may be several on a line, and variables for more.
             let paths = expand(paths, variables, &mut room)?;
             initrds.extend(paths.split_whitespace().take(MAX_INITRDS + 1).map(str::to_owned));
@@ -80,7 +86,8 @@ impl Entry {
                 return Err(Error::Initrds);
             }
         }
-        let arguments = expand(&self.options.join(" "), variables, &mut room)?;
+        let options = self.options.trim_end_matches('\n').replace('\n', " ");
+        let arguments = expand(&options, variables, &mut room)?;
         Ok(BootEntry {
             title: self.title.clone().unwrap_or_else(|| self.id.clone()),
             kernel: self.linux.clone(),

@@ -177,6 +177,7 @@ pub fn break_directories(tally: &mut Tally, base: &Base) {
             ("a long name", 6, &[255]),
             ("an empty name", 6, &[0]),
             ("a slash", 8, b"/"),
+            ("a zero", 8, b"\0"),
             ("no length of the second", 16, &[0, 0]),
             ("a long name of the second", 18, &[200]),
         ] {

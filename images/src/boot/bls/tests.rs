@@ -152,3 +152,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_entry_takes_no_more_than_its_file() {
+    for key in ["initrd", "options"] {
+        let text = format!("linux /k\n{}", format!("{key}\n").repeat(9000));
+        let entry = Entry::parse("a.conf", &text).unwrap();
+        let taken = entry.initrds.capacity() + entry.options.capacity();
+        assert!(taken < 2 * text.len(), "{taken}");
+        assert_eq!(entry.boot_entry(&BTreeMap::new()).unwrap().arguments.as_deref(), Some(""));
+    }
+}
+
+#[test]
+fn what_is_compared_has_a_limit() {
+    let long = "1.".repeat(30_000);
+    let mut texts: Vec<_> = (0..250)
+        .map(|number| format!("linux /k\nsort-key a{long}\nmachine-id {long}\nversion {long}{number}"))
+        .collect();
+    texts.push("linux /k\nsort-key b".into());
+    let mut entries: Vec<_> = texts
+        .iter()
+        .zip(0..)
+        .map(|(text, number)| Entry::parse(&format!("{number}.conf"), text).unwrap())
+        .collect();
+    let begun = std::time::Instant::now();
+    entries.sort_by(order);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    // All that is left is the name.
+    let ids: Vec<_> = entries.iter().map(|entry| entry.id.parse::<u32>().unwrap()).collect();
+    assert_eq!(ids, (0..250).rev().chain([250]).collect::<Vec<_>>());
+}

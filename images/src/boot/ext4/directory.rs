@@ -157,7 +157,9 @@ fn each_in_block(
         if inode == 0 {
             continue;
         }
-        let name = entry.get(8..8 + name).filter(|name| !name.is_empty() && !name.contains(&b'/'));
+        // Neither can be said by anyone who looks for it, and a zero would end it for some.
+        let is_name = |name: &&[u8]| !name.is_empty() && !name.iter().any(|byte| matches!(byte, 0 | b'/'));
+        let name = entry.get(8..8 + name).filter(is_name);
         let name = name.ok_or_else(wrong)?;
         *count += 1;
         if *count > MAX_NAMES {

@@ -19,6 +19,10 @@ pub const MAX_JOURNAL_BLOCKS: u32 = 1 << 18;
 const LOG_SHARE: u64 = 32;
 const MIN_LOG_COST: u64 = 128;
 
+/// What a copy that is noted costs of it, in bytes, which is what it takes of memory: a log says of many in one block,
+/// and a disk may have many logs.
+const COPY_COST: u64 = 64;
+
 /// How many pieces a journal may be in.
 const MAX_RUNS: usize = 4096;
 
@@ -269,6 +273,7 @@ impl<'l, 'd> Log<'l, 'd> {
             };
             let high = if is_64bit { u64::from(be32(tag, 8)) << 32 } else { 0 };
             count = count.saturating_add(1);
+            self.file_system.region.charge(COPY_COST)?;
             let place = self.place(self.after(at, count))?;
             copies.push((
                 high | u64::from(be32(tag, 0)),
@@ -303,10 +308,14 @@ mod tests {
 
     const SIZE: u64 = 4096;
     const LENGTH: u32 = MAX_JOURNAL_BLOCKS;
+    const TAGS: u32 = (SIZE as u32 - 12) / 8;
 
-    /// A disk that is a log from its second block on, all of transactions with one block each: a descriptor, the block,
-    /// and the commit.
-    struct Transactions;
+    /// A disk that is a log from its second block on, all of transactions with one block each (a descriptor, the block,
+    /// and the commit), or of descriptors with as many tags as there is room for.
+    enum Transactions {
+        Small,
+        Wide,
+    }
 
     impl Disk for Transactions {
         fn size(&self) -> io::Result<u64> {
@@ -318,6 +327,10 @@ mod tests {
             let block = (offset / SIZE - 2) as u32;
             let mut words = vec![MAGIC, 1, 1 + block / 3];
             match block % 3 {
+                _ if matches!(self, Self::Wide) => {
+                    words[2] = 1;
+                    words.extend((0..TAGS).flat_map(|tag| [block + tag, 2]));
+                }
                 // Its tag: which block, and that it is the last, with the same UUID.
                 0 => words.extend([block / 3, 2 | 8]),
                 1 => words.clear(),
@@ -354,7 +367,7 @@ mod tests {
     #[test]
     fn a_full_log_of_small_transactions_is_within_the_budget() {
         let budget = Cell::new(BUDGET);
-        let file_system = file_system(&Transactions, &budget);
+        let file_system = file_system(&Transactions::Small, &budget);
         let copies = log(&file_system, vec![(0, LENGTH.into(), 1)]).replay().unwrap();
         assert_eq!(copies.len() as u32, (LENGTH - 1) / 3);
         let last = copies.last_key_value().unwrap();
@@ -364,9 +377,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_noted_costs_what_it_takes() {
+        let budget = Cell::new(BUDGET);
+        let file_system = file_system(&Transactions::Wide, &budget);
+        let log = log(&file_system, vec![(0, LENGTH.into(), 1)]);
+        log.replay().unwrap();
+        let cost = BUDGET - budget.get();
+        let noted = u64::from((LENGTH - 1) / (TAGS + 1) * TAGS);
+        assert!((noted * COPY_COST..noted * COPY_COST * 11 / 10).contains(&cost), "{cost}");
+        // A disk with many such logs is given up.
+        let times = (0..).take_while(|_| log.replay().is_ok()).count();
+        assert_eq!(times, 1);
+    }
+
+    #[test]
     fn blocks_are_found_in_pieces() {
         let budget = Cell::new(BUDGET);
-        let file_system = file_system(&Transactions, &budget);
+        let file_system = file_system(&Transactions::Small, &budget);
         let log = log(&file_system, vec![(0, 2, 50), (2, 1, 9), (5, 3, 20)]);
         let places: Vec<_> = (0..9).map(|block| log.place(block).ok()).collect();
         let expected = [Some(50), Some(51), Some(9), None, None, Some(20), Some(21), Some(22), None];

@@ -252,7 +252,8 @@ impl<'s> Parser<'s> {
             None => {
                 let token = self.lexer.token()?;
                 self.words += match &token {
-                    Some(Token::Word(parts)) => parts.len(),
+                    // Of a line that goes on there may be nothing left.
+                    Some(Token::Word(parts)) => parts.len().max(1),
                     _ => 0,
                 };
                 if self.words > MAX_WORDS {

@@ -266,6 +266,7 @@ fn a_script_has_limits() {
     let variables: String = (0..600).map(|n| format!("set a{n}=1\n")).collect();
     let entries = "menuentry x { }\n".repeat(1100);
     let words = "a ".repeat(110_000);
+    let nothing = "\\\n ".repeat(110_000);
     for (source, reason) in [
         (deep, "more than 32 deep"),
         (menus, "more than 8 deep"),
@@ -274,6 +275,7 @@ fn a_script_has_limits() {
         (variables, "more than 512 variables"),
         (entries, "more than 1024 entries"),
         (words, "more than 100000 words"),
+        (nothing, "more than 100000 words"),
     ] {
         let error = default_entry(&source, None, &[]).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
