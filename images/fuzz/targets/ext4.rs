@@ -7,7 +7,8 @@ use std::sync::{LazyLock, Mutex};
 
 use arbitrary::Arbitrary;
 use innkeeper_images::boot::Region;
-use innkeeper_images::boot::ext4::{Error, FileSystem, MAX_NAMES};
+use innkeeper_images::boot::ext4::{Error, FileSystem};
+use innkeeper_images::boot::tree::{MAX_NAMES, Tree as _};
 use innkeeper_images_fuzz::disks::{Disk, file_systems};
 use innkeeper_images_fuzz::{Change, Meter, Steps, check_message, memory};
 use libfuzzer_sys::fuzz_target;

@@ -9,6 +9,7 @@ use std::sync::{LazyLock, Mutex};
 use arbitrary::Arbitrary;
 use innkeeper_images::boot::Region;
 use innkeeper_images::boot::ext4::{Error, FileSystem};
+use innkeeper_images::boot::tree::Tree as _;
 use innkeeper_images_fuzz::disks::{Disk, with_journal};
 use innkeeper_images_fuzz::ext4::FileSystem as Layout;
 use innkeeper_images_fuzz::journal::{

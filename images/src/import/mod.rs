@@ -40,6 +40,8 @@ pub use error::Error;
 use error::Result;
 use manifest::CHUNK;
 pub use manifest::Manifest;
+#[cfg(fuzzing)]
+pub use qcow2::look as look_at_qcow2;
 use partial::Partial;
 use source::Source;
 
