@@ -316,6 +316,21 @@ impl Agent {
         self.state_directory().join("credentials")
     }
 
+    /// Runs a client command of `innkeeper`, and returns what it prints.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.try_command(arguments)?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "innkeeper {}: {errors}{}", arguments.join(" "), self.last_words());
+        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    /// As [`Agent::command`], for what may fail.
+    pub fn try_command(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.innkeeper();
+        command.args(arguments).arg("--config").arg(self.directory.path().join("innkeeper.toml"));
+        command.stdin(Stdio::null()).output().context("cannot run innkeeper")
+    }
+
     /// Runs the real `aws` with these arguments after `--endpoint-url`, and returns what it prints.
     pub fn aws(&self, arguments: &[&str]) -> Result<String> {
         let output = self.try_aws(arguments)?;

@@ -381,22 +381,66 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Makes a disk, `disk.raw` in a new directory, that boots a payload.
+fn disk_with(payload: &Template, directory: &Path) -> Result<PathBuf> {
+    let boot = directory.join("root/boot");
+    std::fs::create_dir_all(boot.join("grub"))?;
+    std::fs::copy(payload.location.join("vmlinux"), boot.join("vmlinuz-1"))?;
+    std::fs::write(boot.join("grub/grub.cfg"), grub_cfg("/boot/vmlinuz-1"))?;
+    let disk = directory.join("disk.raw");
+    run(Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .arg(directory.join("root"))
+        .arg(&disk)
+        .arg("16M"))?;
+    Ok(disk)
+}
+
+/// A disk as distributions publish it becomes an image, and an instance of it boots, with one command each.
+#[test]
+fn a_qcow2_file_becomes_an_image_with_one_command() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let hello = agent.payload("hello")?;
+    let directory = tempfile::tempdir()?;
+    let disk = disk_with(&hello, &directory.path().join("disk"))?;
+    let file = directory.path().join("published.qcow2");
+    run(Command::new("qemu-img").args(["convert", "-q", "-c", "-O", "qcow2"]).arg(&disk).arg(&file))?;
+    let sum = Command::new("sha512sum").arg(&file).output()?.stdout;
+    let sum = String::from_utf8(sum)?.split(' ').next().unwrap_or_default().to_owned();
+    let import = |name: &str, format: &str, sum: &str| {
+        let checksum = format!("sha512:{sum}");
+        let file = file.to_string_lossy();
+        let words = ["image", "import", &file, "--format", format, "--checksum", &checksum, "--name", name];
+        agent.try_command(&words)
+    };
+    let refused = |output: std::process::Output, why: &str| {
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && errors.contains(why), "{errors}");
+        ensure!(agent.client()?.ask("DescribeImages", &[])?.contains("<imagesSet/>"), "an image was made");
+        Ok(())
+    };
+    refused(import("published", "raw", &sum)?, "--format qcow2")?;
+    refused(import("published", "qcow2", &"0".repeat(128))?, "checksum")?;
+    let imported = import("published", "qcow2", &sum)?;
+    ensure!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    let again = import("published", "qcow2", &sum)?;
+    ensure!(String::from_utf8_lossy(&again.stderr).contains("has the name published"), "{again:?}");
+    let left = std::fs::read_dir(hello.location.with_file_name(""))?.count();
+    ensure!(left == 1, "an import has left something behind");
+    let id = agent.command(&["run", "published", "--type", TINY, "--quiet"])?;
+    ensure!(wait_for_end(&agent, &id, "stopped")? == "Client.InstanceInitiatedShutdown");
+    let console = agent.command(&["console", &id])?;
+    ensure!(console.contains("hello from a bare guest"), "{console}");
+    Ok(())
+}
+
 /// Without a kernel at registration, the disk says what is booted, each time: also what a guest has written there since.
 #[test]
 fn an_instance_boots_what_its_disk_says() -> Result<()> {
     let agent = Agent::start(IMPATIENT)?;
     let (old, new) = (agent.payload("button")?, agent.payload("hello")?);
     let import = old.location.with_file_name("disk-only");
-    let boot = import.join("root/boot");
-    std::fs::create_dir_all(boot.join("grub"))?;
-    std::fs::copy(old.location.join("vmlinux"), boot.join("vmlinuz-1"))?;
-    std::fs::write(boot.join("grub/grub.cfg"), grub_cfg("/boot/vmlinuz-1"))?;
-    let disk = import.join("disk.raw");
-    run(Command::new("mke2fs")
-        .args(["-q", "-t", "ext4", "-d"])
-        .arg(import.join("root"))
-        .arg(&disk)
-        .arg("16M"))?;
+    let disk = disk_with(&old, &import)?;
     let template = Template { location: import.clone(), banner: "ready" };
     let image = agent.register("disk-only", &template)?;
 

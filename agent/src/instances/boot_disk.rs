@@ -120,12 +120,12 @@ impl Guest {
         let answer = self.answer.try_clone()?;
         self.attach("answer", &answer, false).await?;
         self.vmm.say(Command::Start).await?;
-        let ended = tokio::select! {
-            ended = timeout(PATIENCE, until_the_end(&mut self.vmm)) => ended,
-            _ = gone => bail!("nobody waits for it any more"),
-        };
-        if let Ok(Err(error)) = ended {
-            tracing::debug!(%error, "the guest that reads a disk");
+        tokio::select! {
+            ended = timeout(PATIENCE, until_the_end(&mut self.vmm)) => if let Ok(Err(error)) = ended {
+                tracing::debug!(%error, "the guest that reads a disk");
+            },
+            // Nobody waits for it any more.
+            _ = gone => {}
         }
         self.vmm.end().await?;
         // It says whether it has come to its end.

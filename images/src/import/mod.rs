@@ -40,9 +40,9 @@ pub use error::Error;
 use error::Result;
 use manifest::CHUNK;
 pub use manifest::Manifest;
+use partial::Partial;
 #[cfg(fuzzing)]
 pub use qcow2::look as look_at_qcow2;
-use partial::Partial;
 use source::Source;
 
 /// The disk's name in an image directory.
