@@ -59,7 +59,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
-    People(people::Command),
+    People(Box<people::Command>),
     Serve(serve::Serve),
     Credentials(credentials::Credentials),
     Check(check::Check),
