@@ -70,8 +70,8 @@ pub fn no_capacity(instance_type: &str) -> ApiError {
     ApiError::new(
         "InsufficientInstanceCapacity",
         format!(
-            "This host does not have enough free CPUs and memory for {instance_type}. Stop or terminate instances, \
-             or choose a smaller type."
+            "This host does not have enough free CPUs, or memory, of which an instance store is a part, for \
+             {instance_type}. Stop or terminate instances, or choose a smaller type."
         ),
     )
 }
