@@ -226,21 +226,6 @@ impl Agent {
         self.daemon.as_ref().map(Child::id)
     }
 
-    /// Runs `innkeeper` with these arguments and this daemon's configuration, and returns what it prints.
-    pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .innkeeper()
-            .args(arguments)
-            .arg("--config")
-            .arg(self.directory.path().join("innkeeper.toml"))
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run innkeeper")?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "innkeeper {}: {errors}{}", arguments.join(" "), self.last_words());
-        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
-    }
-
     /// Reads events as they come, with `innkeeper events`, also from the daemons after this one.
     pub fn follow_events(&self) -> Result<Events> {
         let mut reader = self

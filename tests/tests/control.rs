@@ -287,12 +287,24 @@ fn a_reset_asks_for_a_boot_source() -> Result<()> {
     let waited = asked.elapsed();
     assert!((Duration::from_millis(1900)..Duration::from_millis(4000)).contains(&waited), "{waited:?}");
 
+    // Who says that it takes longer is waited for longer; but only when there is something to wait for.
+    let longer = Command::DelayBoot { within_ms: 60_000 };
+    assert_eq!(guest.controller.refused(longer.clone(), &[])?.code, FailureCode::Conflict);
+    guest.controller.wait_for(wanted, PATIENCE)?;
+    guest.vmm.send("k")?;
+    guest.controller.wait_for(wanted, PATIENCE)?;
+    guest.controller.say(longer)?;
+    let forever = Command::DelayBoot { within_ms: 600_001 };
+    assert_eq!(guest.controller.refused(forever, &[])?.code, FailureCode::Invalid);
+    assert!(guest.vmm.expect("ready\n", Duration::from_secs(3)).is_err(), "it was not waited for");
+    guest.controller.boot(&Boot::payload("control"))?;
+    guest.vmm.expect("ready\n", PATIENCE)?;
+
     // Nonsense is refused, and the old one is used at once.
     let text = tempfile::NamedTempFile::new()?;
     text.as_file().write_all(b"not a kernel")?;
     let nonsense = Boot { kernel: text.path().into(), ..Boot::payload("control") };
     guest.vmm.send("r")?;
-    guest.controller.wait_for(wanted, PATIENCE)?;
     guest.controller.wait_for(wanted, PATIENCE)?;
     guest.controller.boot(&nonsense)?;
     let refused = |what: &Happening| matches!(what, Happening::BootSourceRefused { .. });
@@ -306,7 +318,7 @@ fn a_reset_asks_for_a_boot_source() -> Result<()> {
     guest.controller.boot(&Boot::payload("hello"))?;
     guest.vmm.expect("hello from a bare guest\ngoodbye\n", PATIENCE)?;
     guest.controller.expect(&Happening::Ended(Ending::PowerOff), PATIENCE)?;
-    assert_eq!(guest.controller.status()?.resets, 5);
+    assert_eq!(guest.controller.status()?.resets, 6);
     guest.quit(0)
 }
 

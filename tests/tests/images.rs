@@ -10,7 +10,7 @@ use innkeeper_tests::agent::Agent;
 use innkeeper_tests::ec2::{Client, console_text, texts};
 use innkeeper_tests::{image, path};
 
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// Enough for a Debian that does nothing.
 const TYPE: &str = "lab.small";
@@ -32,7 +32,7 @@ impl Guest {
         let reader = image("boot-reader", "vmlinux");
         let reader = reader.parent().context("a directory")?;
         let agent = Agent::start(&format!("boot-reader = {reader:?}\n{CONFIGURATION}"))?;
-        let image = agent.run(&["image", "import", path(&file), "--format", "qcow2", "--name", disk])?;
+        let image = agent.command(&["image", "import", path(&file), "--format", "qcow2", "--name", disk])?;
         println!("imported in {:.1} s", begun.elapsed().as_secs_f64());
         let client = agent.client()?;
         let parameters = [("ImageId", &*image), ("InstanceType", TYPE), ("MinCount", "1"), ("MaxCount", "1")];

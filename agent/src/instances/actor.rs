@@ -24,8 +24,9 @@ use crate::store::StoreError;
 /// How long to wait before a step on the way down is tried again: doubled each time, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// How long a VMM waits for a fresh boot source after a reset. An actor that looks for one does nothing else meanwhile.
-const BOOT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a VMM is asked to wait for a fresh boot source after a reset: a disk has to be read, by a guest perhaps, and
+/// on a busy host. An actor that looks for one does nothing else meanwhile.
+const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a running instance is checked: when all is well, and as long as it is not.
 const CHECKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
@@ -305,6 +306,13 @@ impl Actor {
 
     /// Says what to boot now that the guest is reset. Without an answer the VMM boots what it booted before.
     async fn answer_boot(&mut self, instance: &Instance) {
+        let Some(vmm) = self.vmm.as_mut() else { return };
+        if instance.boot.is_none() {
+            let within_ms = u64::try_from(BOOT_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+            if let Err(error) = vmm.say(Command::DelayBoot { within_ms }).await {
+                tracing::debug!(instance = %self.id, error = chain(&error), "the VMM does not wait for a boot source");
+            }
+        }
         let mut parcel = Vec::new();
         let source = match timeout(BOOT_PATIENCE, self.boot_source(instance, &mut parcel)).await {
             Ok(Ok(source)) => Some(source),

@@ -172,6 +172,7 @@ enum Wish {
     Reset,
     PowerOff,
     Boot(Option<(u8, Option<u8>, Text)>),
+    DelayBoot(u64),
     Status,
     Metrics,
     AttachConsole {
@@ -621,6 +622,7 @@ impl Wish {
             Self::Boot(source) => Command::Boot {
                 source: source.map(|(kernel, initrd, command_line)| boot(kernel, initrd, &command_line)),
             },
+            Self::DelayBoot(within_ms) => Command::DelayBoot { within_ms },
             Self::Status => Command::Status,
             Self::Metrics => Command::Metrics,
             Self::AttachConsole { is_virtio, output, input, follow, after } => Command::AttachConsole {

@@ -105,6 +105,12 @@ pub enum Command {
         #[serde(default)]
         source: Option<BootSource>,
     },
+    /// Has a guest that was reset wait longer for its boot source: this long from now, and ten minutes at most. A controller
+    /// that has to look for it says so; who says nothing may be gone.
+    DelayBoot {
+        /// How long.
+        within_ms: u64,
+    },
     /// Asks for a [`Status`].
     Status,
     /// Asks for [`Metrics`].

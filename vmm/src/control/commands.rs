@@ -29,6 +29,8 @@ use crate::virtio::console::ConsolePort;
 use crate::virtio::net::Interface;
 use crate::virtio::vsock::VsockHost;
 
+/// The longest that a guest waits for its boot source.
+const MAX_BOOT_DELAY: Duration = Duration::from_mins(10);
 /// The longest name of a device, in bytes.
 const MAX_ID: usize = 64;
 /// A disk gets a queue for each CPU, but not more than this, unless the controller says so.
@@ -129,6 +131,13 @@ impl Server {
             Command::Boot { source } => {
                 let source = source.map(|source| boot_source(source, descriptors)).transpose()?;
                 self.guest()?.set_boot_source(source)?;
+            }
+            Command::DelayBoot { within_ms } => {
+                let within = Duration::from_millis(within_ms);
+                if within > MAX_BOOT_DELAY {
+                    return Err(invalid(format!("a reset waits at most {} s", MAX_BOOT_DELAY.as_secs())));
+                }
+                self.guest()?.delay_boot(Instant::now() + within)?;
             }
             Command::Status => return Ok(Answer::Status(Box::new(self.status()))),
             Command::Metrics => return Ok(Answer::Metrics(Box::new(self.guest()?.metrics()))),

@@ -276,6 +276,17 @@ impl Guest {
         }
     }
 
+    /// Waits for the boot source until `deadline`.
+    pub fn delay_boot(&mut self, deadline: Instant) -> Result<(), GuestError> {
+        match &mut self.phase {
+            Phase::Resetting(resetting) => {
+                resetting.deadline = deadline;
+                Ok(())
+            }
+            _ => self.wrong_state("being reset, and waiting for a boot source"),
+        }
+    }
+
     /// Adds a device; returns its slot.
     pub fn attach(&mut self, id: String, part: Part) -> Result<u8, GuestError> {
         if matches!(self.phase, Phase::Ending { .. } | Phase::Ended(_)) {
