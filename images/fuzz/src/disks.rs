@@ -14,13 +14,14 @@ use crate::tools::{ESP, LINUX, Tree, XBOOTLDR, bzimage, gpt, grub_cfg, grubenv, 
 const ROOM: usize = 4096;
 
 /// The files that an input may write, in whatever directory the boot loader's files are.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "grub/grub.cfg",
     "grub/grubenv",
     "loader/loader.conf",
     "loader/entries/a-6.1.conf",
     "loader/entries/b-6.2.conf",
     "vmlinuz-6.1",
+    "vmlinuz-6.2",
     "initrd.img-6.1",
 ];
 
@@ -73,6 +74,19 @@ impl Disk {
             self.image.write(block.start + behind, now);
             contents = later;
         }
+    }
+
+    /// Writes one of the files so that nothing of what was there is left: a kernel or a script.
+    pub fn replace(&mut self, file: u8, contents: &[u8]) {
+        let Some(blocks) = self.files.get(usize::from(file) % self.files.len().max(1)) else { return };
+        let room = blocks.iter().map(Range::len).sum();
+        self.write(file, 0, &padded(contents, room));
+    }
+
+    /// Writes to a place in one of the file systems.
+    pub fn mark(&mut self, file_system: u8, offset: usize, bytes: &[u8]) {
+        let start = self.starts[usize::from(file_system) % self.starts.len()];
+        self.image.write(start + offset, bytes);
     }
 
     /// Makes all checksums right.
@@ -133,7 +147,7 @@ fn with_boot(tree: Tree, base: &str, has_script: bool) -> Tree {
         )
     };
     let tree = tree
-        .with(&format!("{base}vmlinuz-6.1"), bzimage(&gzip(&vmlinux())))
+        .with(&format!("{base}vmlinuz-6.1"), padded(bzimage(&gzip(&vmlinux())), ROOM))
         .with(&format!("{base}initrd.img-6.1"), "initrd ".repeat(300))
         .with(&format!("{base}grub/grubenv"), grubenv("saved_entry=b-6.2\nkernelopts=root=UUID=5f ro\n"))
         .with(&format!("{base}loader/loader.conf"), padded("default b*\n", 1024))
@@ -237,6 +251,8 @@ pub fn disks() -> Vec<Disk> {
         root.mke2fs(2, &["-t", "ext4", "-b", "1024", "-O", UNCHECKED]),
     );
     let plain = plain.mke2fs(1, &["-t", "ext4", "-b", "1024"]);
+    let separate = Tree::new().with("vmlinuz-6.1", vmlinux()).mke2fs(1, &["-t", "ext4", "-b", "1024"]);
+    let system = Tree::new().with("etc/fstab", "").mke2fs(1, &["-t", "ext4", "-b", "1024"]);
     let blank = Tree::new().mke2fs(1, &["-t", "ext4", "-b", "1024"]);
     let with_table = |bytes: Vec<u8>, file_systems: &[(usize, &[u8])]| {
         let starts = file_systems.iter().map(|(start, _)| *start).collect();
@@ -244,9 +260,11 @@ pub fn disks() -> Vec<Disk> {
     };
     vec![
         Disk::of(checked.clone()),
-        Disk::of(plain),
+        Disk::of(plain.clone()),
         with_table(gpt(&[(LINUX, &checked)]), &[(MIB, &checked)]),
         with_table(mbr(&[&unchecked], &[]), &[(MIB, &unchecked)]),
+        with_table(mbr(&[&plain], &[]), &[(MIB, &plain)]),
+        with_table(gpt(&[(LINUX, &separate), (LINUX, &system)]), &[(MIB, &separate), (2 * MIB, &system)]),
         with_table(mbr(&[&blank], &[&blank, &script]), &[(5 * MIB, &script), (3 * MIB, &blank)]),
         with_table(
             gpt(&[(ESP, &vec![0; MIB]), (XBOOTLDR, &boot), (LINUX, &blank)]),

@@ -11,12 +11,15 @@ use innkeeper_images::boot::{
     self, BUDGET, BootSource, Error, MAX_INITRD, MAX_KERNEL, command_line, entry::MAX_INITRDS,
 };
 use innkeeper_images::kernel::MAX_VMLINUX;
-use innkeeper_images_fuzz::disks::{Disk, disks};
-use innkeeper_images_fuzz::{Bytes, Change, Meter, Steps, check_message, memory};
+use innkeeper_images_fuzz::disks::{Disk, disks, vmlinux};
+use innkeeper_images_fuzz::{Bytes, Change, Meter, Steps, bzimage, check_message, gzip, memory};
 use libfuzzer_sys::fuzz_target;
 
 /// What configuration may be read of a few partitions, in bytes: more than each may have.
 const CONFIGURATION: u64 = 1 << 30;
+
+/// The length of a message, in bytes: what a disk says in one is cut off, twice at most.
+const MOST_MESSAGE: usize = 3000;
 
 /// What is read twice, in bytes.
 const CHEAP: u64 = 1 << 20;
@@ -31,7 +34,59 @@ enum Step {
     },
     /// Goes on where the one before ended.
     Continue(Bytes),
+    /// Writes a kernel of some kind, or a script.
+    Known {
+        file: u8,
+        contents: u8,
+    },
+    /// Puts the mark of some file system over another.
+    Mark {
+        file_system: u8,
+        mark: u8,
+    },
 }
+
+/// Kernels that have an end of their own, and scripts that say paths in another way.
+static KNOWN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let elf = vmlinux();
+    let sized = |stream: &[u8], size: u32| bzimage(&[stream, &size.to_le_bytes()].concat());
+    let zstd = zstd::encode_all(&*elf, 1).unwrap();
+    let (mut old, mut other) = (bzimage(&gzip(&elf)), elf.clone());
+    (old[0x206], other[18]) = (7, 183);
+    let script = |lines: &str| format!("menuentry x {{\n{lines}\n}}\n").into_bytes();
+    vec![
+        bzimage(b"BZh91AY&SY and so on"),
+        old,
+        bzimage(&gzip(&other)),
+        other,
+        bzimage(&gzip(b"")),
+        sized(&zstd, elf.len() as u32),
+        sized(&zstd, 8 << 20),
+        // A dictionary of gigabytes.
+        sized(b"\xfd7zXZ\0\0\x01\x69\x22\xde\x36\x02\0\x21\x01\x28\0\0\0\xe6\xa0\x11\xb3", 64 << 20),
+        elf,
+        script("linux /vmlinuz-6.1 a\ninitrd /initrd.img-6.1 /initrd.img-6.1"),
+        script("linux /boot/vmlinuz-6.1 a\ninitrd /boot/initrd.img-6.1"),
+        script("linux /boot/grub b\ninitrd /boot/none"),
+        script(&format!("linux /boot/vmlinuz-6.1 {}", "long=argument ".repeat(130))),
+        script("linux /holes\ninitrd /etc/fstab"),
+    ]
+});
+
+/// Where file systems have their marks.
+const MARKS: [(usize, &[u8]); 9] = [
+    (0, b"XFSB"),
+    (0x1_0040, b"_BHRfS_M"),
+    (0x400, &[0x10, 0x20, 0xf5, 0xf2]),
+    (0, b"LUKS\xba\xbe"),
+    (0x36, b"FAT"),
+    (0xff6, b"SWAPSPACE2"),
+    (0x438, &[0, 0]),
+    // As at the end of a table.
+    (510, &[0x55, 0xaa]),
+    // Another feature.
+    (0x460, &[0x10]),
+];
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -103,6 +158,15 @@ fuzz_target!(|input: Input| {
                 contents
             }
             Step::Continue(contents) => contents,
+            Step::Known { file, contents } => {
+                disk.replace(*file, &KNOWN[usize::from(*contents) % KNOWN.len()]);
+                continue;
+            }
+            Step::Mark { file_system, mark } => {
+                let (offset, bytes) = MARKS[usize::from(*mark) % MARKS.len()];
+                disk.mark(*file_system, offset, bytes);
+                continue;
+            }
         };
         disk.write(last, skip, bytes);
         skip += bytes.len();
@@ -120,7 +184,10 @@ fuzz_target!(|input: Input| {
                 assert!(again.is_ok_and(|(again, _)| is_same(&source, &again)), "not the same again");
             }
         }
-        Err(error) => check_message(&error),
+        Err(error) => {
+            check_message(&error);
+            assert!(error.to_string().len() <= MOST_MESSAGE, "{error}");
+        }
     }
     disk.image.restore();
 });

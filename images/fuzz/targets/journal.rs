@@ -49,6 +49,12 @@ enum Step {
     Revoke(List<Block, 20>),
     Commit,
     Change(Change),
+    /// A word of the log's superblock.
+    Superblock {
+        word: u8,
+        by: i8,
+        is_near: bool,
+    },
     /// The log goes on elsewhere.
     Skip(u8),
     /// Or with another number.
@@ -63,6 +69,8 @@ struct Input {
     start: u16,
     sequence: u32,
     is_bare: Option<bool>,
+    /// A byte of a block of the log is another one than its checksum says.
+    spoilt: Option<(u8, u16)>,
     steps: Steps<Step>,
 }
 
@@ -219,6 +227,12 @@ impl<'d> Writer<'d> {
                 self.disk.change(change);
                 self.expected = None;
             }
+            Step::Superblock { word, by, is_near } => {
+                let at = self.log[0] + 12 + usize::from(word % 9) * 4;
+                let now = if *is_near { be32(self.disk.image.bytes(), at) } else { 0 };
+                self.disk.image.write(at, &now.wrapping_add_signed((*by).into()).to_be_bytes());
+                self.expected = None;
+            }
             Step::Skip(count) => {
                 self.at = self.first + (self.at + usize::from(*count)) % (self.log.len() - self.first);
                 self.expected = None;
@@ -255,9 +269,18 @@ fuzz_target!(|input: Input| {
         }
         writer.step(step);
     }
-    let expected = writer.expected.take();
+    let spoilt = input.spoilt.map(|(block, byte)| {
+        let length = writer.log.len() - writer.first;
+        let block = writer.first + (usize::from(input.start) + usize::from(block)) % length;
+        writer.log[block] + usize::from(byte) % writer.size
+    });
+    let expected = writer.expected.take().filter(|_| spoilt.is_none());
     if input.is_bare != Some(true) {
         disk.seal();
+    }
+    if let Some(at) = spoilt {
+        let byte = !disk.image.bytes()[at];
+        disk.image.write(at, &[byte]);
     }
     let result = read(disk.image.bytes());
     match (expected, result) {
