@@ -105,8 +105,13 @@ impl Actor {
 
     /// Makes the disks of the instance store.
     async fn make_store(&self, instance: &Instance) -> Result<()> {
-        // As a volume's, the root disk is copied.
-        let _turn = self.shared.makers.acquire().await?;
+        let disks = &instance.instance_store;
+        if disks.is_empty() {
+            return Ok(());
+        }
+        // A root disk is copied, as a volume is. Others are made at once, and wait for nobody's copies.
+        let is_copied = disks.iter().any(|disk| disk.source.is_some());
+        let _turn = if is_copied { Some(self.shared.makers.acquire().await?) } else { None };
         let (shared, instance) = (self.shared.clone(), instance.clone());
         Ok(blocking(move || store::make(shared.host.as_ref(), &instance)).await?)
     }

@@ -18,12 +18,9 @@ use crate::volumes::copy_sparse;
 /// What a tmpfs gives at once, in bytes.
 const PAGE: u64 = 4096;
 
-/// Makes the disks of an instance, if it has any. What an earlier guest has left is gone.
+/// Makes the disks of an instance, which has some. What an earlier guest has left is gone.
 pub fn make(host: &dyn Host, instance: &Instance) -> Result<(), HostError> {
     let disks = &instance.instance_store;
-    if disks.is_empty() {
-        return Ok(());
-    }
     let whole_pages = |disk: &StoreDisk| disk.size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
     let size = disks.iter().map(whole_pages).fold(0, u64::saturating_add);
     let directory = host.make_store(&instance.id, size)?;
