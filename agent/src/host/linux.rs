@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -69,8 +69,8 @@ impl Linux {
         self.root().join(instance.as_str())
     }
 
-    /// Starts a VMM that was told nothing yet: the process, and a connection to it.
-    fn spawn(&self, log: Stdio) -> Result<(Child, OwnedFd), HostError> {
+    /// Starts a VMM that was told nothing yet. If its process cannot be noted it is ended.
+    fn spawn(&self, log: Stdio, note: impl FnOnce(u32) -> io::Result<()>) -> Result<VmmProcess, HostError> {
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let (ours, theirs) = pair.what(|| "make a socket".into())?;
         let unblock = fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
@@ -96,8 +96,16 @@ impl Linux {
                 if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
             });
         }
-        let child = command.spawn().what(|| format!("run {}", self.settings.vmm.display()))?;
-        Ok((child, ours))
+        let mut child = command.spawn().what(|| format!("run {}", self.settings.vmm.display()))?;
+        let pid = child.id();
+        // The child is ours and not waited for, so that its number is its own.
+        match process::open(pid).and_then(|pidfd| note(pid).map(|()| pidfd)) {
+            Ok(pidfd) => Ok(VmmProcess { pidfd, control: ours }),
+            Err(error) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(error).what(|| format!("hold on to the VMM {pid}"))
+            }
+        }
     }
 
     /// Connects to a VMM's control socket. `WouldBlock` is that it has let others wait for [`ACCEPTANCE`].
@@ -190,35 +198,16 @@ impl Host for Linux {
             .mode(0o600)
             .open(&log)
             .what(|| format!("open {}", log.display()))?;
-        let (mut child, control) = self.spawn(log_file.into())?;
-        let pid = child.id();
-        // The child is ours and not waited for, so that its number is its own.
-        let held = || -> io::Result<OwnedFd> {
-            let pidfd = process::open(pid)?;
-            let note = directory.join("process");
-            let new = directory.join("process.new");
+        let note = directory.join("process");
+        let new = directory.join("process.new");
+        self.spawn(log_file.into(), |pid| {
             fs::write(&new, format!("{pid} {}\n", process::start_time(pid)?))?;
-            fs::rename(new, note)?;
-            Ok(pidfd)
-        };
-        match held() {
-            Ok(pidfd) => Ok(VmmProcess { pidfd, control }),
-            Err(error) => {
-                let _ = child.kill().and_then(|()| child.wait());
-                Err(error).what(|| format!("hold on to the VMM of {instance}"))
-            }
-        }
+            fs::rename(&new, &note)
+        })
     }
 
     fn start_helper(&self) -> Result<VmmProcess, HostError> {
-        let (mut child, control) = self.spawn(Stdio::null())?;
-        match process::open(child.id()) {
-            Ok(pidfd) => Ok(VmmProcess { pidfd, control }),
-            Err(error) => {
-                let _ = child.kill().and_then(|()| child.wait());
-                Err(error).what(|| "hold on to a VMM".into())
-            }
-        }
+        self.spawn(Stdio::null(), |_| Ok(()))
     }
 
     fn scratch_file(&self, size: u64) -> Result<OwnedFd, HostError> {

@@ -5,16 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use innkeeper_images::boot::{self, BootSource, reader};
-use innkeeper_protocol::{
-    AttachDisk, BootSource as Boot, Command, Configure, Descriptor, DiskEngine, DiskFormat, Happening,
-    Identity, Limits,
-};
+use innkeeper_protocol::{BootSource as Boot, Command, Configure, Descriptor, Happening, Identity};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -116,9 +112,8 @@ impl Guest {
     /// Lets it read a disk, until somebody is `gone`.
     async fn run(mut self, disk: OwnedFd, gone: oneshot::Receiver<()>) -> Result<BootSource> {
         // Of the one that its instance has, which stands still, or not at all.
-        self.attach("disk", &disk, true).await?;
-        let answer = self.answer.try_clone()?;
-        self.attach("answer", &answer, false).await?;
+        self.vmm.attach_disk("disk", "", true, &disk).await?;
+        self.vmm.attach_disk("answer", "", false, &self.answer).await?;
         self.vmm.say(Command::Start).await?;
         tokio::select! {
             ended = timeout(PATIENCE, until_the_end(&mut self.vmm)) => if let Ok(Err(error)) = ended {
@@ -131,22 +126,6 @@ impl Guest {
         // It says whether it has come to its end.
         let answer = File::from(self.answer);
         Ok(blocking(move || reader::answer(&answer)).await?)
-    }
-
-    async fn attach(&mut self, id: &str, file: &OwnedFd, is_still: bool) -> Result<()> {
-        let disk = AttachDisk {
-            id: id.to_owned(),
-            file: Descriptor(0),
-            format: DiskFormat::Raw,
-            read_only: is_still,
-            still: is_still,
-            serial: String::new(),
-            engine: DiskEngine::Auto,
-            queues: None,
-            limits: Limits::default(),
-        };
-        self.vmm.call(Command::AttachDisk(Box::new(disk)), slice::from_ref(file)).await?;
-        Ok(())
     }
 }
 

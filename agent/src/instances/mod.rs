@@ -223,13 +223,10 @@ impl Instances {
 
     /// Whether a disk that is to boot by itself can, or why not. Blocks, for as long as a guest takes to read it if it has to.
     pub fn check_boots(&self, disk: File) -> Result<(), String> {
-        let found = match boot::find(&disk) {
-            Err(boot::Error::NeedsGuest { .. })
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() =>
-            {
-                runtime.block_on(boot_disk::read(&self.shared, disk.into()))
-            }
-            found => found.map_err(anyhow::Error::from),
+        let found = match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => runtime.block_on(boot_disk::read(&self.shared, disk.into())),
+            // Nobody could wait for a guest.
+            Err(_) => boot::find(&disk).map_err(anyhow::Error::from),
         };
         match found {
             Ok(source) => {

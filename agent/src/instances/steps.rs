@@ -2,13 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::slice;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use innkeeper_protocol::{
-    Answer, AttachDisk, BootSource, Command, Configure, Descriptor, DiskEngine, DiskFormat,
-    Error as ProtocolError, FailureCode, Identity, Limits, State as GuestState,
+    BootSource, Command, Configure, Descriptor, Error as ProtocolError, FailureCode, Identity,
+    State as GuestState,
 };
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -250,21 +249,10 @@ impl Actor {
 
     /// Gives the guest a disk. Its serial number is its name, without a dash.
     async fn attach_disk(&mut self, name: &str, file: OwnedFd) -> Result<()> {
-        let disk = AttachDisk {
-            id: name.to_owned(),
-            file: Descriptor(0),
-            format: DiskFormat::Raw,
-            read_only: false,
-            still: false,
-            serial: name.replace('-', ""),
-            engine: DiskEngine::Auto,
-            queues: None,
-            limits: Limits::default(),
-        };
+        let serial = name.replace('-', "");
         let deadline = Instant::now() + LETTING_GO;
-        let answer = loop {
-            let command = Command::AttachDisk(Box::new(disk.clone()));
-            match self.vmm()?.call(command, slice::from_ref(&file)).await {
+        let slot = loop {
+            match self.vmm()?.attach_disk(name, &serial, false, &file).await {
                 Err(VmmError::Protocol(ProtocolError::Refused(failure)))
                     if failure.code == FailureCode::Conflict && Instant::now() < deadline =>
                 {
@@ -273,13 +261,8 @@ impl Actor {
                 result => break result?,
             }
         };
-        match answer {
-            Answer::Attached { slot } => {
-                tracing::debug!(instance = %self.id, disk = name, slot, "attached");
-                Ok(())
-            }
-            other => anyhow::bail!("the VMM has answered {other:?}"),
-        }
+        tracing::debug!(instance = %self.id, disk = name, slot, "attached");
+        Ok(())
     }
 
     /// Gives a running guest the volumes that it is to have, takes those that it is to lose, and records what came of

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::slice;
 use std::time::Duration;
 
 use innkeeper_protocol::{
-    Answer, Command, ConsoleKind, Descriptor, Error as ProtocolError, Event, Message, Metrics, Outcome,
-    Request, State, Status, VERSION, receive_packet, send_packet,
+    Answer, AttachDisk, Command, ConsoleKind, Descriptor, DiskEngine, DiskFormat, Error as ProtocolError,
+    Event, Limits, Message, Metrics, Outcome, Request, State, Status, VERSION, receive_packet, send_packet,
 };
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
@@ -118,6 +119,31 @@ impl Vmm {
     /// Has a command carried out that needs no descriptors and has no answer.
     pub async fn say(&mut self, command: Command) -> Result<(), VmmError> {
         self.call(command, &[]).await.map(|_| ())
+    }
+
+    /// Gives the guest a disk; returns its slot. One that is `still` is only read, and nobody writes to it meanwhile.
+    pub async fn attach_disk(
+        &mut self,
+        id: &str,
+        serial: &str,
+        still: bool,
+        file: &OwnedFd,
+    ) -> Result<u8, VmmError> {
+        let disk = AttachDisk {
+            id: id.to_owned(),
+            file: Descriptor(0),
+            format: DiskFormat::Raw,
+            read_only: still,
+            still,
+            serial: serial.to_owned(),
+            engine: DiskEngine::Auto,
+            queues: None,
+            limits: Limits::default(),
+        };
+        match self.call(Command::AttachDisk(Box::new(disk)), slice::from_ref(file)).await? {
+            Answer::Attached { slot } => Ok(slot),
+            _ => Err(ProtocolError::Unexpected.into()),
+        }
     }
 
     /// How things stand.
