@@ -16,6 +16,8 @@ mod change;
 mod checksum;
 pub mod disks;
 pub mod ext4;
+#[path = "../../tests/common/heap.rs"]
+mod heap;
 mod image;
 mod input;
 pub mod journal;
