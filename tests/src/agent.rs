@@ -22,6 +22,8 @@ pub const REGION: &str = "us-east-1";
 pub const TINY: &str = "lab.tiny";
 /// Like [`TINY`], with two disks of 1 GB in the instance store.
 pub const STORED: &str = "lab.stored";
+/// Not every payload knows the power button: a configuration for what waits for it is not to wait long.
+pub const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
 /// A daemon may take this long to be ready, or to end; in an emulated lab too.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -72,6 +72,19 @@ impl Client {
         Ok((response.status().as_u16(), answer))
     }
 
+    /// Launches one instance, and returns its id.
+    pub fn launch(&self, image: &str, instance_type: &str) -> Result<String> {
+        let parameters =
+            [("ImageId", image), ("InstanceType", instance_type), ("MinCount", "1"), ("MaxCount", "1")];
+        let answer = self.ask("RunInstances", &parameters)?;
+        texts(&answer, "instanceId").pop().with_context(|| format!("no instance: {answer}"))
+    }
+
+    /// What an instance has printed on its console.
+    pub fn console(&self, instance: &str) -> Result<String> {
+        console_text(&self.ask("GetConsoleOutput", &[("InstanceId", instance)])?)
+    }
+
     /// Waits until all of these instances are in a state; looks every few milliseconds.
     pub fn wait_for(&self, instances: &[String], state: &str, patience: Duration) -> Result<()> {
         let deadline = std::time::Instant::now() + patience;

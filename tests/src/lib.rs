@@ -9,6 +9,7 @@ pub mod aws;
 pub mod controller;
 pub mod ec2;
 pub mod exchange;
+pub mod mark;
 pub mod network;
 
 use std::fs::File;

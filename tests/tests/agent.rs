@@ -6,16 +6,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use innkeeper_tests::agent::{Agent, TINY, Template, run_suite, suite};
+use innkeeper_tests::agent::{Agent, IMPATIENT, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
 use innkeeper_tests::ec2::{Client, console_text, numbered, texts};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Not every payload knows the power button: what waits for it is not to wait long.
-const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
 
 /// A daemon, and an image of a payload that says that it is ready: `idle` does nothing more, `button` switches itself
 /// off when the power button is pressed.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use innkeeper_tests::agent::{Agent, Template};
-use innkeeper_tests::ec2::{Client, console_text, texts};
 use innkeeper_tests::{aws, image};
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -68,16 +67,11 @@ fn with_profile(agent: &Agent, directory: &Path) -> Result<Template> {
     Ok(Template { location: directory.to_owned(), banner: "micro: ready" })
 }
 
-fn launch(client: &Client, image: &str) -> Result<String> {
-    let parameters = [("ImageId", image), ("InstanceType", "lab.real"), ("MinCount", "1"), ("MaxCount", "1")];
-    Ok(texts(&client.ask("RunInstances", &parameters)?, "instanceId").remove(0))
-}
-
 /// Waits until a console has this.
 fn wait_for_console(agent: &Agent, id: &str, text: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let console = console_text(&agent.client()?.ask("GetConsoleOutput", &[("InstanceId", id)])?)?;
+        let console = agent.client()?.console(id)?;
         if console.contains(text) {
             return Ok(());
         }
@@ -93,7 +87,7 @@ fn a_guest_finds_its_instance_store_again_until_it_stops() -> Result<()> {
     let directory = tempfile::tempdir_in(agent.run_directory().with_file_name("import"))?;
     let template = with_profile(&agent, &directory.path().join("micro"))?;
     let image = agent.register("stored", &template)?;
-    let id = launch(&agent.client()?, &image)?;
+    let id = agent.client()?.launch(&image, "lab.real")?;
     wait_for_console(&agent, &id, "ephemeral0 has: nothing")?;
     agent.kill()?;
     agent.resume()?;
@@ -108,7 +102,7 @@ fn a_guest_finds_its_instance_store_again_until_it_stops() -> Result<()> {
 
     // With its root there, a guest that switches itself off is terminated.
     let image = agent.register_in_store("root", &template)?;
-    let id = launch(&client, &image)?;
+    let id = client.launch(&image, "lab.real")?;
     wait_for_console(&agent, &id, "root has: nothing")?;
     client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
     client.wait_for(std::slice::from_ref(&id), "terminated", PATIENCE)?;

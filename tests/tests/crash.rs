@@ -3,24 +3,14 @@
 //! guests that ran are started again.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use innkeeper_tests::agent::{Agent, STORED};
 use innkeeper_tests::ec2::{self, Client};
+use innkeeper_tests::mark::{MARK, NOTHING, beginning, mark};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What is written to a disk.
-const MARK: &[u8] = b"of this guest";
-
-/// What a disk has where [`MARK`] was written.
-fn first_bytes(disk: &std::path::Path) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; MARK.len()];
-    std::fs::File::open(disk)?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
 
 /// An agent that is expected to die now and then, and whoever works with it all the same.
 struct Mortal {
@@ -251,12 +241,12 @@ fn an_agent_dies_anywhere_and_nothing_is_lost() -> Result<()> {
     let (mut mortal, places, image, bystander) = begin(false)?;
     let vmm = mortal.agent.vmms()?;
     let disk = mortal.agent.store_disk(&bystander, "ephemeral1");
-    std::fs::OpenOptions::new().write(true).open(&disk)?.write_all(MARK)?;
+    mark(&disk)?;
     die_everywhere(&mut mortal, &places, &image, |mortal| {
         mortal.check(std::slice::from_ref(&bystander))?;
         ensure!(mortal.agent.vmms()? == vmm, "the bystander has another VMM");
         ensure!(mortal.console(&bystander)? == "ready\n", "the bystander has noticed something");
-        ensure!(first_bytes(&disk)? == MARK, "the bystander's instance store is another");
+        ensure!(beginning(&disk)? == MARK, "the bystander's instance store is another");
         Ok(())
     })?;
     finish(mortal, &bystander)
@@ -276,8 +266,8 @@ fn a_host_dies_anywhere_and_what_ran_starts_again() -> Result<()> {
     die_everywhere(&mut mortal, &places, &image, |mortal| {
         mortal.wait_for(&bystander, "running")?;
         mortal.check(std::slice::from_ref(&bystander))?;
-        ensure!(first_bytes(&disk)? == [0; MARK.len()], "the instance store has outlived the host");
-        std::fs::OpenOptions::new().write(true).open(&disk)?.write_all(MARK)?;
+        ensure!(beginning(&disk)? == NOTHING, "the instance store has outlived the host");
+        mark(&disk)?;
         mortal.wait_for_ready(&bystander, 1, 0)?;
         let after = identity(mortal)?;
         ensure!(after == before, "the bystander has become another: {before:?}, {after:?}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use innkeeper_tests::agent::Agent;
-use innkeeper_tests::ec2::{Client, console_text, texts};
+use innkeeper_tests::ec2::Client;
 use innkeeper_tests::{image, path};
 
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -35,10 +35,8 @@ impl Guest {
         let image = agent.command(&["image", "import", path(&file), "--format", "qcow2", "--name", disk])?;
         println!("imported in {:.1} s", begun.elapsed().as_secs_f64());
         let client = agent.client()?;
-        let parameters = [("ImageId", &*image), ("InstanceType", TYPE), ("MinCount", "1"), ("MaxCount", "1")];
-        let ids = texts(&client.ask("RunInstances", &parameters)?, "instanceId");
-        client.wait_for(&ids, "running", PATIENCE)?;
-        let id = ids.into_iter().next().context("no instance")?;
+        let id = client.launch(&image, TYPE)?;
+        client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
         let guest = Self { agent, client, id, begun };
         guest.tell("running");
         Ok(guest)
@@ -53,8 +51,7 @@ impl Guest {
     fn wait_for(&self, report: &str) -> Result<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let parameters = [("InstanceId", &*self.id)];
-            let console = console_text(&self.client.ask("GetConsoleOutput", &parameters)?)?;
+            let console = self.client.console(&self.id)?;
             let described = self.client.ask("DescribeInstances", &[("InstanceId.1", &self.id)])?;
             let last_words = || format!("{console}\n{described}{}", self.agent.last_words());
             ensure!(described.contains("<name>running</name>"), "it does not run: {}", last_words());

@@ -1,47 +1,29 @@
 //! The instance store, with guests that are bare payloads: it is one guest's, however often that reboots, and nobody's
 //! after it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use innkeeper_tests::agent::{Agent, STORED, TINY};
-use innkeeper_tests::ec2::{Client, console_text, texts};
+use innkeeper_tests::agent::{Agent, IMPATIENT, STORED, TINY};
+use innkeeper_tests::ec2::{Client, texts};
+use innkeeper_tests::mark::{MARK, NOTHING, beginning, mark};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
-const MARK: &[u8] = b"of this guest";
-const NOTHING: &[u8] = &[0; MARK.len()];
-
-/// What is at the beginning of a disk.
-fn beginning(disk: &Path) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; MARK.len()];
-    File::open(disk)?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn mark(disk: &Path) -> Result<()> {
-    Ok(OpenOptions::new().write(true).open(disk)?.write_all(MARK)?)
-}
 
 /// Launches an instance, and waits until it runs.
 fn launch(client: &Client, image: &str, instance_type: &str) -> Result<String> {
-    let parameters =
-        [("ImageId", image), ("InstanceType", instance_type), ("MinCount", "1"), ("MaxCount", "1")];
-    let ids = texts(&client.ask("RunInstances", &parameters)?, "instanceId");
-    client.wait_for(&ids, "running", PATIENCE)?;
-    Ok(ids[0].clone())
+    let id = client.launch(image, instance_type)?;
+    client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
+    Ok(id)
 }
 
 /// Waits until a guest has said so often that it is ready.
 fn wait_for_ready(client: &Client, id: &str, count: usize) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let console = console_text(&client.ask("GetConsoleOutput", &[("InstanceId", id)])?)?;
+        let console = client.console(id)?;
         if console.matches("ready").count() >= count {
             return Ok(());
         }
@@ -140,10 +122,8 @@ fn a_root_device_in_the_store_cannot_be_stopped_and_ends_with_its_guest() -> Res
 
     // One that switches itself off.
     let hello = agent.register_in_store("hello", &agent.payload("hello")?)?;
-    let parameters =
-        [("ImageId", hello.as_str()), ("InstanceType", TINY), ("MinCount", "1"), ("MaxCount", "1")];
-    let ids = texts(&client.ask("RunInstances", &parameters)?, "instanceId");
-    ensure!(wait_for_state(&client, &ids[0], "terminated")? == "Client.InstanceInitiatedShutdown");
+    let short = client.launch(&hello, TINY)?;
+    ensure!(wait_for_state(&client, &short, "terminated")? == "Client.InstanceInitiatedShutdown");
 
     // And one whose host is started anew.
     let id = launch(&client, &image, TINY)?;

@@ -6,20 +6,17 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use innkeeper_tests::agent::{Agent, STORED, TINY};
+use innkeeper_tests::agent::{Agent, IMPATIENT, STORED, TINY};
 use innkeeper_tests::ec2::{Client, texts};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
 
 fn launch(client: &Client, image: &str, instance_type: &str) -> Result<String> {
-    let parameters =
-        [("ImageId", image), ("InstanceType", instance_type), ("MinCount", "1"), ("MaxCount", "1")];
-    let ids = texts(&client.ask("RunInstances", &parameters)?, "instanceId");
-    client.wait_for(&ids, "running", PATIENCE)?;
-    Ok(ids[0].clone())
+    let id = client.launch(image, instance_type)?;
+    client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
+    Ok(id)
 }
 
 /// Waits until an answer of DescribeInstanceStatus has these texts.
@@ -175,9 +172,7 @@ fn over_a_day_no_change_is_missed_and_no_counter_goes_backwards() -> Result<()> 
     ensure!(scraper.get("/")?.starts_with("HTTP/1.1 404"));
     scraper.scrape()?;
     let mut events = agent.follow_events()?;
-    let parameters =
-        [("ImageId", image.as_str()), ("InstanceType", STORED), ("MinCount", "1"), ("MaxCount", "1")];
-    let ids = texts(&agent.client()?.ask("RunInstances", &parameters)?, "instanceId");
+    let ids = [agent.client()?.launch(&image, STORED)?];
     let id = &ids[0];
     let series = |name: &str, labels: &str| format!("innkeeper_{name}{{instance_id=\"{id}\"{labels}}}");
     let exits = series("instance_exits_total", ",reason=\"port-write\"");
