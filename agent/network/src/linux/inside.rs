@@ -1,0 +1,254 @@
+//! The inside of a VPC: what is in its namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::netlink::{KernelNeighbour, KernelRoute, Link, Netlink};
+use super::nft::{self, Generation};
+use super::{Error, Namespace, What};
+use crate::names::{UPLINK, host_link, uplink_macs};
+use crate::plan::Mac;
+use crate::routes::{Routes, Way};
+use crate::ruleset::Ruleset;
+
+/// The largest packet within a VPC, as in EC2 (User Guide, "Network MTU").
+pub const INSIDE_MTU: u32 = 9001;
+/// The largest packet from and to the outside.
+pub const OUTSIDE_MTU: u32 = 1500;
+
+/// How long the kernel may take to let packets through a new uplink.
+const UPLINK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What does not change in a namespace, relative to `/proc/sys/net/`. Some kernels have no IPv6, and with it not its
+/// settings.
+const SETTINGS: [(&str, &str); 13] = [
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/ip_forward", "1"),
+    // Who may send what is for the rules to say.
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv4/conf/all/accept_redirects", "0"),
+    ("ipv4/conf/default/accept_redirects", "0"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv4/conf/all/accept_source_route", "0"),
+    ("ipv4/conf/default/accept_source_route", "0"),
+    // The kernel answers for all that it has a route to.
+    ("ipv4/conf/default/proxy_arp", "1"),
+    ("ipv4/conf/all/arp_accept", "0"),
+];
+
+/// The namespace of a VPC.
+#[derive(Debug)]
+pub struct Inside {
+    namespace: Namespace,
+    netlink: Netlink,
+    generation: Generation,
+    /// The Ethernet address of the host's end of the uplink.
+    host_end: Mac,
+    /// What nftables was told last, and the number that it has had since.
+    told: Option<(Ruleset, u32)>,
+}
+
+impl Inside {
+    /// Opens or makes the namespace of a VPC. `host` is where its uplink leads.
+    pub fn open(directory: &Path, vpc: &str, host: &Namespace) -> Result<Self, Error> {
+        let path = directory.join(vpc);
+        let opened = Namespace::open_or_make(&path);
+        let (namespace, is_new) = opened.what(|| format!("make the namespace {}", path.display()))?;
+        let what = || format!("prepare the namespace of {vpc}");
+        let (mut netlink, generation) = namespace
+            .enter(|| {
+                // Again for one that is there: its maker may have died half-way.
+                set_up()?;
+                Ok((Netlink::open()?, Generation::open()?))
+            })
+            .what(what)?;
+        prepare_links(&mut netlink, vpc, host).what(what)?;
+        tracing::debug!(vpc, is_new, "its network namespace is ready");
+        Ok(Self { namespace, netlink, generation, host_end: uplink_macs(vpc).1, told: None })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Brings about rules and routes. Rules come first: a route never leads past them.
+    pub fn apply(&mut self, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
+        self.tell(ruleset).what(|| "change the rules".into())?;
+        self.route(routes).what(|| "change the routes".into())
+    }
+
+    /// Waits until packets get through the uplink, whose other end is up since a moment ago.
+    pub fn wait_for_uplink(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + UPLINK_PATIENCE;
+        let mut running = || -> io::Result<()> {
+            while !self.netlink.links()?.get(UPLINK).is_some_and(|link| link.is_running) {
+                if Instant::now() > deadline {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        running().what(|| "get packets through the uplink".into())
+    }
+
+    /// Tells nftables what is new, or everything, if somebody else has changed something.
+    fn tell(&mut self, ruleset: &Ruleset) -> io::Result<()> {
+        let script = match &self.told {
+            Some((told, generation)) if *generation == self.generation.get()? => told.change_to(ruleset),
+            _ => ruleset.replace(),
+        };
+        if !script.is_empty() {
+            self.told = None;
+            self.namespace.enter(|| nft::run(&script))?;
+            self.told = Some((ruleset.clone(), self.generation.get()?));
+        }
+        Ok(())
+    }
+
+    fn route(&mut self, routes: &Routes) -> io::Result<()> {
+        let links = self.netlink.links()?;
+        match links.get(UPLINK) {
+            None => return Err(io::Error::other("the uplink is gone")),
+            Some(uplink) if uplink.is_up => {}
+            Some(uplink) => self.netlink.set_up(uplink.index, Some(OUTSIDE_MTU))?,
+        }
+        for tap in &routes.taps {
+            if let Some(link) = links.get(tap)
+                && (!link.is_up || link.mtu != INSIDE_MTU)
+            {
+                self.netlink.set_up(link.index, Some(INSIDE_MTU))?;
+            }
+        }
+        self.addresses(&links, routes)?;
+        self.rules(routes)?;
+        self.neighbours(&links, routes)?;
+        self.routes(&links, routes)
+    }
+
+    /// The services' own addresses, which are the loopback's.
+    fn addresses(&mut self, links: &BTreeMap<String, Link>, routes: &Routes) -> io::Result<()> {
+        let Some(loopback) = links.get("lo") else { return Ok(()) };
+        let present: BTreeSet<_> = self
+            .netlink
+            .addresses(loopback.index)?
+            .into_iter()
+            .filter(|address| !address.is_loopback())
+            .collect();
+        for address in present.difference(&routes.addresses) {
+            self.netlink.remove_address(loopback.index, *address)?;
+        }
+        for address in routes.addresses.difference(&present) {
+            self.netlink.add_address(loopback.index, *address)?;
+        }
+        Ok(())
+    }
+
+    fn rules(&mut self, routes: &Routes) -> io::Result<()> {
+        let (present, has_others) = self.netlink.rules()?;
+        if !has_others {
+            self.netlink.add_fixed_rules()?;
+        }
+        let present: BTreeSet<u32> = present.into_iter().collect();
+        for mark in routes.marks.difference(&present) {
+            self.netlink.add_rule(*mark)?;
+        }
+        for mark in present.difference(&routes.marks) {
+            self.netlink.remove_rule(*mark)?;
+        }
+        Ok(())
+    }
+
+    fn neighbours(&mut self, links: &BTreeMap<String, Link>, routes: &Routes) -> io::Result<()> {
+        // All that are beyond the uplink are the host's end of it.
+        let wanted: BTreeSet<KernelNeighbour> = routes
+            .neighbours
+            .iter()
+            .filter_map(|one| {
+                Some((links.get(&one.device)?.index, one.address, one.mac.unwrap_or(self.host_end)))
+            })
+            .collect();
+        let present: BTreeSet<KernelNeighbour> = self.netlink.neighbours()?.into_iter().collect();
+        for neighbour in present.difference(&wanted) {
+            self.netlink.remove_neighbour(*neighbour)?;
+        }
+        for neighbour in wanted.difference(&present) {
+            self.netlink.add_neighbour(*neighbour)?;
+        }
+        Ok(())
+    }
+
+    fn routes(&mut self, links: &BTreeMap<String, Link>, routes: &Routes) -> io::Result<()> {
+        let wanted: BTreeSet<KernelRoute> = routes
+            .routes
+            .iter()
+            .filter_map(|route| {
+                let (link, hop) = match &route.way {
+                    Way::Link(device) => (Some(links.get(device)?.index), None),
+                    Way::Hop(device, hop) => match links.get(device) {
+                        Some(link) => (Some(link.index), Some(*hop)),
+                        // Nobody is there to forward.
+                        None => (None, None),
+                    },
+                    Way::Blackhole => (None, None),
+                };
+                Some(KernelRoute { table: route.table, destination: route.destination, link, hop })
+            })
+            .collect();
+        let present: BTreeSet<KernelRoute> = self.netlink.routes()?.into_iter().collect();
+        let replaced: BTreeSet<_> =
+            wanted.difference(&present).map(|route| (route.table, route.destination)).collect();
+        for route in present.difference(&wanted) {
+            if !replaced.contains(&(route.table, route.destination)) {
+                self.netlink.remove_route(route)?;
+            }
+        }
+        for route in wanted.difference(&present) {
+            self.netlink.add_route(route)?;
+        }
+        Ok(())
+    }
+}
+
+/// In the namespace.
+fn set_up() -> io::Result<()> {
+    for (name, value) in SETTINGS {
+        let path = Path::new("/proc/sys/net").join(name);
+        match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("ipv6") => {}
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("{} cannot be set: {error}", path.display()),
+                ));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The loopback and the uplink.
+fn prepare_links(netlink: &mut Netlink, vpc: &str, host: &Namespace) -> io::Result<()> {
+    let mut links = netlink.links()?;
+    if !links.contains_key(UPLINK) {
+        let (own, other) = uplink_macs(vpc);
+        netlink.add_pair((UPLINK, own), (&host_link(vpc), other), host.file().as_raw_fd())?;
+        links = netlink.links()?;
+    }
+    for (name, mtu) in [("lo", None), (UPLINK, Some(OUTSIDE_MTU))] {
+        match links.get(name) {
+            Some(link) => netlink.set_up(link.index, mtu)?,
+            None => return Err(io::Error::other(format!("there is no {name}"))),
+        }
+    }
+    Ok(())
+}
