@@ -53,6 +53,8 @@ pub struct Inside {
     host_end: Mac,
     /// What nftables was told last, and the number that it has had since.
     told: Option<(Ruleset, u32)>,
+    /// Links as they were seen last and left. To list hundreds of them is what takes longest.
+    links: BTreeMap<String, Link>,
 }
 
 impl Inside {
@@ -71,7 +73,14 @@ impl Inside {
             .what(what)?;
         prepare_links(&mut netlink, vpc, host).what(what)?;
         tracing::debug!(vpc, is_new, "its network namespace is ready");
-        Ok(Self { namespace, netlink, generation, host_end: uplink_macs(vpc).1, told: None })
+        Ok(Self {
+            namespace,
+            netlink,
+            generation,
+            host_end: uplink_macs(vpc).1,
+            told: None,
+            links: BTreeMap::new(),
+        })
     }
 
     /// The namespace.
@@ -82,7 +91,26 @@ impl Inside {
     /// Brings about rules and routes. Rules come first: a route never leads past them.
     pub fn apply(&mut self, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
         self.tell(ruleset).what(|| "change the rules".into())?;
-        self.route(routes).what(|| "change the routes".into())
+        self.route(routes)
+            .or_else(|error| {
+                // A link may be another one than it was.
+                if self.links.is_empty() {
+                    return Err(error);
+                }
+                self.links.clear();
+                self.route(routes)
+            })
+            .what(|| "change the routes".into())
+    }
+
+    /// Forgets what is known of links: somebody else may have done something with them.
+    pub fn look_again(&mut self) {
+        self.links.clear();
+    }
+
+    /// Forgets a link that is made anew.
+    pub fn forget(&mut self, link: &str) {
+        self.links.remove(link);
     }
 
     /// Waits until packets get through the uplink, whose other end is up since a moment ago.
@@ -115,23 +143,42 @@ impl Inside {
     }
 
     fn route(&mut self, routes: &Routes) -> io::Result<()> {
-        let links = self.netlink.links()?;
-        match links.get(UPLINK) {
-            None => return Err(io::Error::other("the uplink is gone")),
-            Some(uplink) if uplink.is_up => {}
-            Some(uplink) => self.netlink.set_up(uplink.index, Some(OUTSIDE_MTU))?,
-        }
-        for tap in &routes.taps {
-            if let Some(link) = links.get(tap)
-                && (!link.is_up || link.mtu != INSIDE_MTU)
-            {
-                self.netlink.set_up(link.index, Some(INSIDE_MTU))?;
+        let mut links = self.look(routes)?;
+        for (name, link) in &mut links {
+            let mtu = match name.as_str() {
+                "lo" => continue,
+                UPLINK => OUTSIDE_MTU,
+                _ => INSIDE_MTU,
+            };
+            if !link.is_up || link.mtu != mtu {
+                self.netlink.set_up(link.index, Some(mtu))?;
+                (link.is_up, link.mtu) = (true, mtu);
             }
         }
         self.addresses(&links, routes)?;
         self.rules(routes)?;
         self.neighbours(&links, routes)?;
-        self.routes(&links, routes)
+        self.routes(&links, routes)?;
+        self.links = links;
+        Ok(())
+    }
+
+    /// The links that there are of those that there should be.
+    fn look(&mut self, routes: &Routes) -> io::Result<BTreeMap<String, Link>> {
+        let known = std::mem::take(&mut self.links);
+        let all = if known.is_empty() { Some(self.netlink.links()?) } else { None };
+        let mut links = BTreeMap::new();
+        for name in routes.taps.iter().map(String::as_str).chain(["lo", UPLINK]) {
+            let link = match &all {
+                Some(all) => all.get(name).copied(),
+                None => match known.get(name) {
+                    Some(link) => Some(*link),
+                    None => self.netlink.link(name)?,
+                },
+            };
+            links.extend(link.map(|link| (name.to_owned(), link)));
+        }
+        if links.contains_key(UPLINK) { Ok(links) } else { Err(io::Error::other("the uplink is gone")) }
     }
 
     /// The services' own addresses, which are the loopback's.

@@ -95,14 +95,24 @@ impl Networks {
         result
     }
 
+    /// As [`Networks::apply`], where somebody else may have done something with what is there. Takes longer.
+    pub fn mend(&mut self, vpc: &Vpc) -> Result<(), Error> {
+        if let Some(inside) = self.vpcs.get_mut(&vpc.id) {
+            inside.look_again();
+        }
+        self.apply(vpc)
+    }
+
     /// Opens the tap of an interface of a VPC that was applied, once for each pair of queues. It is there as long as one
     /// of its descriptors is open; who has opened it applies the plan once more.
-    pub fn open_tap(&self, vpc: &str, interface: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
+    pub fn open_tap(&mut self, vpc: &str, interface: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
         let name = names::tap(interface);
         let what = || format!("open the tap {name} of {interface}");
-        let inside = self.vpcs.get(vpc).ok_or_else(|| io::Error::other(format!("{vpc} has no network yet")));
-        let namespace = inside.what(what)?.namespace();
-        namespace.enter(|| tap::open(&name, queues)).what(what)
+        let inside =
+            self.vpcs.get_mut(vpc).ok_or_else(|| io::Error::other(format!("{vpc} has no network yet")));
+        let inside = inside.what(what)?;
+        inside.forget(&name);
+        inside.namespace().enter(|| tap::open(&name, queues)).what(what)
     }
 
     /// Runs a function in a VPC's namespace, on a thread of its own: sockets that it makes are in there.

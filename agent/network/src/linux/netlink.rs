@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -142,24 +142,29 @@ impl Netlink {
     /// All links, by name.
     pub fn links(&mut self) -> io::Result<BTreeMap<String, Link>> {
         let mut links = BTreeMap::new();
-        self.dump(Message::GetLink(LinkMessage::default()), |message| {
-            let Message::NewLink(message) = message else { return };
-            let has = |flag| message.header.flags.contains(flag);
-            let (is_up, is_running) = (has(LinkFlags::Up), has(LinkFlags::Running));
-            let mut link = Link { index: message.header.index, is_up, is_running, mtu: 0 };
-            let mut name = None;
-            for attribute in message.attributes {
-                match attribute {
-                    LinkAttribute::IfName(text) => name = Some(text),
-                    LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                    _ => {}
-                }
-            }
-            if let Some(name) = name {
-                links.insert(name, link);
-            }
-        })?;
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+        self.dump(Message::GetLink(message), |message| links.extend(read_link(message)))?;
         Ok(links)
+    }
+
+    /// One link. None if it is not there.
+    pub fn link(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        ];
+        self.send(Message::GetLink(message), NLM_F_ACK)?;
+        let mut found = None;
+        loop {
+            match self.receive(|message| found = read_link(message).map(|(_, link)| link)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(found),
+                Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Makes a pair of links, the second of which is in another namespace.
@@ -331,6 +336,22 @@ impl Netlink {
     pub fn remove_rule(&mut self, mark: u32) -> io::Result<()> {
         self.remove(Message::DelRule(rule_message(SUBNET_PRIORITY, Some(mark))))
     }
+}
+
+fn read_link(message: Message) -> Option<(String, Link)> {
+    let Message::NewLink(message) = message else { return None };
+    let has = |flag| message.header.flags.contains(flag);
+    let (is_up, is_running) = (has(LinkFlags::Up), has(LinkFlags::Running));
+    let mut link = Link { index: message.header.index, is_up, is_running, mtu: 0 };
+    let mut name = None;
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            _ => {}
+        }
+    }
+    Some((name?, link))
 }
 
 fn address_message(index: u32, address: Ipv4Addr) -> AddressMessage {

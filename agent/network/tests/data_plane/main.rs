@@ -215,7 +215,7 @@ fn a_network_is_made_whole_again() {
             // And without a restart.
             let damaged = lab.networks.enter(&id, || Command::new("sh").args(["-c", damage]).status());
             assert!(damaged.unwrap().success(), "{damage}");
-            lab.apply(&vpc);
+            lab.networks.mend(&vpc).unwrap();
             assert!(goes_on(&lab, [0, 1], request), "{damage}");
             let new = Packet { source_port: 40001, ..request };
             assert_eq!(exchange(&lab, [0, 1], new), [false, false], "{damage}");
@@ -230,7 +230,7 @@ fn nothing_is_left_of_a_network() {
         for _ in 0..5 {
             lab.apply(&vpc);
             lab.leave_all();
-            assert_eq!(lab.networks.existing().unwrap(), [vpc.id.clone()]);
+            assert_eq!(lab.networks.existing().unwrap(), std::slice::from_ref(&vpc.id));
             lab.networks.remove(&vpc.id).unwrap();
             assert!(lab.networks.existing().unwrap().is_empty());
         }
