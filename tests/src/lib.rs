@@ -2,10 +2,12 @@
 //!
 //! [`Vmm`] is a running VMM process whose console the test reads and writes; [`Shell`] adds the prompt of a
 //! guest's shell. [`agent::Agent`] is a running daemon with directories of its own, which real clients and
-//! [`ec2::Client`] talk to. Everything has a deadline, and whatever fails says where the log is.
+//! [`ec2::Client`] talk to. [`network::Place`] is a network namespace to do things in. Everything has a deadline, and
+//! whatever fails says where the log is.
 
 pub mod agent;
 pub mod aws;
+pub mod background;
 pub mod controller;
 pub mod ec2;
 pub mod exchange;
