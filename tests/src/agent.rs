@@ -33,6 +33,8 @@ pub struct Agent {
     directory: tempfile::TempDir,
     endpoint: String,
     log: PathBuf,
+    /// The program that is its VMM.
+    vmm: PathBuf,
 }
 
 /// What an image is made of, and what its guests print when they are up.
@@ -48,27 +50,35 @@ impl Agent {
     /// Starts a daemon over empty directories that knows [`TINY`] and [`STORED`]. `more` are further lines of its
     /// configuration.
     pub fn start(more: &str) -> Result<Self> {
+        Self::start_on(&program("innkeeper-vmm"), more)
+    }
+
+    /// As [`Agent::start`], with another program as its VMM, such as [`crate::stand_in::vmm`].
+    pub fn start_on(vmm: &Path, more: &str) -> Result<Self> {
         let own =
             |name, store| format!("[[instance-types]]\nname = \"{name}\"\nvcpus = 1\nmemory = 64\n{store}\n");
         let (tiny, stored) = (own(TINY, ""), own(STORED, "instance-store = { disks = 2, size = 1 }"));
-        Self::with_types_of_ec2(&format!("{more}\n{tiny}{stored}"))
+        Self::start_with(vmm, &format!("{more}\n{tiny}{stored}"))
     }
 
     /// As [`Agent::start`], with a daemon that knows EC2's types only.
     pub fn with_types_of_ec2(more: &str) -> Result<Self> {
+        Self::start_with(&program("innkeeper-vmm"), more)
+    }
+
+    fn start_with(vmm: &Path, more: &str) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("innkeeper-agent-").tempdir()?;
         let configuration = format!(
             "listen = \"127.0.0.1:0\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
              run-directory = \"{0}/run\"\nboot-id-file = \"{0}/boot-id\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}",
             path(directory.path()),
             cache = crate::cache().join("images"),
-            vmm = program("innkeeper-vmm"),
         );
         std::fs::create_dir(directory.path().join("import"))?;
         std::fs::write(directory.path().join("innkeeper.toml"), configuration)?;
         std::fs::write(directory.path().join("boot-id"), "boot 1\n")?;
         let log = new_log()?.with_extension("agent");
-        let mut agent = Self { daemon: None, directory, endpoint: String::new(), log };
+        let mut agent = Self { daemon: None, directory, endpoint: String::new(), log, vmm: vmm.to_owned() };
         agent.resume()?;
         Ok(agent)
     }
@@ -381,12 +391,14 @@ impl Agent {
     /// The VMMs that this daemon, or one before it, has started: those that have something of its directories open.
     pub fn vmms(&self) -> Result<Vec<u32>> {
         let sockets = self.sockets()?;
+        // It may have been built anew since, and is called deleted then.
+        let vmm = format!("/{}", path(self.vmm.file_name().context("a program")?.as_ref()));
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // A process may end while it is looked at.
             let Ok(program) = std::fs::read_link(entry.path().join("exe")) else { continue };
-            if !program.to_string_lossy().contains("/innkeeper-vmm") {
+            if !program.to_string_lossy().contains(&vmm) {
                 continue;
             }
             let open = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
@@ -397,6 +409,15 @@ impl Agent {
             }
         }
         Ok(found)
+    }
+
+    /// The process of an instance's VMM, as the daemon has noted it.
+    pub fn vmm_of(&self, instance: &str) -> Result<u32> {
+        let note = self.run_directory().join("instances").join(instance).join("process");
+        let text = std::fs::read_to_string(&note)
+            .with_context(|| format!("{instance} has no VMM: cannot read {}", note.display()))?;
+        let pid = text.split_whitespace().next().context("an empty note of a VMM")?;
+        Ok(pid.parse()?)
     }
 
     /// The sockets below our directory, as /proc shows them among open files.

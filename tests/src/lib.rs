@@ -2,8 +2,9 @@
 //!
 //! [`Vmm`] is a running VMM process whose console the test reads and writes; [`Shell`] adds the prompt of a
 //! guest's shell. [`agent::Agent`] is a running daemon with directories of its own, which real clients and
-//! [`ec2::Client`] talk to. [`network::Place`] is a network namespace to do things in. Everything has a deadline, and
-//! whatever fails says where the log is.
+//! [`ec2::Client`] talk to. [`network::Place`] is a network namespace to do things in; a guest of the stand-in VMM is
+//! one ([`stand_in`]), where no stock kernel can run. Everything has a deadline, and whatever fails says where the log
+//! is.
 
 pub mod agent;
 pub mod aws;
@@ -13,6 +14,7 @@ pub mod ec2;
 pub mod exchange;
 pub mod mark;
 pub mod network;
+pub mod stand_in;
 
 use std::fs::File;
 use std::io::{Read, Write};

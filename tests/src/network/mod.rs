@@ -1,8 +1,8 @@
 //! Networks for tests, so that no test touches the host's.
 //!
-//! A [`Place`] is a network namespace: one that a test made ([`Namespace`]), that of a process, or the host's own. In
-//! each of them, programs run, addresses are got and set, servers answer, connections are made, and frames are sent and
-//! collected.
+//! A [`Place`] is a network namespace: one that a test made ([`Namespace`]), that of a guest of the stand-in VMM
+//! ([`crate::stand_in::Guest`]), or the host's own. In each of them, programs run, addresses are got and set, servers
+//! answer, connections are made, and frames are sent and collected.
 
 pub mod echo;
 pub mod frame;
