@@ -5,6 +5,8 @@
 //! - [`verdict`] says what becomes of a packet, from the plan alone.
 //! - [`ruleset`] and [`routes`] say what Linux has to be told, and [`linux`] tells it.
 //!
+//! - [`services`] are what every VPC has inside: addresses, names, the time.
+//!
 //! There are no bridges and no layer 2: a tap has a route to its address and a permanent neighbour, the kernel answers
 //! ARP for everybody else, and so all traffic crosses one stateful chain.
 
@@ -14,6 +16,7 @@ pub mod names;
 pub mod plan;
 pub mod routes;
 pub mod ruleset;
+pub mod services;
 pub mod verdict;
 
 pub use cidr::Cidr;

@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use host::HostSettings;
+pub use inside::INSIDE_MTU;
 pub use namespace::Namespace;
 
 use crate::plan::Vpc;

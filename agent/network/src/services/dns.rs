@@ -1,0 +1,369 @@
+//! Names (RFC 1035): those of the VPC's interfaces are answered here, all others are asked of the host's resolvers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Current;
+use super::socket::{Datagram, Socket};
+use crate::routes::services::DNS;
+
+/// Where servers listen.
+pub const PORT: u16 = 53;
+
+/// How long a resolver may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client may keep a connection on which it says nothing.
+const IDLE: Duration = Duration::from_secs(10);
+/// How many questions of a VPC are asked elsewhere at once, and how many connections it has. Others are dropped, and ask
+/// again.
+const MAX_ASKED: usize = 256;
+/// The largest datagram that a resolver may send.
+const LARGEST: usize = 4096;
+/// How long an answer of ours may be kept, in seconds, as EC2's.
+const TTL: u32 = 60;
+
+/// Names and addresses of a VPC. Names are in lower case, with the dot at their end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Zone {
+    /// The resolver's own address in the VPC; it has the link-local one too.
+    pub server: Option<Ipv4Addr>,
+    /// What names mean.
+    pub names: BTreeMap<String, Ipv4Addr>,
+    /// What addresses are called.
+    pub addresses: BTreeMap<Ipv4Addr, String>,
+    /// What all names in here end with: one of those that is not known is not asked of anybody else.
+    pub domain: String,
+}
+
+/// Whom to ask for other names, in this order.
+pub type Resolvers = Arc<[SocketAddr]>;
+
+/// The resolvers in the text of a `resolv.conf`.
+pub fn resolvers(text: &str) -> Vec<SocketAddr> {
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let addresses = servers.filter_map(|server| server.trim().parse().ok());
+    addresses.map(|address| SocketAddr::new(address, PORT)).collect()
+}
+
+/// What becomes of a question.
+#[derive(Debug, PartialEq)]
+pub enum Found {
+    /// It is answered.
+    Answer(Vec<u8>),
+    /// It is for somebody else.
+    Elsewhere,
+    /// It is none.
+    Nothing,
+}
+
+/// Looks a question up.
+pub fn look_up(question: &[u8], zone: &Zone) -> Found {
+    let Ok(message) = Message::from_vec(question) else { return Found::Nothing };
+    let metadata = &message.metadata;
+    if metadata.message_type != MessageType::Query {
+        return Found::Nothing;
+    }
+    let mut response = Message::response(metadata.id, metadata.op_code);
+    response.metadata.recursion_desired = metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    let [query] = message.queries.as_slice() else {
+        return finish(response, ResponseCode::FormErr);
+    };
+    response.add_query(query.clone());
+    if metadata.op_code != OpCode::Query {
+        return finish(response, ResponseCode::NotImp);
+    }
+    let name = query.name().to_lowercase();
+    let text = name.to_ascii();
+    if query.query_class() != DNSClass::IN {
+        return Found::Elsewhere;
+    }
+    let reversed = reversed(&text);
+    let data = match (zone.names.get(&text), reversed.and_then(|address| zone.addresses.get(&address))) {
+        (Some(address), _) => Some((RecordType::A, RData::A(A(*address)))),
+        (None, Some(name)) => Name::from_str(name).ok().map(|name| (RecordType::PTR, RData::PTR(PTR(name)))),
+        (None, None) => None,
+    };
+    response.metadata.authoritative = true;
+    match data {
+        Some((kind, data)) => {
+            let asked = query.query_type();
+            if asked == kind || asked == RecordType::ANY {
+                response.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
+            }
+            finish(response, ResponseCode::NoError)
+        }
+        None if is_within(&text, &zone.domain) => finish(response, ResponseCode::NXDomain),
+        None => Found::Elsewhere,
+    }
+}
+
+fn finish(mut response: Message, code: ResponseCode) -> Found {
+    response.metadata.response_code = code;
+    response.to_vec().map_or(Found::Nothing, Found::Answer)
+}
+
+fn is_within(name: &str, domain: &str) -> bool {
+    !domain.is_empty() && name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The address that a name below `in-addr.arpa.` is about.
+fn reversed(name: &str) -> Option<Ipv4Addr> {
+    let digits = name.strip_suffix(".in-addr.arpa.")?;
+    let mut bytes = [0; 4];
+    let mut parts = digits.split('.');
+    for byte in bytes.iter_mut().rev() {
+        *byte = parts.next()?.parse().ok()?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(bytes))
+}
+
+/// Answers the questions of a VPC.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    directory: Current,
+    resolvers: Resolvers,
+    asked: Arc<Semaphore>,
+}
+
+impl Server {
+    pub(super) fn new(directory: Current, resolvers: Resolvers) -> Self {
+        Self { directory, resolvers, asked: Arc::new(Semaphore::new(MAX_ASKED)) }
+    }
+
+    /// Answers datagrams, for ever.
+    pub(super) async fn serve_datagrams(self, socket: Socket) -> io::Result<()> {
+        let socket = Arc::new(socket);
+        loop {
+            let Datagram { bytes, peer, interface, to } = socket.receive().await?;
+            match self.look_up(&bytes, to) {
+                Found::Answer(answer) => socket.send(&answer, peer, interface, to),
+                Found::Nothing => {}
+                Found::Elsewhere => {
+                    let Ok(turn) = self.asked.clone().try_acquire_owned() else { continue };
+                    let (server, socket) = (self.clone(), socket.clone());
+                    tokio::spawn(async move {
+                        let answer = server.ask_by_datagram(&bytes).await;
+                        if let Some(answer) = answer.or_else(|| failure(&bytes)) {
+                            socket.send(&answer, peer, interface, to);
+                        }
+                        drop(turn);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Answers connections, for ever.
+    pub(super) async fn serve_streams(self, listener: TcpListener) -> io::Result<()> {
+        loop {
+            let (stream, _) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // Of a client that is gone already, or too many files; the latter passes.
+                Err(error) => {
+                    tracing::debug!(%error, "a connection for names was not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(turn) = self.asked.clone().try_acquire_owned() else { continue };
+            let server = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = server.serve_stream(stream).await {
+                    tracing::debug!(%error, "a connection for names has ended");
+                }
+                drop(turn);
+            });
+        }
+    }
+
+    async fn serve_stream(&self, mut stream: TcpStream) -> io::Result<()> {
+        let SocketAddr::V4(to) = stream.local_addr()? else { return Ok(()) };
+        while let Some(question) = timeout(IDLE, read(&mut stream)).await?? {
+            let answer = match self.look_up(&question, *to.ip()) {
+                Found::Answer(answer) => Some(answer),
+                Found::Nothing => return Ok(()),
+                Found::Elsewhere => self.ask_by_stream(&question).await.or_else(|| failure(&question)),
+            };
+            match answer {
+                Some(answer) => timeout(IDLE, write(&mut stream, &answer)).await??,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(&self, question: &[u8], to: Ipv4Addr) -> Found {
+        let directory = self.directory.borrow().clone();
+        match &directory.zone {
+            Some(zone) if to == DNS || Some(to) == zone.server => look_up(question, zone),
+            _ => Found::Nothing,
+        }
+    }
+
+    async fn ask_by_datagram(&self, question: &[u8]) -> Option<Vec<u8>> {
+        for resolver in self.resolvers.iter() {
+            let asked = async {
+                // A port of its own for each question: nobody can guess both it and the id.
+                let own: SocketAddr = match resolver {
+                    SocketAddr::V4(_) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into(),
+                    SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+                };
+                let socket = UdpSocket::bind(own).await?;
+                socket.connect(resolver).await?;
+                socket.send(question).await?;
+                let mut answer = vec![0; LARGEST];
+                loop {
+                    let length = socket.recv(&mut answer).await?;
+                    if answer.get(..2) == question.get(..2) {
+                        answer.truncate(length);
+                        return Ok::<_, io::Error>(answer);
+                    }
+                }
+            };
+            match timeout(PATIENCE, asked).await {
+                Ok(Ok(answer)) => return Some(answer),
+                Ok(Err(error)) => tracing::debug!(%resolver, %error, "a resolver does not answer"),
+                Err(_) => tracing::debug!(%resolver, "a resolver does not answer in time"),
+            }
+        }
+        None
+    }
+
+    async fn ask_by_stream(&self, question: &[u8]) -> Option<Vec<u8>> {
+        for resolver in self.resolvers.iter() {
+            let asked = async {
+                let mut stream = TcpStream::connect(resolver).await?;
+                write(&mut stream, question).await?;
+                read(&mut stream).await
+            };
+            match timeout(PATIENCE, asked).await {
+                Ok(Ok(Some(answer))) => return Some(answer),
+                other => tracing::debug!(%resolver, ?other, "a resolver does not answer"),
+            }
+        }
+        None
+    }
+}
+
+/// What is said if nobody knows.
+fn failure(question: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::from_vec(question).ok()?;
+    let mut response = Message::response(message.metadata.id, message.metadata.op_code);
+    response.metadata.recursion_desired = message.metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    response.metadata.response_code = ResponseCode::ServFail;
+    response.add_queries(message.queries);
+    response.to_vec().ok()
+}
+
+/// Reads a message with its length in front. None at the end.
+async fn read(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let length = match stream.read_u16().await {
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = vec![0; length.into()];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Some(bytes))
+}
+
+async fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    let mut message = length.to_be_bytes().to_vec();
+    message.extend(bytes);
+    stream.write_all(&message).await
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Query;
+
+    use super::*;
+
+    fn zone() -> Zone {
+        let address = Ipv4Addr::new(10, 0, 0, 5);
+        let name = "ip-10-0-0-5.ec2.internal.".to_owned();
+        Zone {
+            server: Some(Ipv4Addr::new(10, 0, 0, 2)),
+            names: [(name.clone(), address), ("ec2-198-19-0-5.compute-1.amazonaws.com.".to_owned(), address)]
+                .into(),
+            addresses: [(address, name)].into(),
+            domain: "ec2.internal.".into(),
+        }
+    }
+
+    fn ask(name: &str, kind: RecordType) -> Vec<u8> {
+        let mut message = Message::query();
+        message.metadata.id = 7;
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_str(name).unwrap(), kind));
+        message.to_vec().unwrap()
+    }
+
+    fn answered(name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+        match look_up(&ask(name, kind), &zone()) {
+            Found::Answer(bytes) => {
+                let message = Message::from_vec(&bytes).unwrap();
+                assert_eq!(message.metadata.id, 7);
+                let answers = message.answers.iter().map(|record| record.data.to_string());
+                Some((message.metadata.response_code, answers.collect()))
+            }
+            Found::Elsewhere => None,
+            Found::Nothing => panic!("{name}"),
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_of_the_vpc_are_known() {
+        for (name, kind, answers) in [
+            ("ip-10-0-0-5.ec2.internal.", RecordType::A, vec!["10.0.0.5"]),
+            ("IP-10-0-0-5.EC2.Internal.", RecordType::A, vec!["10.0.0.5"]),
+            ("ip-10-0-0-5.ec2.internal.", RecordType::AAAA, vec![]),
+            ("ec2-198-19-0-5.compute-1.amazonaws.com.", RecordType::A, vec!["10.0.0.5"]),
+            ("5.0.0.10.in-addr.arpa.", RecordType::PTR, vec!["ip-10-0-0-5.ec2.internal."]),
+        ] {
+            let answers = answers.into_iter().map(str::to_owned).collect();
+            assert_eq!(answered(name, kind), Some((ResponseCode::NoError, answers)), "{name}");
+        }
+        let unknown = Some((ResponseCode::NXDomain, vec![]));
+        assert_eq!(answered("ip-10-0-0-6.ec2.internal.", RecordType::A), unknown);
+    }
+
+    #[test]
+    fn what_is_not_of_the_vpc_is_asked_elsewhere() {
+        for name in ["example.com.", "notec2.internal.", "6.0.0.10.in-addr.arpa.", "0.10.in-addr.arpa."] {
+            assert_eq!(answered(name, RecordType::A), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_not_answered() {
+        assert_eq!(look_up(&[0; 5], &zone()), Found::Nothing);
+        let mut response = ask("example.com.", RecordType::A);
+        response[2] |= 0x80;
+        assert_eq!(look_up(&response, &zone()), Found::Nothing);
+        let failed = Message::from_vec(&failure(&ask("example.com.", RecordType::A)).unwrap()).unwrap();
+        assert_eq!(failed.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn resolvers_are_found_in_the_hosts_configuration() {
+        let text = "# nameserver 9.9.9.9\nnameserver 10.0.0.53\n  nameserver  ::1 \nnameserver x\nsearch a\n";
+        let found: Vec<String> = resolvers(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.53:53", "[::1]:53"]);
+    }
+}

@@ -1,0 +1,72 @@
+//! The services that every VPC has, inside of its namespace: addresses (`dhcp`), names (`dns`), the time (`time`).
+//!
+//! Each has a pure part that answers a packet from what the [`Directory`] says, and a loop over a socket that was made in
+//! the namespace. Anti-spoofing makes the interface and the address that a packet comes from trustworthy.
+
+pub mod dhcp;
+pub mod dns;
+mod socket;
+pub mod time;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::linux::Networks;
+
+/// What the services of a VPC know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// What a guest is told by DHCP, by the name of its tap.
+    pub leases: BTreeMap<String, dhcp::Lease>,
+    /// What names mean. None, if the VPC has no DNS support.
+    pub zone: Option<dns::Zone>,
+}
+
+/// The directory as it is now.
+pub type Current = watch::Receiver<Arc<Directory>>;
+
+/// The sockets of a VPC's services.
+#[derive(Debug)]
+pub struct Sockets {
+    dhcp: OwnedFd,
+    dns: OwnedFd,
+    dns_streams: std::net::TcpListener,
+    time: OwnedFd,
+}
+
+impl Sockets {
+    /// Opens them in a VPC's namespace, in which its own addresses are there already.
+    pub fn open(networks: &Networks, vpc: &str) -> io::Result<Self> {
+        networks.enter(vpc, || {
+            let dns_streams = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, dns::PORT))?;
+            dns_streams.set_nonblocking(true)?;
+            Ok(Self {
+                dhcp: socket::open(dhcp::PORT)?,
+                dns: socket::open(dns::PORT)?,
+                dns_streams,
+                time: socket::open(time::PORT)?,
+            })
+        })
+    }
+
+    /// Serves until it is dropped. Names that are not ours are asked of `resolvers`.
+    pub async fn serve(self, directory: Current, resolvers: dns::Resolvers) -> io::Result<()> {
+        let mut services = JoinSet::new();
+        services.spawn(dhcp::serve(socket::Socket::new(self.dhcp)?, directory.clone()));
+        services.spawn(time::serve(socket::Socket::new(self.time)?));
+        let dns = dns::Server::new(directory, resolvers);
+        services.spawn(dns.clone().serve_datagrams(socket::Socket::new(self.dns)?));
+        services.spawn(dns.serve_streams(tokio::net::TcpListener::from_std(self.dns_streams)?));
+        match services.join_next().await {
+            Some(Ok(result)) => result,
+            Some(Err(error)) => Err(io::Error::other(error)),
+            None => Ok(()),
+        }
+    }
+}
