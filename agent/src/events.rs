@@ -139,10 +139,9 @@ mod tests {
             "id": format!("i-{number:017x}"), "reservation": "r-00000000000000000", "owner": ACCOUNT,
             "image": "ami-00000000000000000", "instance_type": "t3.micro", "launch_index": 0,
             "launch_time": Timestamp::UNIX_EPOCH, "availability_zone": "us-east-1a", "vpc": vpc, "subnet": subnet,
-            "private_address": "172.31.0.4", "network_interface": "eni-00000000000000000",
-            "security_groups": [], "root_device_name": "/dev/xvda", "block_devices": [],
+            "network_interface": "eni-00000000000000000", "root_device_name": "/dev/xvda", "block_devices": [],
             "shutdown_behavior": "stop", "disable_api_termination": false, "disable_api_stop": false,
-            "ebs_optimized": false, "monitoring": false, "source_dest_check": true,
+            "ebs_optimized": false, "monitoring": false,
             "metadata_options": {
                 "http_tokens": "optional", "http_put_response_hop_limit": 1, "http_endpoint": "enabled",
                 "instance_metadata_tags": "disabled",

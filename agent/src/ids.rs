@@ -120,6 +120,24 @@ ids! {
     AttachmentId = "eni-attach";
     /// A set of DHCP options.
     DhcpOptionsId = "dopt";
+    /// Where a VPC has a further range.
+    VpcCidrAssociationId = "vpc-cidr-assoc";
+    /// A route table.
+    RouteTableId = "rtb";
+    /// Where a route table is used.
+    RouteTableAssociationId = "rtbassoc";
+    /// An internet gateway.
+    InternetGatewayId = "igw";
+    /// A NAT gateway.
+    NatGatewayId = "nat";
+    /// A network ACL.
+    NetworkAclId = "acl";
+    /// Where a network ACL is used.
+    NetworkAclAssociationId = "aclassoc";
+    /// An elastic address.
+    AllocationId = "eipalloc";
+    /// Where an elastic address is used.
+    AddressAssociationId = "eipassoc";
 }
 
 #[cfg(test)]

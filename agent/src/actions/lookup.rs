@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::{
-    DhcpOptionsId, ImageId, InstanceId, NetworkInterfaceId, SecurityGroupId, SnapshotId, SubnetId, VolumeId,
-    VpcId, is_well_formed,
+    AllocationId, DhcpOptionsId, ImageId, InstanceId, InternetGatewayId, NatGatewayId, NetworkAclId,
+    NetworkInterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, VolumeId, VpcId, is_well_formed,
 };
 use crate::query::{ApiError, Context};
 use crate::records::{
-    DhcpOptions, Image, Instance, KeyPair, NetworkInterface, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
+    DhcpOptions, ElasticAddress, Image, Instance, InternetGateway, KeyPair, NatGateway, NetworkAcl,
+    NetworkInterface, RouteTable, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
 };
 use crate::state::{Kept, World};
 
@@ -61,12 +62,22 @@ macro_rules! named {
 named! {
     DhcpOptions, DhcpOptionsId, "InvalidDhcpOptionsId.Malformed", "InvalidDhcpOptionID.NotFound",
         "The dhcpOption ID '{}' does not exist";
+    ElasticAddress, AllocationId, "InvalidAllocationID.Malformed", "InvalidAllocationID.NotFound",
+        "The allocation ID '{}' does not exist";
     Image, ImageId, "InvalidAMIID.Malformed", "InvalidAMIID.NotFound",
         "The image id '[{}]' does not exist", launch_permissions;
     Instance, InstanceId, "InvalidInstanceID.Malformed", "InvalidInstanceID.NotFound",
         "The instance ID '{}' does not exist";
+    InternetGateway, InternetGatewayId, "InvalidInternetGatewayId.Malformed", "InvalidInternetGatewayID.NotFound",
+        "The internetGateway ID '{}' does not exist";
+    NatGateway, NatGatewayId, "NatGatewayMalformed", "NatGatewayNotFound",
+        "NAT gateway {} was not found";
+    NetworkAcl, NetworkAclId, "InvalidNetworkAclId.Malformed", "InvalidNetworkAclID.NotFound",
+        "The networkAcl ID '{}' does not exist";
     NetworkInterface, NetworkInterfaceId, "InvalidNetworkInterfaceId.Malformed", "InvalidNetworkInterfaceID.NotFound",
         "The networkInterface ID '{}' does not exist";
+    RouteTable, RouteTableId, "InvalidRouteTableId.Malformed", "InvalidRouteTableID.NotFound",
+        "The routeTable ID '{}' does not exist";
     SecurityGroup, SecurityGroupId, "InvalidGroupId.Malformed", "InvalidGroup.NotFound",
         "The security group '{}' does not exist";
     Snapshot, SnapshotId, "InvalidSnapshotID.Malformed", "InvalidSnapshot.NotFound",
@@ -130,6 +141,12 @@ pub fn key_pairs<'w>(world: &'w World, context: Context<'w>) -> impl Iterator<It
 /// The ARN of one of EC2's resources.
 pub fn arn(context: Context<'_>, owner: &str, kind: &str, id: impl fmt::Display) -> String {
     format!("arn:aws:ec2:{}:{owner}:{kind}/{id}", context.agent.config.region)
+}
+
+/// The error for something that others still need.
+pub fn dependency(kind: &str, id: impl fmt::Display) -> ApiError {
+    let message = format!("The {kind} '{id}' has dependencies and cannot be deleted.");
+    ApiError::new("DependencyViolation", message)
 }
 
 /// A time as EC2 writes it: `2026-11-21T10:00:00.000Z`.

@@ -1,32 +1,39 @@
 //! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
 mod device_name;
+mod dhcp_options;
 mod images;
 mod innkeeper;
 mod instances;
 mod key_pairs;
 pub(crate) mod lookup;
-mod network;
+mod network_interfaces;
+mod refused;
 mod regions;
 mod security_groups;
 mod sts;
+mod subnets;
 mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 mod volumes;
+mod vpcs;
 
 use crate::query::dispatch::Registry;
 
 /// Makes every action known.
 pub fn register(registry: &mut Registry) {
+    dhcp_options::register(registry);
     images::register(registry);
     innkeeper::register(registry);
     instances::register(registry);
     key_pairs::register(registry);
-    network::register(registry);
+    network_interfaces::register(registry);
     regions::register(registry);
     security_groups::register(registry);
     sts::register(registry);
+    subnets::register(registry);
     tags::register(registry);
     volumes::register(registry);
+    vpcs::register(registry);
 }

@@ -1,12 +1,15 @@
 //! Requests as clients send them, answered over memory: for the tests of actions.
 
+use std::net::Ipv4Addr;
+
 use jiff::Timestamp;
 
 use crate::ids::{AttachmentId, ImageId, InstanceId, NetworkInterfaceId, ReservationId};
 use crate::query::dispatch::{Call, Registry, Service};
 use crate::query::{ApiError, Caller, Context, parameters};
 use crate::records::{
-    Instance, InstanceState, Lifecycle, NetworkInterface, Record, SecurityGroup, ShutdownBehavior, Subnet,
+    AttachmentStatus, Instance, InstanceState, InterfaceAttachment, InterfaceType, Lifecycle,
+    NetworkInterface, Record, SecurityGroup, ShutdownBehavior, Subnet,
 };
 use crate::serve::Agent;
 use crate::state::{Draft, Kept};
@@ -95,13 +98,20 @@ impl Client {
             subnet: subnet.id.clone(),
             description: String::new(),
             mac: "02:00:00:00:00:01".into(),
-            private_address: [172, 31, 0, 9].into(),
+            interface_type: InterfaceType::Interface,
+            primary: Ipv4Addr::new(172, 31, 0, 9).into(),
+            secondary: Vec::new(),
             groups: vec![group.id.clone()],
-            instance: id.clone(),
-            attachment: AttachmentId::random(),
-            attached: Timestamp::UNIX_EPOCH,
-            delete_on_termination: true,
+            attachment: Some(InterfaceAttachment {
+                id: AttachmentId::random(),
+                instance: id.clone(),
+                device_index: 0,
+                attached: Timestamp::UNIX_EPOCH,
+                status: AttachmentStatus::Attached,
+                delete_on_termination: true,
+            }),
             source_dest_check: true,
+            associate_public_address: false,
         });
         self.put(Instance {
             id: id.clone(),
@@ -117,9 +127,7 @@ impl Client {
             availability_zone: subnet.availability_zone.clone(),
             vpc: subnet.vpc.clone(),
             subnet: subnet.id.clone(),
-            private_address: [172, 31, 0, 9].into(),
             network_interface: interface,
-            security_groups: vec![group.id.clone()],
             root_device_name: "/dev/xvda".into(),
             block_devices: Vec::new(),
             instance_store: Vec::new(),
@@ -130,7 +138,6 @@ impl Client {
             ebs_optimized: false,
             monitoring: false,
             cpu_credits: None,
-            source_dest_check: true,
             metadata_options: Default::default(),
             lifecycle,
         });

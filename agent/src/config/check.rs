@@ -14,6 +14,9 @@ const SUBNET_PREFIX: u8 = 28;
 const MAX_DISKS: u32 = 24;
 const MAX_DISK: u64 = 65_536;
 
+/// The most VPCs and the most elastic addresses.
+const MAX_QUOTA: usize = 10_000;
+
 /// In seconds.
 const DAY: u64 = 24 * 60 * 60;
 
@@ -101,6 +104,13 @@ impl Config {
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {
+        for (key, quota) in
+            [("vpc-quota", self.vpc_quota), ("elastic-address-quota", self.elastic_address_quota)]
+        {
+            if quota > MAX_QUOTA {
+                return invalid(key, format!("{quota} is more than the {MAX_QUOTA} that are allowed"));
+            }
+        }
         for (key, seconds, most) in [
             ("stop-timeout", self.stop_timeout, DAY),
             ("reboot-timeout", self.reboot_timeout, DAY),
@@ -203,6 +213,8 @@ mod tests {
                 "public-addresses = ['172.31.4.0/24']",
                 "public-addresses in the configuration: 172.31.4.0/24 and 172",
             ),
+            ("vpc-quota = 10001", "vpc-quota in the configuration: 10001 is more than the 10000"),
+            ("elastic-address-quota = 10001", "elastic-address-quota in the configuration: 10001 is more"),
             ("stop-timeout = 100000", "stop-timeout in the configuration: 100000 seconds are more"),
             ("cpu-overcommit = 0", "cpu-overcommit in the configuration: 0 is not above 0"),
             ("cpu-overcommit = nan", "cpu-overcommit in the configuration: NaN is not above 0"),
@@ -232,6 +244,8 @@ mod tests {
             "cpu-overcommit = 0.5",
             "vpc-cidr = '10.0.0.0/28'\nzones = ['us-east-1a']",
             "public-addresses = ['203.0.113.0/28', '198.51.100.7/32']",
+            "public-addresses = []",
+            "vpc-quota = 0\nelastic-address-quota = 10000",
             "stop-timeout = 0",
             "[[instance-types]]\nname = 'lab.2x-tiny'\nvcpus = 1\nmemory = 64",
         ] {

@@ -46,8 +46,12 @@ pub struct Config {
     pub zones: Vec<String>,
     /// The default VPC's range, made on the first start.
     pub vpc_cidr: Cidr,
-    /// The ranges that public addresses are taken from.
+    /// The ranges that public addresses are taken from. The first address of the first one is the host's.
     pub public_addresses: Vec<Cidr>,
+    /// How many VPCs an account can have, the default one included.
+    pub vpc_quota: usize,
+    /// How many elastic addresses an account can have.
+    pub elastic_address_quota: usize,
     /// How long a guest has to switch itself off before it is switched off, in seconds.
     pub stop_timeout: u64,
     /// How long a guest has to reboot before it is reset, in seconds.
@@ -103,7 +107,9 @@ impl Default for Config {
             region: region.into(),
             zones: zones_of(region),
             vpc_cidr: Cidr::DEFAULT_VPC,
-            public_addresses: Vec::new(),
+            public_addresses: vec![Cidr::PUBLIC_ADDRESSES],
+            vpc_quota: 5,
+            elastic_address_quota: 5,
             stop_timeout: 120,
             reboot_timeout: 120,
             terminated_retention: 3600,
@@ -278,7 +284,7 @@ mod tests {
         };
         assert_eq!(shown.keys().collect::<Vec<_>>(), keys.keys().collect::<Vec<_>>());
         // These have none, and are shown with a value that could be.
-        for key in ["boot-reader", "instance-types", "metrics-listen", "public-addresses", "vmm"] {
+        for key in ["boot-reader", "instance-types", "metrics-listen", "vmm"] {
             let shown = toml::Table::from_iter([(key.to_owned(), shown.remove(key).unwrap())]);
             let config = read(&shown.to_string(), &[]).unwrap();
             assert_ne!(config, Config::default(), "{key}");

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 
-use super::settle::detach;
+use super::settle::{detach, detach_interface, interfaces};
 use crate::host::{Host, HostError};
 use crate::records::{Instance, InstanceState, Machine};
 use crate::state::{Draft, State};
@@ -53,6 +53,9 @@ fn settle_instance(draft: &mut Draft, instance: &Instance, now: Timestamp) {
     // There is no guest any more that would have to let go of what it was to lose.
     for device in &instance.block_devices {
         detach(draft, &device.volume);
+    }
+    for interface in interfaces(draft, &instance.id) {
+        detach_interface(draft, &interface);
     }
     let from = instance.lifecycle.state;
     let endings = instance.endings();

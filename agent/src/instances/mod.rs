@@ -44,7 +44,7 @@ use crate::volumes::Volumes;
 use actor::Actor;
 pub use console::{ConsoleOutput, Consoles};
 use health::{Health, Healths};
-pub use settle::detach;
+pub use settle::{detach, detach_interface, interface_attached, interfaces, settle};
 
 /// How long an actor may take to answer: it may be copying a disk.
 const PATIENCE: Duration = Duration::from_secs(5);

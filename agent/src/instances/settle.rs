@@ -1,9 +1,10 @@
-//! What an instance's steps mean for other records: its volumes and its interface.
+//! What an instance's steps mean for other records: its volumes and its interfaces.
 
 use super::lifecycle::Observation;
-use crate::ids::VolumeId;
+use crate::ids::{InstanceId, NetworkInterfaceId, VolumeId};
+use crate::network::public_addresses::take_automatic;
 use crate::records::{AttachmentStatus, Instance, NetworkInterface, Step, Tags, Volume, VolumeState};
-use crate::state::Draft;
+use crate::state::{Draft, World};
 
 /// Brings other records in line with an instance that has just taken a step, and whose record is in place already.
 pub fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
@@ -13,9 +14,18 @@ pub fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
         Step::PrepareVolumes => volumes.for_each(|id| {
             draft.update::<Volume>(id, |volume| volume.state = VolumeState::InUse);
         }),
-        Step::StartVmm => volumes.for_each(|id| attached(draft, id)),
+        Step::StartVmm => {
+            volumes.for_each(|id| attached(draft, id));
+            interfaces(draft, &instance.id).iter().for_each(|id| interface_attached(draft, id));
+        }
         // There is no guest any more that would have to let go.
-        Step::EndVmm => volumes.for_each(|id| detach(draft, id)),
+        Step::EndVmm => {
+            volumes.for_each(|id| detach(draft, id));
+            for id in interfaces(draft, &instance.id) {
+                take_automatic(draft, &id);
+                detach_interface(draft, &id);
+            }
+        }
         Step::ReleaseVolumes => release(draft, instance),
         Step::Reboot | Step::PressButton { .. } => {}
     }
@@ -34,8 +44,45 @@ fn release(draft: &mut Draft, instance: &Instance) {
             });
         }
     }
-    draft.remove::<NetworkInterface>(&instance.network_interface);
-    draft.remove::<Tags>(&instance.network_interface);
+    for id in interfaces(draft, &instance.id) {
+        let goes = draft.get::<NetworkInterface>(&id).and_then(|interface| interface.attachment.as_ref());
+        if goes.is_some_and(|attachment| attachment.delete_on_termination) {
+            // Elastic addresses are free with that, and stay the account's.
+            draft.remove::<NetworkInterface>(&id);
+            draft.remove::<Tags>(&id);
+        } else {
+            draft.update::<NetworkInterface>(&id, |interface| interface.attachment = None);
+        }
+    }
+}
+
+/// The interfaces of an instance, whatever their attachments' status is.
+pub fn interfaces(world: &World, instance: &InstanceId) -> Vec<NetworkInterfaceId> {
+    let all = world.all::<NetworkInterface>().filter(|interface| interface.instance() == Some(instance));
+    all.map(|interface| interface.id.clone()).collect()
+}
+
+/// Records that a guest has an interface.
+pub fn interface_attached(draft: &mut Draft, id: &NetworkInterfaceId) {
+    draft.update::<NetworkInterface>(id, |interface| {
+        if let Some(attachment) = &mut interface.attachment
+            && attachment.status == AttachmentStatus::Attaching
+        {
+            attachment.status = AttachmentStatus::Attached;
+        }
+    });
+}
+
+/// Records that no VMM has an interface any more that was to be detached. Without effect on one that was not.
+pub fn detach_interface(draft: &mut Draft, id: &NetworkInterfaceId) {
+    let is_leaving = |interface: &NetworkInterface| {
+        let status = interface.attachment.as_ref().map(|attachment| attachment.status);
+        matches!(status, Some(AttachmentStatus::Detaching { .. }))
+    };
+    if draft.get::<NetworkInterface>(id).is_some_and(|interface| is_leaving(interface)) {
+        take_automatic(draft, id);
+        draft.update::<NetworkInterface>(id, |interface| interface.attachment = None);
+    }
 }
 
 /// Records that a guest has a volume.

@@ -1,16 +1,22 @@
-//! The VPC that an account begins with, and that is used when none is named: a subnet in each availability zone, and a
-//! security group that lets its members talk to each other and to everybody outside.
+//! The VPC that an account begins with, and that is used when none is named: a subnet in each availability zone, a security
+//! group that lets its members talk to each other and to everybody outside, and a way to the internet.
 
 use crate::config::Config;
-use crate::ids::{DhcpOptionsId, SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcId};
+use crate::ids::{DhcpOptionsId, InternetGatewayId, NetworkAclAssociationId, SubnetId, VpcId};
 use crate::network::Cidr;
-use crate::records::{DhcpOptions, Peer, Rule, SecurityGroup, Subnet, Vpc};
+use crate::network::furnishing::{Furnishing, furnish};
+use crate::network::names::domain_name;
+use crate::records::{
+    AclAssociation, DhcpOptions, InternetGateway, NetworkAcl, Route, RouteOrigin, RouteTable, RouteTarget,
+    Subnet, Vpc,
+};
+use crate::state::Draft;
 
 /// How long the subnets' prefixes are, as long as the VPC has room: EC2's own are of 4,096 addresses.
-const SUBNET_PREFIX: u8 = 20;
+pub const SUBNET_PREFIX: u8 = 20;
 
 /// EC2 has no smaller subnets.
-const LONGEST_SUBNET_PREFIX: u8 = 28;
+pub const LONGEST_SUBNET_PREFIX: u8 = 28;
 
 /// All that a VPC needs to be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,63 +27,88 @@ pub struct DefaultVpc {
     pub dhcp_options: DhcpOptions,
     /// One for each zone.
     pub subnets: Vec<Subnet>,
-    /// Its group `default`.
-    pub security_group: SecurityGroup,
+    /// What every VPC has.
+    pub furnishing: Furnishing,
+    /// Its way out.
+    pub internet_gateway: InternetGateway,
 }
 
-/// Plans the VPC. An availability zone for which its range has no room gets no subnet.
-pub fn plan(config: &Config) -> DefaultVpc {
-    let owner = &config.account;
-    let dhcp_options = DhcpOptions {
-        id: DhcpOptionsId::random(),
-        owner: owner.clone(),
-        options: vec![
-            ("domain-name".into(), vec![domain_name(&config.region)]),
-            ("domain-name-servers".into(), vec!["AmazonProvidedDNS".into()]),
-        ],
-    };
+/// Plans the VPC of an account, with these DHCP options or new ones. An availability zone for which its range has no room gets no
+/// subnet.
+pub fn plan(config: &Config, owner: &str, dhcp_options: Option<DhcpOptions>) -> DefaultVpc {
+    let dhcp_options = dhcp_options.unwrap_or_else(|| new_dhcp_options(owner, &config.region));
     let vpc = Vpc {
         id: VpcId::random(),
-        owner: owner.clone(),
-        cidr: config.vpc_cidr.to_string(),
+        owner: owner.to_owned(),
+        cidr: config.vpc_cidr,
+        secondary_cidrs: Vec::new(),
         is_default: true,
-        dhcp_options: dhcp_options.id.clone(),
+        dhcp_options: Some(dhcp_options.id.clone()),
+        enable_dns_support: true,
+        enable_dns_hostnames: true,
     };
+    let mut furnishing = furnish(&vpc);
+    let internet_gateway = way_out(&vpc, &mut furnishing.route_table);
     let ranges = config.vpc_cidr.parts(subnet_prefix(config.vpc_cidr, config.zones.len()));
-    let subnets = config.zones.iter().zip(ranges).map(|(zone, range)| Subnet {
-        id: SubnetId::random(),
-        owner: owner.clone(),
-        vpc: vpc.id.clone(),
-        cidr: range.to_string(),
-        availability_zone: zone.clone(),
-        default_for_az: true,
-        map_public_ip_on_launch: true,
-    });
-    let subnets = subnets.collect();
-    let security_group = default_security_group(&vpc);
-    DefaultVpc { vpc, dhcp_options, subnets, security_group }
+    let zones = config.zones.iter().zip(ranges);
+    let subnets =
+        zones.map(|(zone, range)| default_subnet(&vpc, &furnishing.network_acl, zone, range)).collect();
+    DefaultVpc { vpc, dhcp_options, subnets, furnishing, internet_gateway }
 }
 
-/// The group `default` that every VPC has.
-pub fn default_security_group(vpc: &Vpc) -> SecurityGroup {
-    let id = SecurityGroupId::random();
-    let rule = |is_egress, peer| Rule {
-        id: SecurityGroupRuleId::random(),
-        is_egress,
-        protocol: "-1".into(),
-        from_port: Some(-1),
-        to_port: Some(-1),
-        peer,
-        description: None,
-    };
-    let rules = vec![rule(false, Peer::Group(id.clone())), rule(true, Peer::Ipv4("0.0.0.0/0".into()))];
-    SecurityGroup {
-        id,
-        name: "default".into(),
-        description: "default VPC security group".into(),
+impl DefaultVpc {
+    /// Records all of it.
+    pub fn put(self, draft: &mut Draft) {
+        draft.put(self.dhcp_options);
+        draft.put(self.vpc);
+        draft.put(self.furnishing.network_acl);
+        for subnet in self.subnets {
+            draft.put(subnet);
+        }
+        draft.put(self.furnishing.security_group);
+        draft.put(self.internet_gateway);
+        draft.put(self.furnishing.route_table);
+    }
+}
+
+/// The subnet that is used when only its zone is named.
+pub fn default_subnet(vpc: &Vpc, acl: &NetworkAcl, zone: &str, range: Cidr) -> Subnet {
+    Subnet {
+        id: SubnetId::random(),
         owner: vpc.owner.clone(),
         vpc: vpc.id.clone(),
-        rules,
+        cidr: range,
+        availability_zone: zone.to_owned(),
+        default_for_az: true,
+        map_public_ip_on_launch: true,
+        network_acl: AclAssociation { id: NetworkAclAssociationId::random(), network_acl: acl.id.clone() },
+    }
+}
+
+/// An internet gateway of a VPC, to which its route table leads from now on.
+pub fn way_out(vpc: &Vpc, table: &mut RouteTable) -> InternetGateway {
+    let gateway = InternetGateway {
+        id: InternetGatewayId::random(),
+        owner: vpc.owner.clone(),
+        vpc: Some(vpc.id.clone()),
+    };
+    table.routes.push(Route {
+        destination: Cidr::EVERYWHERE,
+        target: RouteTarget::InternetGateway(gateway.id.clone()),
+        origin: RouteOrigin::CreateRoute,
+    });
+    gateway
+}
+
+/// The DHCP options of VPCs for which none are chosen.
+pub fn new_dhcp_options(owner: &str, region: &str) -> DhcpOptions {
+    DhcpOptions {
+        id: DhcpOptionsId::random(),
+        owner: owner.to_owned(),
+        options: vec![
+            ("domain-name".into(), vec![domain_name(region)]),
+            ("domain-name-servers".into(), vec!["AmazonProvidedDNS".into()]),
+        ],
     }
 }
 
@@ -88,14 +119,6 @@ fn subnet_prefix(vpc: Cidr, zones: usize) -> u8 {
     needed.clamp(SUBNET_PREFIX, LONGEST_SUBNET_PREFIX)
 }
 
-/// What the names of instances end with.
-fn domain_name(region: &str) -> String {
-    match region {
-        "us-east-1" => "ec2.internal".to_owned(),
-        other => format!("{other}.compute.internal"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +126,11 @@ mod tests {
     fn subnets(vpc: &str, zones: usize) -> Vec<String> {
         let zones = (0..zones).map(|number| format!("us-east-1{number}")).collect();
         let config = Config { vpc_cidr: vpc.parse().unwrap(), zones, ..Config::default() };
-        plan(&config).subnets.into_iter().map(|subnet| subnet.cidr).collect()
+        plan(&config, "000000000000", None)
+            .subnets
+            .into_iter()
+            .map(|subnet| subnet.cidr.to_string())
+            .collect()
     }
 
     #[test]
@@ -117,19 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn members_of_the_default_group_reach_each_other_and_everybody() {
-        let plan = plan(&Config::default());
-        let group = plan.security_group;
-        assert_eq!(group.vpc, plan.vpc.id);
-        let rules: Vec<(bool, Peer)> =
-            group.rules.into_iter().map(|rule| (rule.is_egress, rule.peer)).collect();
-        let expected = [(false, Peer::Group(group.id)), (true, Peer::Ipv4("0.0.0.0/0".into()))];
-        assert_eq!(rules, expected);
-    }
-
-    #[test]
-    fn names_end_as_in_ec2() {
-        assert_eq!(domain_name("us-east-1"), "ec2.internal");
-        assert_eq!(domain_name("eu-west-1"), "eu-west-1.compute.internal");
+    fn it_leads_to_the_internet() {
+        let plan = plan(&Config::default(), "000000000000", None);
+        assert_eq!(plan.internet_gateway.vpc.as_ref(), Some(&plan.vpc.id));
+        let target = RouteTarget::InternetGateway(plan.internet_gateway.id);
+        let routes = &plan.furnishing.route_table.routes;
+        assert!(routes.iter().any(|route| route.destination == Cidr::EVERYWHERE && route.target == target));
     }
 }

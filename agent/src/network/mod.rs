@@ -1,6 +1,12 @@
-//! Address ranges, and the VPC that every account begins with.
+//! Address ranges, and what follows from the records about addresses, names and routes; and the VPC that every account
+//! begins with.
 
 pub mod cidr;
 pub mod default_vpc;
+pub mod furnishing;
+pub mod names;
+pub mod public_addresses;
+pub mod routes;
+pub mod subnets;
 
 pub use cidr::Cidr;

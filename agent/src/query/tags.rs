@@ -54,6 +54,14 @@ pub fn specified(
     Ok(all)
 }
 
+/// The tags that a request has for the one kind of resource that it makes.
+pub fn specified_for(
+    specifications: &[TagSpecification],
+    kind: &str,
+) -> Result<BTreeMap<String, String>, ApiError> {
+    Ok(specified(specifications, &[kind])?.remove(kind).unwrap_or_default())
+}
+
 /// Tags that are as they may be.
 pub fn checked(tags: &[Tag]) -> Result<BTreeMap<String, String>, ApiError> {
     let mut all = BTreeMap::new();

@@ -1,14 +1,11 @@
 //! Instances.
 
-use std::net::Ipv4Addr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{BootFiles, RootDeviceType, StoreDisk};
-use crate::ids::{
-    ImageId, InstanceId, NetworkInterfaceId, ReservationId, SecurityGroupId, SubnetId, VolumeId, VpcId,
-};
+use super::{BootFiles, Record, RootDeviceType, StoreDisk, fields};
+use crate::ids::{ImageId, InstanceId, NetworkInterfaceId, ReservationId, SubnetId, VolumeId, VpcId};
 
 /// An instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +36,8 @@ pub struct Instance {
     pub vpc: VpcId,
     /// The subnet.
     pub subnet: SubnetId,
-    /// In the subnet, for life.
-    pub private_address: Ipv4Addr,
-    /// Its primary interface.
+    /// Its primary interface, for life, whose record says more.
     pub network_interface: NetworkInterfaceId,
-    /// Its primary interface's groups.
-    pub security_groups: Vec<SecurityGroupId>,
     /// Such as `/dev/xvda`.
     pub root_device_name: String,
     /// Its volumes.
@@ -67,12 +60,28 @@ pub struct Instance {
     /// `standard` or `unlimited`, if it was chosen. It counts for a burstable type only.
     #[serde(default)]
     pub cpu_credits: Option<String>,
-    /// `sourceDestCheck`.
-    pub source_dest_check: bool,
     /// How the metadata service answers.
     pub metadata_options: MetadataOptions,
     /// Where it is in its life.
     pub lifecycle: Lifecycle,
+}
+
+impl Record for Instance {
+    const KIND: &'static str = "instance";
+    /// 2: what its primary interface says is no longer said twice.
+    const VERSION: u32 = 2;
+
+    fn key(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn migrate(_: u32, mut document: Value) -> Result<Value, String> {
+        let fields = fields(&mut document)?;
+        for name in ["private_address", "security_groups", "source_dest_check"] {
+            fields.remove(name);
+        }
+        Ok(document)
+    }
 }
 
 impl Instance {

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 pub use event::{EventCode, ScheduledEvent, StateChange};
 pub use image::{BootFiles, Image, ImageState};
@@ -23,7 +24,12 @@ pub use instance::{
     Step,
 };
 pub use meter::{Counts, Meter};
-pub use network::{DhcpOptions, NetworkInterface, Peer, Rule, SecurityGroup, Subnet, Vpc};
+pub use network::{
+    AclAssociation, AclEntry, CidrAssociation, Connectivity, DhcpOptions, ElasticAddress, ElasticAssociation,
+    InterfaceAttachment, InterfaceType, InternetGateway, NatGateway, NatGatewayState, NetworkAcl,
+    NetworkInterface, Peer, PrivateAddress, PublicAddress, Route, RouteOrigin, RouteTable,
+    RouteTableAssociation, RouteTarget, Rule, SecurityGroup, Subnet, Vpc,
+};
 pub use storage::{
     Attachment, AttachmentStatus, MappedVolume, Mapping, RootDeviceType, Snapshot, StoreDisk, Volume,
     VolumeState,
@@ -42,12 +48,24 @@ pub trait Record: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     fn key(&self) -> &str;
 
     /// Turns a document of an older version into one of the next.
-    fn migrate(version: u32, document: serde_json::Value) -> Result<serde_json::Value, String> {
+    fn migrate(version: u32, document: Value) -> Result<Value, String> {
         let _ = document;
         Err(format!("no way leads from version {version} of {} to the next", Self::KIND))
     }
 }
 
+/// The fields of a stored document, for those that migrate it.
+fn fields(document: &mut Value) -> Result<&mut Map<String, Value>, String> {
+    document.as_object_mut().ok_or_else(|| "it has no fields".to_owned())
+}
+
+/// A text of a stored document.
+fn text(fields: &Map<String, Value>, name: &str) -> Result<String, String> {
+    let text = fields.get(name).and_then(Value::as_str).map(str::to_owned);
+    text.ok_or_else(|| format!("it has no {name}"))
+}
+
+/// A kind of record whose form is still the first one.
 macro_rules! records {
     ($($name:ty, $kind:literal, $field:tt;)*) => {$(
         impl Record for $name {
@@ -63,21 +81,22 @@ macro_rules! records {
 records! {
     AccessKey, "access-key", id;
     DhcpOptions, "dhcp-options", id;
+    ElasticAddress, "elastic-address", id;
     Idempotency, "idempotency", key;
     Image, "image", id;
-    Instance, "instance", id;
+    InternetGateway, "internet-gateway", id;
     KeyPair, "key-pair", id;
     Machine, "machine", name;
     Meter, "meter", name;
-    NetworkInterface, "network-interface", id;
+    NatGateway, "nat-gateway", id;
+    NetworkAcl, "network-acl", id;
+    RouteTable, "route-table", id;
     ScheduledEvent, "scheduled-event", id;
     SecurityGroup, "security-group", id;
     Snapshot, "snapshot", id;
     StateChange, "state-change", number;
-    Subnet, "subnet", id;
     Tags, "tags", resource;
     Volume, "volume", id;
-    Vpc, "vpc", id;
 }
 
 /// What requests are signed with.

@@ -1,5 +1,5 @@
-//! Carries out scheduled events, and forgets what need not be known any longer: instances that were terminated a while ago, and answers that nobody will
-//! ask for again. With the last instance of an image that is gone, the image's files go.
+//! Carries out scheduled events, and forgets what need not be known any longer: instances that were terminated and NAT
+//! gateways that were deleted a while ago, and answers that nobody will ask for again. With the last instance of an image that is gone, the image's files go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,18 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Agent;
 use crate::ids::InstanceId;
-use crate::records::{Idempotency, Instance, InstanceState, Meter, NetworkInterface, Tags};
+use crate::records::{
+    Idempotency, Instance, InstanceState, Meter, NatGateway, NatGatewayState, NetworkInterface, Tags,
+};
 use crate::state::{State, World};
 use crate::store::StoreError;
 use crate::{images, scheduled_events};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// How long deleted NAT gateways stay listed.
+const NAT_GATEWAYS: SignedDuration = SignedDuration::from_hours(1);
 
 /// How long a client token is good for.
 const TOKENS: SignedDuration = SignedDuration::from_hours(24);
@@ -77,6 +82,10 @@ fn tidy(state: &State, retention: SignedDuration, now: Timestamp) -> Result<(), 
             draft.remove::<NetworkInterface>(interface);
             draft.remove::<Tags>(interface);
         }
+        for gateway in &old.nat_gateways {
+            draft.remove::<NatGateway>(gateway);
+            draft.remove::<Tags>(gateway);
+        }
         for token in &old.tokens {
             draft.remove::<Idempotency>(token);
         }
@@ -89,6 +98,7 @@ fn tidy(state: &State, retention: SignedDuration, now: Timestamp) -> Result<(), 
 struct Old {
     instances: Vec<InstanceId>,
     interfaces: Vec<String>,
+    nat_gateways: Vec<String>,
     tokens: Vec<String>,
 }
 
@@ -104,16 +114,23 @@ impl Old {
             Vec::new()
         } else {
             let theirs = world.all::<NetworkInterface>().filter(|interface| {
-                interface.delete_on_termination && instances.binary_search(&interface.instance).is_ok()
+                interface.attachment.as_ref().is_some_and(|attachment| {
+                    attachment.delete_on_termination && instances.binary_search(&attachment.instance).is_ok()
+                })
             });
             theirs.map(|interface| interface.id.to_string()).collect()
         };
+        let gateways = world.all::<NatGateway>().filter(
+            |gateway| matches!(gateway.state, NatGatewayState::Deleted { at } if is_over(at, NAT_GATEWAYS)),
+        );
+        let nat_gateways = gateways.map(|gateway| gateway.id.to_string()).collect();
         let tokens = world.all::<Idempotency>().filter(|token| is_over(token.created, TOKENS));
-        Self { instances, interfaces, tokens: tokens.map(|token| token.key.clone()).collect() }
+        let tokens = tokens.map(|token| token.key.clone()).collect();
+        Self { instances, interfaces, nat_gateways, tokens }
     }
 
     fn is_empty(&self) -> bool {
-        self.instances.is_empty() && self.tokens.is_empty()
+        self.instances.is_empty() && self.nat_gateways.is_empty() && self.tokens.is_empty()
     }
 }
 
@@ -138,10 +155,10 @@ mod tests {
             "id": id, "reservation": "r-00000000000000000", "owner": "000000000000",
             "image": "ami-00000000000000000", "instance_type": "t3.micro", "launch_index": 0,
             "launch_time": at(0), "availability_zone": "us-east-1a", "vpc": vpc, "subnet": subnet,
-            "private_address": "172.31.0.4", "network_interface": interface, "security_groups": [],
+            "network_interface": interface,
             "root_device_name": "/dev/xvda", "block_devices": [], "shutdown_behavior": "stop",
             "disable_api_termination": false, "disable_api_stop": false, "ebs_optimized": false,
-            "monitoring": false, "source_dest_check": true,
+            "monitoring": false,
             "metadata_options": {
                 "http_tokens": "optional", "http_put_response_hop_limit": 1, "http_endpoint": "enabled",
                 "instance_metadata_tags": "disabled",
@@ -151,9 +168,12 @@ mod tests {
         .unwrap();
         let its_interface: NetworkInterface = serde_json::from_value(json!({
             "id": interface, "owner": "000000000000", "vpc": vpc, "subnet": subnet, "description": "",
-            "mac": "02:00:00:00:00:01", "private_address": "172.31.0.4", "groups": [], "instance": id,
-            "attachment": "eni-attach-00000000000000000", "attached": at(0), "delete_on_termination": true,
-            "source_dest_check": true,
+            "mac": "02:00:00:00:00:01", "primary": { "address": "172.31.0.4" }, "secondary": [], "groups": [],
+            "interface_type": "interface", "source_dest_check": true, "associate_public_address": false,
+            "attachment": {
+                "id": "eni-attach-00000000000000000", "instance": id, "device_index": 0, "attached": at(0),
+                "status": "attached", "delete_on_termination": true,
+            },
         }))
         .unwrap();
         let done: Result<(), StoreError> = state.change(|draft| {

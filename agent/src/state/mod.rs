@@ -19,8 +19,9 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::records::{
-    AccessKey, DhcpOptions, Idempotency, Image, Instance, KeyPair, Machine, Meter, NetworkInterface, Record,
-    ScheduledEvent, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
+    AccessKey, DhcpOptions, ElasticAddress, Idempotency, Image, Instance, InternetGateway, KeyPair, Machine,
+    Meter, NatGateway, NetworkAcl, NetworkInterface, Record, RouteTable, ScheduledEvent, SecurityGroup,
+    Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -87,13 +88,18 @@ macro_rules! world {
 world! {
     access_keys: AccessKey,
     dhcp_options: DhcpOptions,
+    elastic_addresses: ElasticAddress,
     idempotency: Idempotency,
     images: Image,
     instances: Instance,
+    internet_gateways: InternetGateway,
     key_pairs: KeyPair,
     machines: Machine,
     meters: Meter,
+    nat_gateways: NatGateway,
+    network_acls: NetworkAcl,
     network_interfaces: NetworkInterface,
+    route_tables: RouteTable,
     scheduled_events: ScheduledEvent,
     security_groups: SecurityGroup,
     snapshots: Snapshot,

@@ -59,6 +59,7 @@ impl Action for DescribeState {
 mod tests {
     use super::*;
     use crate::query::Caller;
+    use crate::records::{Record, Subnet};
     use crate::serve::Agent;
 
     fn describe_as(account: &str, key: Option<&str>) -> Result<Vec<Item>, ApiError> {
@@ -88,7 +89,11 @@ mod tests {
     fn documents_are_shown_by_kind_and_without_secrets() {
         let subnets = describe(Some("subnet"));
         assert_eq!(subnets.len(), 3);
-        assert!(subnets.iter().all(|item| item.key.starts_with("subnet/subnet-") && item.version == 1));
+        assert!(
+            subnets
+                .iter()
+                .all(|item| item.key.starts_with("subnet/subnet-") && item.version == Subnet::VERSION)
+        );
         assert!(describe(None).len() > 6);
         assert_eq!(describe(Some("instance")), []);
         let keys = describe(Some("access-key"));

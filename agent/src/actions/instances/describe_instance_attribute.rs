@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::view::{Group, Mapping, Nothing, groups, mappings};
 use crate::actions::lookup::find_own;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Instance, ShutdownBehavior};
+use crate::records::{Instance, NetworkInterface, ShutdownBehavior};
 
 /// One attribute of an instance.
 #[derive(Debug, Deserialize)]
@@ -91,10 +91,17 @@ impl Action for DescribeInstanceAttribute {
             "productCodes" => response.product_codes = Some(Vec::new()),
             "ebsOptimized" => response.ebs_optimized = set(instance.ebs_optimized),
             "sriovNetSupport" => response.sriov_net_support = unset(),
-            "sourceDestCheck" => response.source_dest_check = set(instance.source_dest_check),
+            "sourceDestCheck" => {
+                let primary = world.get::<NetworkInterface>(&instance.network_interface);
+                response.source_dest_check = primary.and_then(|interface| set(interface.source_dest_check));
+            }
             "enaSupport" => response.ena_support = set(true),
             "enclaveOptions" => response.enclave_options = Some(EnclaveOptions { enabled: false }),
-            "groupSet" => response.group_set = Some(groups(&world, &instance.security_groups)),
+            "groupSet" => {
+                let primary = world.get::<NetworkInterface>(&instance.network_interface);
+                let groups = primary.map(|interface| groups(&world, &interface.groups));
+                response.group_set = Some(groups.unwrap_or_default());
+            }
             other => {
                 return Err(ApiError::invalid(other, "attribute", "An instance has no such attribute."));
             }

@@ -2,14 +2,17 @@
 //! has the same value for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::view::{architecture, attached_devices, attachment, enabled, launched, private_dns_name};
+use super::view::{architecture, attached_devices, attachment, enabled, interfaces, launched};
 use crate::actions::lookup::time;
+use crate::actions::network_interfaces::item::Association;
 use crate::actions::regions::zone_id;
+use crate::network::names::private_dns_name;
 use crate::query::Context;
 use crate::query::filters::{Field, Filtered};
-use crate::records::{Instance, InstanceState, NetworkInterface, SecurityGroup};
+use crate::records::{
+    Instance, InstanceState, InterfaceAttachment, NetworkInterface, PrivateAddress, SecurityGroup,
+};
 use crate::state::World;
 
 /// An instance with what its filters need.
@@ -17,20 +20,16 @@ pub struct Seen<'w> {
     /// The instance.
     pub instance: &'w Instance,
     world: &'w World,
-    interface: Option<&'w Arc<NetworkInterface>>,
+    /// None if it is terminated.
+    interfaces: Vec<&'w NetworkInterface>,
     region: &'w str,
 }
 
 impl<'w> Seen<'w> {
     /// How filters see an instance.
     pub fn new(world: &'w World, context: Context<'w>, instance: &'w Instance) -> Self {
-        let there = instance.lifecycle.state != InstanceState::Terminated;
-        Self {
-            instance,
-            world,
-            interface: world.get::<NetworkInterface>(&instance.network_interface).filter(|_| there),
-            region: &context.agent.config.region,
-        }
+        let (interfaces, region) = (interfaces(world, instance), &context.agent.config.region);
+        Self { instance, world, interfaces, region }
     }
 
     /// A value that those have that are still in their network.
@@ -41,21 +40,60 @@ impl<'w> Seen<'w> {
         }
     }
 
-    fn group_names(&self) -> Vec<String> {
-        let names = self.instance.security_groups.iter();
-        names.filter_map(|id| Some(self.world.get::<SecurityGroup>(id)?.name.clone())).collect()
+    /// A value of the primary interface.
+    fn of_primary(&self, value: impl Fn(&NetworkInterface) -> String) -> Vec<String> {
+        self.interfaces.first().map(|interface| value(interface)).into_iter().collect()
     }
 
-    fn of_interface(&self, value: impl Fn(&NetworkInterface) -> String) -> Vec<String> {
-        self.interface.map(|interface| value(interface)).into_iter().collect()
+    /// The primary interface's public address.
+    fn of_public(&self, value: impl Fn(Association) -> String) -> Vec<String> {
+        let primary =
+            self.interfaces.first().and_then(|interface| self.association(interface, &interface.primary));
+        primary.map(value).into_iter().collect()
+    }
+
+    fn association(&self, interface: &NetworkInterface, address: &PrivateAddress) -> Option<Association> {
+        Some(Association::new(self.world, self.region, interface, address.public.as_ref()?))
+    }
+
+    /// The groups of one interface.
+    fn group_names<'s>(&'s self, interface: &'s NetworkInterface) -> impl Iterator<Item = String> {
+        let names = interface.groups.iter();
+        names.filter_map(|id| Some(self.world.get::<SecurityGroup>(id)?.name.clone()))
+    }
+
+    /// A value of each interface.
+    fn of_interfaces(&self, value: impl Fn(&NetworkInterface) -> String) -> Vec<String> {
+        self.interfaces.iter().map(|interface| value(interface)).collect()
+    }
+
+    /// A value of each interface's attachment.
+    fn of_attachments(&self, value: impl Fn(&InterfaceAttachment) -> String) -> Vec<String> {
+        self.interfaces.iter().filter_map(|interface| interface.attachment.as_ref()).map(value).collect()
+    }
+
+    /// A value of each private address.
+    fn of_addresses(&self, value: impl Fn(&PrivateAddress) -> String) -> Vec<String> {
+        self.interfaces.iter().flat_map(|interface| interface.addresses()).map(value).collect()
+    }
+
+    /// A value of the public address of each private one.
+    fn of_associations(&self, value: impl Fn(Association) -> Option<String>) -> Vec<String> {
+        let of = |interface: &&NetworkInterface| {
+            let found = interface.addresses().filter_map(|address| self.association(interface, address));
+            found.collect::<Vec<Association>>()
+        };
+        self.interfaces.iter().flat_map(of).filter_map(value).collect()
+    }
+
+    /// The public address of each interface's first one.
+    fn of_own_associations(&self, value: impl Fn(Association) -> Option<String>) -> Vec<String> {
+        let own = self.interfaces.iter().filter_map(|one| self.association(one, &one.primary));
+        own.filter_map(value).collect()
     }
 
     fn interface_tags(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.interface.and_then(|interface| self.world.tags(&interface.id)).into_iter().flatten()
-    }
-
-    fn private_dns_name(&self) -> Vec<String> {
-        self.there(private_dns_name(self.instance.private_address, self.region))
+        self.interfaces.iter().filter_map(|interface| self.world.tags(&interface.id)).flatten()
     }
 }
 
@@ -106,10 +144,14 @@ impl Filtered for Seen<'_> {
             "instance-state-code" => |seen| vec![seen.instance.lifecycle.state.code().to_string()],
             "instance-state-name" => |seen| vec![seen.instance.lifecycle.state.name().to_owned()],
             "instance-type" => |seen| vec![seen.instance.instance_type.clone()],
-            "instance.group-id" | "group-id" => {
-                |seen| seen.instance.security_groups.iter().map(ToString::to_string).collect()
+            "instance.group-id" | "group-id" => |seen| {
+                seen.interfaces.iter().take(1).flat_map(|one| &one.groups).map(ToString::to_string).collect()
+            },
+            "instance.group-name" | "group-name" => {
+                |seen| seen.interfaces.iter().take(1).flat_map(|one| seen.group_names(one)).collect()
             }
-            "instance.group-name" | "group-name" => Seen::group_names,
+            "dns-name" => |seen| seen.of_public(|public| public.public_dns_name),
+            "ip-address" => |seen| seen.of_public(|public| public.public_ip),
             "key-name" => |seen| seen.instance.key_name.clone().into_iter().collect(),
             "launch-index" => |seen| vec![seen.instance.launch_index.to_string()],
             "launch-time" => |seen| vec![time(seen.instance.launch_time)],
@@ -132,16 +174,18 @@ impl Filtered for Seen<'_> {
             "operator.managed" => always!("false"),
             "owner-id" => |seen| vec![seen.instance.owner.clone()],
             "platform-details" => always!("Linux/UNIX"),
-            "private-dns-name" => Seen::private_dns_name,
+            "private-dns-name" => {
+                |seen| seen.of_primary(|one| private_dns_name(one.primary.address, seen.region))
+            }
             "private-dns-name-options.enable-resource-name-dns-a-record"
             | "private-dns-name-options.enable-resource-name-dns-aaaa-record" => |seen| seen.there(false),
             "private-dns-name-options.hostname-type" => |seen| seen.there("ip-name"),
-            "private-ip-address" => |seen| seen.there(seen.instance.private_address),
+            "private-ip-address" => |seen| seen.of_primary(|one| one.primary.address.to_string()),
             "reason" => |seen| vec![seen.instance.lifecycle.transition_reason.clone()],
             "reservation-id" => |seen| vec![seen.instance.reservation.to_string()],
             "root-device-name" => |seen| vec![seen.instance.root_device_name.clone()],
             "root-device-type" => |seen| vec![seen.instance.root_device_type().name().to_owned()],
-            "source-dest-check" => |seen| seen.there(seen.instance.source_dest_check),
+            "source-dest-check" => |seen| seen.of_primary(|one| one.source_dest_check.to_string()),
             "state-reason-code" => {
                 |seen| seen.instance.lifecycle.state_reason.iter().map(|reason| reason.code.clone()).collect()
             }
@@ -158,13 +202,11 @@ impl Filtered for Seen<'_> {
             "capacity-reservation-id"
             | "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-id"
             | "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-resource-group-arn"
-            | "dns-name"
             | "host-id"
             | "iam-instance-profile.arn"
             | "iam-instance-profile.id"
             | "iam-instance-profile.name"
             | "instance-lifecycle"
-            | "ip-address"
             | "ipv6-address"
             | "kernel-id"
             | "operator.principal"
@@ -190,57 +232,62 @@ impl Filtered for Seen<'_> {
 /// The filters whose names begin with `network-interface.`.
 fn interface_field<'w>(name: &str) -> Option<Field<Seen<'w>>> {
     Some(match name {
-        "addresses.private-dns-name" | "private-dns-name" => {
-            |seen| seen.of_interface(|interface| private_dns_name(interface.private_address, seen.region))
+        "addresses.association.allocation-id" => |seen| seen.of_associations(|public| public.allocation_id),
+        "addresses.association.association-id" => |seen| seen.of_associations(|public| public.association_id),
+        "addresses.association.ip-owner-id" => |seen| seen.of_associations(|public| Some(public.ip_owner_id)),
+        "addresses.association.public-dns-name" => {
+            |seen| seen.of_associations(|public| Some(public.public_dns_name))
         }
-        "addresses.primary" => |seen| seen.of_interface(|_| "true".to_owned()),
-        "addresses.private-ip-address" | "private-ip-address" => {
-            |seen| seen.of_interface(|interface| interface.private_address.to_string())
+        "addresses.association.public-ip" => |seen| seen.of_associations(|public| Some(public.public_ip)),
+        "addresses.private-dns-name" => {
+            |seen| seen.of_addresses(|one| private_dns_name(one.address, seen.region))
         }
-        "attachment.attach-time" => |seen| seen.of_interface(|interface| time(interface.attached)),
-        "attachment.attachment-id" => |seen| seen.of_interface(|interface| interface.attachment.to_string()),
+        "addresses.primary" => {
+            |seen| seen.interfaces.iter().flat_map(|one| one.addresses().enumerate()).map(is_first).collect()
+        }
+        "addresses.private-ip-address" => |seen| seen.of_addresses(|one| one.address.to_string()),
+        "association.allocation-id" => |seen| seen.of_own_associations(|public| public.allocation_id),
+        "association.association-id" => |seen| seen.of_own_associations(|public| public.association_id),
+        "association.ip-owner-id" => |seen| seen.of_own_associations(|public| Some(public.ip_owner_id)),
+        "association.public-dns-name" | "public-dns-name" => {
+            |seen| seen.of_own_associations(|public| Some(public.public_dns_name))
+        }
+        "association.public-ip" => |seen| seen.of_own_associations(|public| Some(public.public_ip)),
+        "attachment.attach-time" => |seen| seen.of_attachments(|one| time(one.attached)),
+        "attachment.attachment-id" => |seen| seen.of_attachments(|one| one.id.to_string()),
         "attachment.delete-on-termination" => {
-            |seen| seen.of_interface(|interface| interface.delete_on_termination.to_string())
+            |seen| seen.of_attachments(|one| one.delete_on_termination.to_string())
         }
-        "attachment.device-index" | "attachment.network-card-index" => {
-            |seen| seen.of_interface(|_| "0".to_owned())
-        }
-        "attachment.instance-id" => |seen| seen.of_interface(|interface| interface.instance.to_string()),
-        "attachment.instance-owner-id" | "owner-id" => {
-            |seen| seen.of_interface(|interface| interface.owner.clone())
-        }
-        "attachment.status" => |seen| seen.of_interface(|_| "attached".to_owned()),
-        "availability-zone" => |seen| seen.of_interface(|_| seen.instance.availability_zone.clone()),
-        "description" => |seen| seen.of_interface(|interface| interface.description.clone()),
+        "attachment.device-index" => |seen| seen.of_attachments(|one| one.device_index.to_string()),
+        "attachment.network-card-index" => |seen| seen.of_attachments(|_| "0".to_owned()),
+        "attachment.instance-id" => |seen| seen.of_attachments(|one| one.instance.to_string()),
+        "attachment.instance-owner-id" | "owner-id" => |seen| seen.of_interfaces(|one| one.owner.clone()),
+        "attachment.status" => |seen| seen.of_attachments(|one| one.status.name().to_owned()),
+        "availability-zone" => |seen| seen.of_interfaces(|_| seen.instance.availability_zone.clone()),
+        "description" => |seen| seen.of_interfaces(|one| one.description.clone()),
         "group-id" => {
-            |seen| seen.interface.iter().flat_map(|found| &found.groups).map(ToString::to_string).collect()
+            |seen| seen.interfaces.iter().flat_map(|one| &one.groups).map(ToString::to_string).collect()
         }
-        "group-name" => |seen| if seen.interface.is_some() { seen.group_names() } else { Vec::new() },
-        "mac-address" => |seen| seen.of_interface(|interface| interface.mac.clone()),
-        "network-interface-id" => |seen| seen.of_interface(|interface| interface.id.to_string()),
+        "group-name" => |seen| seen.interfaces.iter().flat_map(|one| seen.group_names(one)).collect(),
+        "mac-address" => |seen| seen.of_interfaces(|one| one.mac.clone()),
+        "network-interface-id" => |seen| seen.of_interfaces(|one| one.id.to_string()),
         "ipv6-native" | "operator.managed" | "requester-managed" => {
-            |seen| seen.of_interface(|_| "false".to_owned())
+            |seen| seen.of_interfaces(|_| "false".to_owned())
         }
-        "source-dest-check" => |seen| seen.of_interface(|interface| interface.source_dest_check.to_string()),
-        "status" => |seen| seen.of_interface(|_| "in-use".to_owned()),
+        "private-dns-name" => {
+            |seen| seen.of_interfaces(|one| private_dns_name(one.primary.address, seen.region))
+        }
+        "private-ip-address" => |seen| seen.of_interfaces(|one| one.primary.address.to_string()),
+        "source-dest-check" => |seen| seen.of_interfaces(|one| one.source_dest_check.to_string()),
+        "status" => |seen| seen.of_interfaces(|one| one.status().to_owned()),
         "tag-key" => |seen| seen.interface_tags().map(|(key, _)| key.clone()).collect(),
         "tag-value" => |seen| seen.interface_tags().map(|(_, value)| value.clone()).collect(),
-        "subnet-id" => |seen| seen.of_interface(|interface| interface.subnet.to_string()),
-        "vpc-id" => |seen| seen.of_interface(|interface| interface.vpc.to_string()),
-        "addresses.association.allocation-id"
-        | "addresses.association.association-id"
-        | "addresses.association.carrier-ip"
+        "subnet-id" => |seen| seen.of_interfaces(|one| one.subnet.to_string()),
+        "vpc-id" => |seen| seen.of_interfaces(|one| one.vpc.to_string()),
+        "addresses.association.carrier-ip"
         | "addresses.association.customer-owned-ip"
-        | "addresses.association.ip-owner-id"
-        | "addresses.association.public-dns-name"
-        | "addresses.association.public-ip"
-        | "association.allocation-id"
-        | "association.association-id"
         | "association.carrier-ip"
         | "association.customer-owned-ip"
-        | "association.ip-owner-id"
-        | "association.public-dns-name"
-        | "association.public-ip"
         | "deny-all-igw-traffic"
         | "ipv4-prefixes.ipv4-prefix"
         | "ipv6-address"
@@ -249,8 +296,12 @@ fn interface_field<'w>(name: &str) -> Option<Field<Seen<'w>>> {
         | "ipv6-prefixes.ipv6-prefix"
         | "operator.principal"
         | "outpost-arn"
-        | "public-dns-name"
         | "requester-id" => |_| Vec::new(),
         _ => return None,
     })
+}
+
+/// Whether an address is the first one of its interface.
+fn is_first((number, _): (usize, &PrivateAddress)) -> String {
+    (number == 0).to_string()
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::refused::unsupported;
+use crate::actions::refused::unsupported;
 use crate::query::ApiError;
 use crate::records::MetadataOptions;
 

@@ -5,12 +5,14 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::refused::unsupported;
-use super::run_instances::{MAX_VOLUMES, Switch, groups_by_id, parse_behavior};
+use super::run_instances::{MAX_VOLUMES, Switch, parse_behavior};
 use super::user_data;
 use crate::actions::lookup::find_own;
+use crate::actions::network_interfaces::new::groups_by_id;
+use crate::actions::refused::unsupported;
 use crate::catalogue::InstanceType;
-use crate::ids::VolumeId;
+use crate::ids::{SecurityGroupId, VolumeId};
+use crate::instances::interfaces;
 use crate::query::parameters::boolean;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{
@@ -230,17 +232,41 @@ fn apply(
             instance.shutdown_behavior = *behavior;
         }
         Change::Groups(ids) => {
-            let subnet = find_own::<Subnet>(world, context, instance.subnet.as_str())?;
-            instance.security_groups = groups_by_id(world, context, ids, subnet)?;
+            groups(world, context, instance, ids)?;
         }
         Change::EbsOptimized(on) => instance.ebs_optimized = *on,
-        Change::SourceDestCheck(on) => instance.source_dest_check = *on,
+        Change::SourceDestCheck(_) => only_interface(world, instance)?,
         Change::BlockDevices(mappings) => {
             for mapping in mappings {
                 device(instance, mapping)?;
             }
         }
         Change::Nothing => {}
+    }
+    Ok(())
+}
+
+/// The groups that an instance's primary interface is to have. EC2 wants those with several interfaces to say which.
+fn groups(
+    world: &World,
+    context: Context<'_>,
+    instance: &Instance,
+    ids: &[String],
+) -> Result<Vec<SecurityGroupId>, ApiError> {
+    only_interface(world, instance)?;
+    let subnet = find_own::<Subnet>(world, context, instance.subnet.as_str())?;
+    groups_by_id(world, context, ids, subnet)
+}
+
+/// Refuses what is about the interface of an instance that has several.
+fn only_interface(world: &World, instance: &Instance) -> Result<(), ApiError> {
+    if interfaces(world, &instance.id).len() > 1 {
+        let message = format!(
+            "There are multiple interfaces attached to instance '{}'. Please specify an interface ID for the operation \
+             instead.",
+            instance.id
+        );
+        return Err(ApiError::new("InvalidInstanceID", message));
     }
     Ok(())
 }
@@ -286,13 +312,23 @@ fn device(instance: &mut Instance, mapping: &BlockDeviceMapping) -> Result<(), A
     Ok(())
 }
 
-/// Records a changed instance, and what its interface and volumes say of the change too.
-fn record(draft: &mut Draft, instance: Instance, change: &Change) {
+/// Records a changed instance, and what its interface and volumes say of the change.
+fn record(
+    draft: &mut Draft,
+    context: Context<'_>,
+    instance: Instance,
+    change: &Change,
+) -> Result<(), ApiError> {
     match change {
-        Change::Groups(_) | Change::SourceDestCheck(_) => {
+        Change::Groups(ids) => {
+            let groups = groups(draft, context, &instance, ids)?;
             draft.update::<NetworkInterface>(&instance.network_interface, |interface| {
-                interface.groups.clone_from(&instance.security_groups);
-                interface.source_dest_check = instance.source_dest_check;
+                interface.groups = groups;
+            });
+        }
+        Change::SourceDestCheck(on) => {
+            draft.update::<NetworkInterface>(&instance.network_interface, |interface| {
+                interface.source_dest_check = *on;
             });
         }
         Change::BlockDevices(_) => {
@@ -312,6 +348,7 @@ fn record(draft: &mut Draft, instance: Instance, change: &Change) {
         _ => {}
     }
     draft.put(instance);
+    Ok(())
 }
 
 impl Action for ModifyInstanceAttribute {
@@ -325,8 +362,7 @@ impl Action for ModifyInstanceAttribute {
     fn run(self, context: Context<'_>) -> Result<(), ApiError> {
         context.agent.state.change(|draft| {
             let (instance, change) = self.plan(draft, context)?;
-            record(draft, instance, &change);
-            Ok(())
+            record(draft, context, instance, &change)
         })
     }
 }

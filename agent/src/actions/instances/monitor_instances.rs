@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::named::Changes;
-use super::refused::unsupported;
+use crate::actions::refused::unsupported;
 use crate::query::{Action, ApiError, Context};
 use crate::state::World;
 

@@ -1,13 +1,9 @@
 //! What EC2 has and this host does not: refused if a request asks for it, accepted if it says the default.
 
 use super::run_instances::RunInstances;
+use crate::actions::refused::unsupported;
 use crate::catalogue::InstanceType;
 use crate::query::ApiError;
-
-/// Something that this host does not have.
-pub fn unsupported(message: impl Into<String>) -> ApiError {
-    ApiError::new("UnsupportedOperation", message)
-}
 
 /// Whether a launch asks only for what there is.
 pub fn check(request: &RunInstances, kind: &InstanceType) -> Result<(), ApiError> {

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 
 use super::named::{Changes, States};
 use crate::instances::capacity::Need;
+use crate::network::public_addresses::give_automatic;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{Instance, InstanceState, RootDeviceType};
 use crate::state::World;
@@ -88,6 +89,9 @@ impl Action for StartInstances {
         context.agent.state.change(|draft| {
             let changes = self.plan(draft, context)?;
             changes.record(draft);
+            for instance in changes.changed() {
+                give_automatic(draft, &context.agent.config, &instance.network_interface);
+            }
             Ok(changes.states())
         })
     }

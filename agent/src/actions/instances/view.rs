@@ -1,18 +1,17 @@
 //! EC2's `Instance` element: how an instance looks in the answers of RunInstances and DescribeInstances.
 
-use std::net::Ipv4Addr;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::actions::lookup::time;
+use crate::actions::network_interfaces::item::{Address, Association, Attachment, addresses, public_name};
+pub use crate::actions::network_interfaces::item::{Group, groups};
 use crate::actions::regions::zone_id;
-use crate::ids::SecurityGroupId;
+use crate::network::names::private_dns_name;
 use crate::query::Context;
 use crate::query::tags::{Tag, tag_set};
 use crate::records::{
-    AttachmentStatus, BlockDevice, Image, Instance, InstanceState, MetadataOptions, NetworkInterface,
-    SecurityGroup, Volume,
+    AttachmentStatus, BlockDevice, Image, Instance, InstanceState, MetadataOptions, NetworkInterface, Volume,
 };
 use crate::state::World;
 
@@ -35,7 +34,7 @@ pub struct Item {
     image_id: String,
     instance_state: State,
     private_dns_name: String,
-    dns_name: &'static str,
+    dns_name: String,
     reason: String,
     key_name: Option<String>,
     ami_launch_index: u32,
@@ -47,6 +46,7 @@ pub struct Item {
     subnet_id: Option<String>,
     vpc_id: Option<String>,
     private_ip_address: Option<String>,
+    ip_address: Option<String>,
     source_dest_check: Option<bool>,
     group_set: Vec<Group>,
     state_reason: Option<StateReason>,
@@ -113,14 +113,6 @@ struct StateReason {
     message: String,
 }
 
-/// A security group.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Group {
-    group_id: String,
-    group_name: String,
-}
-
 /// An entry of `blockDeviceMapping`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -152,30 +144,12 @@ struct Interface {
     private_dns_name: String,
     source_dest_check: bool,
     group_set: Vec<Group>,
-    attachment: InterfaceAttachment,
-    private_ip_addresses_set: Vec<InterfaceAddress>,
+    attachment: Option<Attachment>,
+    association: Option<Association>,
+    private_ip_addresses_set: Vec<Address>,
     ipv6_addresses_set: Vec<Nothing>,
     interface_type: &'static str,
     operator: Operator,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct InterfaceAttachment {
-    attachment_id: String,
-    device_index: u32,
-    status: &'static str,
-    attach_time: String,
-    delete_on_termination: bool,
-    network_card_index: u32,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct InterfaceAddress {
-    private_ip_address: String,
-    private_dns_name: String,
-    primary: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -273,7 +247,10 @@ pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
     let region = &context.agent.config.region;
     // What is gone has left its network and its volumes.
     let there = instance.lifecycle.state != InstanceState::Terminated;
-    let interface = world.get::<NetworkInterface>(&instance.network_interface).filter(|_| there);
+    let interfaces = interfaces(world, instance);
+    let primary = interfaces.iter().copied().find(|interface| interface.id == instance.network_interface);
+    let address = primary.map(|interface| interface.primary.address);
+    let public = primary.and_then(|interface| Some((interface, interface.primary.public.as_ref()?)));
     let kind = context.agent.catalogue.get(&instance.instance_type);
     let threads = kind.map_or(1, |kind| kind.processor.threads_per_core);
     let vcpus = kind.map_or(1, |kind| kind.vcpus);
@@ -282,12 +259,10 @@ pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
         instance_id: instance.id.to_string(),
         image_id: instance.image.to_string(),
         instance_state: lifecycle.state.into(),
-        private_dns_name: if there {
-            private_dns_name(instance.private_address, region)
-        } else {
-            String::new()
-        },
-        dns_name: "",
+        private_dns_name: address.map(|address| private_dns_name(address, region)).unwrap_or_default(),
+        dns_name: public
+            .map(|(interface, public)| public_name(world, region, interface, public))
+            .unwrap_or_default(),
         reason: lifecycle.transition_reason.clone(),
         key_name: instance.key_name.clone(),
         ami_launch_index: instance.launch_index,
@@ -303,9 +278,10 @@ pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
         monitoring: Monitoring { state: enabled(instance.monitoring) },
         subnet_id: there.then(|| instance.subnet.to_string()),
         vpc_id: there.then(|| instance.vpc.to_string()),
-        private_ip_address: there.then(|| instance.private_address.to_string()),
-        source_dest_check: there.then_some(instance.source_dest_check),
-        group_set: if there { groups(world, &instance.security_groups) } else { Vec::new() },
+        private_ip_address: address.map(|address| address.to_string()),
+        ip_address: public.map(|(_, public)| public.address.to_string()),
+        source_dest_check: primary.map(|interface| interface.source_dest_check),
+        group_set: primary.map(|interface| groups(world, &interface.groups)).unwrap_or_default(),
         state_reason: lifecycle
             .state_reason
             .as_ref()
@@ -319,9 +295,9 @@ pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
         tag_set: tag_set(world.tags(&instance.id)),
         // For Nitro, too.
         hypervisor: "xen",
-        network_interface_set: interface
-            .map(|found| interface_item(world, region, found))
-            .into_iter()
+        network_interface_set: interfaces
+            .iter()
+            .map(|interface| interface_item(world, region, interface))
             .collect(),
         ebs_optimized: instance.ebs_optimized,
         ena_support: true,
@@ -347,48 +323,51 @@ pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
     }
 }
 
+/// An interface of an instance.
 fn interface_item(world: &World, region: &str, interface: &NetworkInterface) -> Interface {
-    let address = interface.private_address.to_string();
-    let name = private_dns_name(interface.private_address, region);
+    let primary = &interface.primary;
+    let association = primary.public.as_ref();
+    let association =
+        association.map(|public| Association::new(world, region, interface, public).of_instance());
+    let mut addresses = addresses(world, region, interface);
+    for address in &mut addresses {
+        address.association = address.association.take().map(Association::of_instance);
+    }
     Interface {
         network_interface_id: interface.id.to_string(),
         subnet_id: interface.subnet.to_string(),
         vpc_id: interface.vpc.to_string(),
         description: interface.description.clone(),
         owner_id: interface.owner.clone(),
-        status: "in-use",
+        status: interface.status(),
         mac_address: interface.mac.clone(),
-        private_ip_address: address.clone(),
-        private_dns_name: name.clone(),
+        private_ip_address: primary.address.to_string(),
+        private_dns_name: private_dns_name(primary.address, region),
         source_dest_check: interface.source_dest_check,
         group_set: groups(world, &interface.groups),
-        attachment: InterfaceAttachment {
-            attachment_id: interface.attachment.to_string(),
-            device_index: 0,
-            status: "attached",
-            attach_time: time(interface.attached),
-            delete_on_termination: interface.delete_on_termination,
-            network_card_index: 0,
-        },
-        private_ip_addresses_set: vec![InterfaceAddress {
-            private_ip_address: address,
-            private_dns_name: name,
-            primary: true,
-        }],
+        attachment: interface
+            .attachment
+            .as_ref()
+            .map(|attachment| Attachment::new(attachment, &interface.owner).of_instance()),
+        association,
+        private_ip_addresses_set: addresses,
         ipv6_addresses_set: Vec::new(),
-        interface_type: "interface",
+        interface_type: interface.interface_type.name(),
         operator: Operator { managed: false },
     }
 }
 
-/// Security groups with their names.
-pub fn groups(world: &World, ids: &[SecurityGroupId]) -> Vec<Group> {
-    ids.iter()
-        .map(|id| Group {
-            group_id: id.to_string(),
-            group_name: world.get::<SecurityGroup>(id).map(|group| group.name.clone()).unwrap_or_default(),
-        })
-        .collect()
+/// The interfaces of an instance, in the order of their device indexes. One that is terminated has none.
+pub fn interfaces<'w>(world: &'w World, instance: &Instance) -> Vec<&'w NetworkInterface> {
+    if instance.lifecycle.state == InstanceState::Terminated {
+        return Vec::new();
+    }
+    let all = world.all::<NetworkInterface>().map(AsRef::as_ref);
+    let mut found: Vec<&NetworkInterface> =
+        all.filter(|interface| interface.instance() == Some(&instance.id)).collect();
+    let index = |interface: &NetworkInterface| interface.attachment.as_ref().map(|found| found.device_index);
+    found.sort_by_key(|interface| index(interface));
+    found
 }
 
 /// `blockDeviceMapping`.
@@ -426,9 +405,9 @@ pub fn attachment(world: &World, instance: &Instance, device: &BlockDevice) -> (
 
 /// When it was launched, and not just started.
 pub fn launched(world: &World, instance: &Instance) -> Timestamp {
-    world
-        .get::<NetworkInterface>(&instance.network_interface)
-        .map_or(instance.launch_time, |found| found.attached)
+    let primary = world.get::<NetworkInterface>(&instance.network_interface);
+    let attachment = primary.and_then(|interface| interface.attachment.as_ref());
+    attachment.map_or(instance.launch_time, |attachment| attachment.attached)
 }
 
 /// What its image is for. There is one architecture.
@@ -438,28 +417,7 @@ pub fn architecture(world: &World, instance: &Instance) -> String {
         .map_or_else(|| "x86_64".to_owned(), |image| image.architecture.clone())
 }
 
-/// The name that an address has inside of the VPC.
-pub fn private_dns_name(address: Ipv4Addr, region: &str) -> String {
-    let [a, b, c, d] = address.octets();
-    match region {
-        "us-east-1" => format!("ip-{a}-{b}-{c}-{d}.ec2.internal"),
-        _ => format!("ip-{a}-{b}-{c}-{d}.{region}.compute.internal"),
-    }
-}
-
 /// EC2's word for what is on or off.
 pub fn enabled(on: bool) -> &'static str {
     if on { "enabled" } else { "disabled" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_private_name_has_the_address_and_the_region() {
-        let address = Ipv4Addr::new(172, 31, 0, 4);
-        assert_eq!(private_dns_name(address, "us-east-1"), "ip-172-31-0-4.ec2.internal");
-        assert_eq!(private_dns_name(address, "eu-west-3"), "ip-172-31-0-4.eu-west-3.compute.internal");
-    }
 }

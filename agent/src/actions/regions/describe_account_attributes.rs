@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::actions::network_interfaces::MAX_GROUPS;
 use crate::query::{Action, ApiError, Context};
 use crate::records::Vpc;
 
@@ -40,13 +41,15 @@ impl Action for DescribeAccountAttributes {
         let world = context.agent.state.read();
         let account = &context.caller.account;
         let default_vpc = world.all::<Vpc>().find(|vpc| vpc.is_default && vpc.owner == *account);
+        let elastic_addresses = context.agent.config.elastic_address_quota.to_string();
         let all = [
             ("supported-platforms", "VPC".to_owned()),
             ("default-vpc", default_vpc.map_or_else(|| "none".to_owned(), |vpc| vpc.id.to_string())),
             ("max-instances", "1000".to_owned()),
-            ("vpc-max-security-groups-per-interface", "5".to_owned()),
-            ("max-elastic-ips", "5".to_owned()),
-            ("vpc-max-elastic-ips", "5".to_owned()),
+            ("vpc-max-security-groups-per-interface", MAX_GROUPS.to_string()),
+            // Those outside of VPCs, which are no more.
+            ("max-elastic-ips", elastic_addresses.clone()),
+            ("vpc-max-elastic-ips", elastic_addresses),
         ];
         if let Some(unknown) = self.names.iter().find(|name| !all.iter().any(|(known, _)| known == *name)) {
             let known = all.map(|(name, _)| name).join(", ");

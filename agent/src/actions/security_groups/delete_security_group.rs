@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::meant;
 use crate::ids::SecurityGroupId;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Instance, InstanceState, NetworkInterface, Peer, SecurityGroup, Tags};
+use crate::records::{NetworkInterface, Peer, SecurityGroup, Tags};
 use crate::state::World;
 
 /// Deletes a group that nothing uses.
@@ -46,11 +46,6 @@ impl DeleteSecurityGroup {
 /// Something for which a group has to stay.
 fn user(world: &World, id: &SecurityGroupId) -> Option<String> {
     let interface = world.all::<NetworkInterface>().find(|interface| interface.groups.contains(id));
-    let instance = || {
-        let mut living =
-            world.all::<Instance>().filter(|instance| instance.lifecycle.state != InstanceState::Terminated);
-        living.find(|instance| instance.security_groups.contains(id)).map(|instance| instance.id.to_string())
-    };
     let group = || {
         let names = |group: &SecurityGroup| {
             group.rules.iter().any(|rule| matches!(&rule.peer, Peer::Group(peer) if peer == id))
@@ -58,7 +53,7 @@ fn user(world: &World, id: &SecurityGroupId) -> Option<String> {
         let mut others = world.all::<SecurityGroup>().filter(|group| group.id != *id);
         others.find(|group| names(group)).map(|group| group.id.to_string())
     };
-    interface.map(|interface| interface.id.to_string()).or_else(instance).or_else(group)
+    interface.map(|interface| interface.id.to_string()).or_else(group)
 }
 
 impl Action for DeleteSecurityGroup {

@@ -13,7 +13,8 @@ use crate::query::dispatch::Registry;
 use crate::query::tags::tag_set;
 use crate::query::{ApiError, Context};
 use crate::records::{
-    DhcpOptions, Image, Instance, NetworkInterface, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
+    DhcpOptions, ElasticAddress, Image, Instance, InternetGateway, NatGateway, NetworkAcl, NetworkInterface,
+    RouteTable, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
 };
 use crate::state::World;
 
@@ -35,11 +36,16 @@ pub(super) fn set<S: Serializer>(tags: &BTreeMap<String, String>, serializer: S)
 fn kind(id: &str) -> Option<&'static str> {
     let (prefix, _) = id.rsplit_once('-')?;
     Some(match prefix {
+        "acl" => "network-acl",
         "ami" => "image",
         "dopt" => "dhcp-options",
+        "eipalloc" => "elastic-ip",
         "eni" => "network-interface",
         "i" => "instance",
+        "igw" => "internet-gateway",
         "key" => "key-pair",
+        "nat" => "natgateway",
+        "rtb" => "route-table",
         "sg" => "security-group",
         "sgr" => "security-group-rule",
         "snap" => "snapshot",
@@ -62,10 +68,15 @@ fn check(world: &World, context: Context<'_>, resources: &[String]) -> Result<()
     resources.iter().try_for_each(|id| {
         let exists: fn(&World, Context<'_>, &str) -> Result<(), ApiError> = match kind(id) {
             Some("dhcp-options") => exists::<DhcpOptions>,
+            Some("elastic-ip") => exists::<ElasticAddress>,
             Some("image") => exists::<Image>,
             Some("instance") => exists::<Instance>,
+            Some("internet-gateway") => exists::<InternetGateway>,
             Some("key-pair") => key_pair_exists,
+            Some("natgateway") => exists::<NatGateway>,
+            Some("network-acl") => exists::<NetworkAcl>,
             Some("network-interface") => exists::<NetworkInterface>,
+            Some("route-table") => exists::<RouteTable>,
             Some("security-group") => exists::<SecurityGroup>,
             Some("security-group-rule") => rule_exists,
             Some("snapshot") => exists::<Snapshot>,
@@ -155,6 +166,11 @@ mod tests {
             ("subnet-12345678", "InvalidSubnetID.NotFound"),
             ("vpc-12345678", "InvalidVpcID.NotFound"),
             ("dopt-12345678", "InvalidDhcpOptionID.NotFound"),
+            ("rtb-12345678", "InvalidRouteTableID.NotFound"),
+            ("igw-12345678", "InvalidInternetGatewayID.NotFound"),
+            ("nat-12345678", "NatGatewayNotFound"),
+            ("acl-12345678", "InvalidNetworkAclID.NotFound"),
+            ("eipalloc-12345678", "InvalidAllocationID.NotFound"),
             ("lt-12345678", "InvalidID"),
             ("nonsense", "InvalidID"),
         ] {

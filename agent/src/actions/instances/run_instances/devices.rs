@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::{BlockDeviceMapping, Ebs};
 use crate::actions::device_name::is_device_name;
-use crate::actions::instances::refused::unsupported;
 use crate::actions::lookup::find;
+use crate::actions::refused::unsupported;
 use crate::catalogue::InstanceType;
 use crate::query::{ApiError, Context};
 use crate::records::{Image, MappedVolume, Snapshot, StoreDisk};

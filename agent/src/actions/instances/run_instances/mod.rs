@@ -11,24 +11,25 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use devices::MAX as MAX_VOLUMES;
-pub use network::groups_by_id;
 pub use request::{RunInstances, Switch};
 
 use super::start_instances::no_capacity;
 use super::view;
 use super::{metadata, refused, user_data};
 use crate::actions::lookup::{find, key_pairs};
-use crate::ids::{AttachmentId, InstanceId, NetworkInterfaceId, ReservationId, VolumeId};
+use crate::actions::network_interfaces::new::{interface as new_interface, used_macs};
+use crate::ids::{AttachmentId, InstanceId, ReservationId, VolumeId};
 use crate::instances::capacity::Need;
+use crate::network::public_addresses::give_automatic;
 use crate::query::tags::specified;
 use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
-    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, Lifecycle, MetadataOptions,
-    NetworkInterface, RootDeviceType, ShutdownBehavior, Volume, VolumeState,
+    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, InterfaceAttachment, Lifecycle,
+    MetadataOptions, NetworkInterface, RootDeviceType, ShutdownBehavior, Volume, VolumeState,
 };
 use crate::state::{Draft, World};
 use devices::{Device, Devices};
-use network::Place;
+use network::{Place, Planned, What};
 
 /// The type of instances for which none is named. EC2's is m1.small, which nobody has any more.
 const DEFAULT_TYPE: &str = "t3.micro";
@@ -80,8 +81,8 @@ impl RunInstances {
         let tags = specified(&self.tags, &TAGGABLE)?;
         check_tag_keys(&tags, &metadata_options)?;
         let devices = devices::plan(world, context, &image, kind, &self.block_devices)?;
-        let place = network::place(world, context, self, most)?;
-        if place.addresses.len() < least {
+        let place = network::place(world, context, self, kind, most)?;
+        if place.instances.len() < least {
             let message = format!(
                 "There are not enough free addresses in subnet '{}' to satisfy the requested number of instances.",
                 place.subnet.id
@@ -90,7 +91,7 @@ impl RunInstances {
         }
         let need = Need::new(kind, &devices.instance_store);
         let room = agent.capacity.room(world, &agent.catalogue, need);
-        let count = most.min(place.addresses.len()).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let count = most.min(place.instances.len()).min(usize::try_from(room).unwrap_or(usize::MAX));
         if count < least {
             return Err(no_capacity(name));
         }
@@ -111,11 +112,10 @@ impl RunInstances {
     fn record(&self, plan: &Plan, draft: &mut Draft, context: Context<'_>) -> ReservationId {
         let now = Timestamp::now();
         let reservation = ReservationId::random();
-        let mut macs: BTreeSet<String> =
-            draft.all::<NetworkInterface>().map(|interface| interface.mac.clone()).collect();
+        let mut macs = used_macs(draft);
         let owner = &context.caller.account;
         let place = &plan.place;
-        for (launch_index, address) in (0..).zip(place.addresses.iter().take(plan.count)) {
+        for (launch_index, interfaces) in (0..).zip(place.instances.iter().take(plan.count)) {
             let id = InstanceId::random();
             let block_devices = plan.devices.volumes.iter().map(|device| {
                 let volume = volume(plan, device, &id, owner, now);
@@ -129,21 +129,18 @@ impl RunInstances {
                 entry
             });
             let block_devices = block_devices.collect();
-            let interface = NetworkInterface {
-                id: NetworkInterfaceId::random(),
-                owner: owner.clone(),
-                vpc: place.subnet.vpc.clone(),
-                subnet: place.subnet.id.clone(),
-                description: place.description.clone(),
-                mac: unused_mac(&mut macs),
-                private_address: *address,
-                groups: place.groups.clone(),
-                instance: id.clone(),
-                attachment: AttachmentId::random(),
-                attached: now,
-                delete_on_termination: true,
-                source_dest_check: true,
-            };
+            let mut primary = None;
+            for planned in interfaces {
+                let attached = attach(planned, &id, now, &mut macs);
+                if let What::New { .. } = planned.what {
+                    plan.tag(draft, "network-interface", &attached.id);
+                }
+                let attached_id = attached.id.clone();
+                draft.put(attached);
+                give_automatic(draft, &context.agent.config, &attached_id);
+                primary.get_or_insert(attached_id);
+            }
+            let Some(network_interface) = primary else { continue };
             let instance = Instance {
                 reservation: reservation.clone(),
                 owner: owner.clone(),
@@ -157,9 +154,7 @@ impl RunInstances {
                 availability_zone: place.subnet.availability_zone.clone(),
                 vpc: place.subnet.vpc.clone(),
                 subnet: place.subnet.id.clone(),
-                private_address: *address,
-                network_interface: interface.id.clone(),
-                security_groups: place.groups.clone(),
+                network_interface,
                 root_device_name: plan.image.root_device_name.clone(),
                 block_devices,
                 instance_store: plan.devices.instance_store.clone(),
@@ -170,14 +165,11 @@ impl RunInstances {
                 ebs_optimized: self.ebs_optimized,
                 monitoring: self.monitoring.enabled,
                 cpu_credits: self.credit_specification.as_ref().map(|wanted| wanted.cpu_credits.clone()),
-                source_dest_check: true,
                 metadata_options: plan.metadata_options.clone(),
                 lifecycle: Lifecycle::launch(now),
                 id,
             };
-            plan.tag(draft, "network-interface", &interface.id);
             plan.tag(draft, "instance", &instance.id);
-            draft.put(interface);
             draft.put(instance);
         }
         reservation
@@ -289,6 +281,33 @@ fn check_tag_keys(
     }
 }
 
+/// An interface in the hands of its instance.
+fn attach(
+    planned: &Planned,
+    instance: &InstanceId,
+    now: Timestamp,
+    macs: &mut BTreeSet<String>,
+) -> NetworkInterface {
+    let interface = match &planned.what {
+        What::Existing(interface) => NetworkInterface::clone(interface),
+        What::New { subnet, addresses, groups, description, public } => NetworkInterface {
+            groups: groups.clone(),
+            description: description.clone(),
+            associate_public_address: *public,
+            ..new_interface(subnet, addresses.clone(), macs)
+        },
+    };
+    let attachment = InterfaceAttachment {
+        id: AttachmentId::random(),
+        instance: instance.clone(),
+        device_index: planned.device_index,
+        attached: now,
+        status: AttachmentStatus::Attaching,
+        delete_on_termination: planned.delete_on_termination,
+    };
+    NetworkInterface { attachment: Some(attachment), ..interface }
+}
+
 /// A volume in the making, that an instance has.
 fn volume(plan: &Plan, device: &Device, instance: &InstanceId, owner: &str, now: Timestamp) -> Volume {
     let wanted = &device.volume;
@@ -311,17 +330,6 @@ fn volume(plan: &Plan, device: &Device, instance: &InstanceId, owner: &str, now:
             attached: now,
             status: AttachmentStatus::Attaching,
         }),
-    }
-}
-
-/// A locally administered address that no other interface has.
-fn unused_mac(used: &mut BTreeSet<String>) -> String {
-    loop {
-        let [a, b, c, d, e]: [u8; 5] = rand::random();
-        let mac = format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}");
-        if used.insert(mac.clone()) {
-            return mac;
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::actions::instances::metadata;
+use crate::actions::network_interfaces::new::PrivateIpAddress;
 use crate::query::tags::TagSpecification;
 
 /// Launches instances.
@@ -111,8 +112,7 @@ pub struct NetworkInterface {
     pub private_ip_addresses: Vec<PrivateIpAddress>,
     #[serde(default)]
     pub secondary_private_ip_address_count: i64,
-    #[serde(default)]
-    pub associate_public_ip_address: bool,
+    pub associate_public_ip_address: Option<bool>,
     pub delete_on_termination: Option<bool>,
     pub description: Option<String>,
     pub interface_type: Option<String>,
@@ -137,15 +137,6 @@ pub struct NetworkInterface {
     pub ena_srd_specification: Option<IgnoredAny>,
     pub ena_queue_count: Option<i64>,
     pub connection_tracking_specification: Option<IgnoredAny>,
-}
-
-/// `NetworkInterface.N.PrivateIpAddresses.M`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-pub struct PrivateIpAddress {
-    #[serde(default)]
-    pub primary: bool,
-    pub private_ip_address: String,
 }
 
 /// `BlockDeviceMapping.N`.

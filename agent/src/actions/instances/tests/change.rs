@@ -250,7 +250,7 @@ fn what_hangs_on_an_instance_changes_with_it() {
     let world = client.agent.state.read();
     let interface = world.get::<NetworkInterface>(&instance.network_interface).unwrap();
     assert_eq!(interface.groups[0].as_str(), "sg-0000000000000000a");
-    assert!(!interface.source_dest_check && !instance.source_dest_check);
+    assert!(!interface.source_dest_check);
     let volume = world.get::<Volume>(&instance.block_devices[0].volume).unwrap();
     assert!(!volume.attachment.as_ref().unwrap().delete_on_termination);
     assert!(!instance.block_devices[0].delete_on_termination);
@@ -258,7 +258,7 @@ fn what_hangs_on_an_instance_changes_with_it() {
         client.code("ResetInstanceAttribute", &[("InstanceId", &id), ("Attribute", attribute)])
     };
     assert_eq!(reset("sourceDestCheck"), "");
-    assert!(client.instance(&id).source_dest_check);
+    assert!(client.interface(&id).source_dest_check);
     assert_eq!((reset("kernel"), reset("userData")), ("UnsupportedOperation", "InvalidParameterValue"));
 }
 

@@ -8,7 +8,7 @@ use crate::instances::capacity::Capacity;
 use crate::query::ApiError;
 use crate::records::{
     Image, ImageState, Instance, Mapping, NetworkInterface, SecurityGroup, StoreDisk, Subnet, Volume,
-    VolumeState, Vpc,
+    VolumeState,
 };
 
 /// RunInstances of one with some parameters more.
@@ -51,7 +51,7 @@ fn a_launch_records_all_that_belongs_to_it() {
     let instances: Vec<_> = world.all::<Instance>().collect();
     assert_eq!(instances.len(), 3);
     let addresses: BTreeSet<_> =
-        instances.iter().map(|instance| instance.private_address.to_string()).collect();
+        world.all::<NetworkInterface>().map(|interface| interface.primary.address.to_string()).collect();
     assert_eq!(Vec::from_iter(addresses), ["172.31.0.4", "172.31.0.5", "172.31.0.6"]);
     let macs: BTreeSet<_> = world.all::<NetworkInterface>().map(|interface| &interface.mac).collect();
     assert_eq!(macs.len(), 3);
@@ -64,11 +64,8 @@ fn a_launch_records_all_that_belongs_to_it() {
         assert_eq!(volume.attachment.as_ref().unwrap().instance, instance.id);
         assert_eq!(world.tags(&volume.id).unwrap()["of"], "web");
         let interface = world.get::<NetworkInterface>(&instance.network_interface).unwrap();
-        assert_eq!(
-            (&interface.instance, interface.private_address),
-            (&instance.id, instance.private_address)
-        );
-        let group = world.get::<SecurityGroup>(&instance.security_groups[0]).unwrap();
+        assert_eq!(interface.instance(), Some(&instance.id));
+        let group = world.get::<SecurityGroup>(&interface.groups[0]).unwrap();
         assert_eq!(group.name, "default");
     }
 }
@@ -107,9 +104,19 @@ fn what_cannot_be_launched_is_refused() {
         (&[interface, ("SubnetId", "subnet-00000000000000000")], "InvalidParameterCombination"),
         (&[interface, ("SecurityGroup.1", "default")], "InvalidParameterCombination"),
         (&[interface, ("PrivateIpAddress", "172.31.0.9")], "InvalidParameterCombination"),
-        (&[interface, ("NetworkInterface.1.AssociatePublicIpAddress", "true")], "UnsupportedOperation"),
-        (&[interface, ("NetworkInterface.1.DeleteOnTermination", "false")], "UnsupportedOperation"),
-        (&[interface, ("NetworkInterface.2.DeviceIndex", "1")], "UnsupportedOperation"),
+        (&[interface, ("NetworkInterface.1.Ipv6AddressCount", "1")], "UnsupportedOperation"),
+        (&[interface, ("NetworkInterface.1.InterfaceType", "efa")], "UnsupportedOperation"),
+        (&[interface, ("NetworkInterface.1.SecondaryPrivateIpAddressCount", "2")], "PrivateIpAddressLimitExceeded"),
+        (&[interface, ("NetworkInterface.1.NetworkInterfaceId", "eni-00000000000000000")], "InvalidNetworkInterfaceID.NotFound"),
+        (&[interface, ("NetworkInterface.2.DeviceIndex", "0")], "InvalidParameterCombination"),
+        (
+            &[interface, ("NetworkInterface.2.DeviceIndex", "1"), ("NetworkInterface.1.AssociatePublicIpAddress", "true")],
+            "InvalidParameterCombination",
+        ),
+        (
+            &[interface, ("NetworkInterface.2.DeviceIndex", "1"), ("NetworkInterface.3.DeviceIndex", "2")],
+            "AttachmentLimitExceeded",
+        ),
         (&[("NetworkInterface.1.DeviceIndex", "1")], "InvalidParameterCombination"),
         (&[("NetworkInterface.1.Description", "x")], "MissingParameter"),
         (&[("UserData", "#!/bin/sh")], "InvalidParameterValue"),
@@ -228,16 +235,15 @@ fn addresses_are_given_once_and_again_when_they_are_free() {
 #[test]
 fn a_full_subnet_has_no_place() {
     let client = Client::new();
-    let vpc = client.agent.state.read().all::<Vpc>().next().unwrap().clone();
+    let default = client.agent.state.read().all::<Subnet>().next().unwrap().clone();
     let subnet = SubnetId::random();
     client.put(Subnet {
         id: subnet.clone(),
-        owner: vpc.owner.clone(),
-        vpc: vpc.id.clone(),
-        cidr: "172.31.128.0/28".into(),
+        cidr: "172.31.128.0/28".parse().unwrap(),
         availability_zone: "us-east-1b".into(),
         default_for_az: false,
         map_public_ip_on_launch: false,
+        ..Subnet::clone(&default)
     });
     let here = ("SubnetId", subnet.as_str());
     assert_eq!(
@@ -265,7 +271,7 @@ fn groups_are_those_of_the_subnet_s_vpc() {
     assert_eq!(code(&client, &[("SecurityGroupId.1", "sg-0000000000000000a")]), "InvalidParameter");
     let both = [("SecurityGroup.1", "default"), ("SecurityGroupId.1", default.id.as_str())];
     let id = client.launch(&both);
-    assert_eq!(client.instance(&id).security_groups, std::slice::from_ref(&default.id));
+    assert_eq!(client.interface(&id).groups, std::slice::from_ref(&default.id));
     let interface = [
         ("NetworkInterface.1.DeviceIndex", "0"),
         ("NetworkInterface.1.SecurityGroupId.1", default.id.as_str()),
@@ -273,7 +279,7 @@ fn groups_are_those_of_the_subnet_s_vpc() {
         ("NetworkInterface.1.DeleteOnTermination", "true"),
     ];
     let id = client.launch(&interface);
-    assert_eq!(client.instance(&id).private_address.to_string(), "172.31.0.77");
+    assert_eq!(client.interface(&id).primary.address.to_string(), "172.31.0.77");
 }
 
 /// `BlockDeviceMapping.1` with this device, and what else there is.
@@ -428,4 +434,67 @@ fn metadata_options_are_the_image_s_until_the_request_says_otherwise() {
     ];
     assert_eq!(code(&client, &tag), "InvalidParameterValue");
     assert_eq!(code(&client, &tag[1..]), "");
+}
+
+#[test]
+fn a_public_address_comes_with_the_start_and_goes_with_the_stop() {
+    let client = Client::new();
+    let id = client.running(&[]);
+    let describe = |id: &str| client.call("DescribeInstances", &[("InstanceId.1", id)]).unwrap();
+    let address = || describe(&id).one("ipAddress");
+    let first = address();
+    assert!(first.starts_with("198.19."), "{first}");
+    let name = format!("ec2-{}.compute-1.amazonaws.com", first.replace('.', "-"));
+    assert_eq!(describe(&id).one("dnsName"), name);
+    assert_eq!(describe(&id).all("publicDnsName"), [name.clone(), name.clone()]);
+    assert_eq!(describe(&id).one("ipOwnerId"), "amazon");
+    for (filter, value) in
+        [("ip-address", &first), ("dns-name", &name), ("network-interface.association.public-ip", &first)]
+    {
+        let filter = [("Filter.1.Name", filter), ("Filter.1.Value.1", value.as_str())];
+        assert_eq!(client.call("DescribeInstances", &filter).unwrap().all("instanceId"), [&*id]);
+    }
+    client.call("StopInstances", &[("InstanceId.1", &id)]).unwrap();
+    assert_eq!(address(), first);
+    client.settle();
+    assert!(describe(&id).all("ipAddress").is_empty() && describe(&id).all("publicIp").is_empty());
+    client.call("StartInstances", &[("InstanceId.1", &id)]).unwrap();
+    assert!(address().starts_with("198.19."));
+    let none =
+        [("NetworkInterface.1.DeviceIndex", "0"), ("NetworkInterface.1.AssociatePublicIpAddress", "false")];
+    let id = client.running(&none);
+    assert!(describe(&id).all("ipAddress").is_empty());
+}
+
+#[test]
+fn an_instance_has_the_interfaces_that_it_is_launched_with() {
+    let client = Client::new();
+    let world = client.agent.state.read();
+    let first = world.all::<Subnet>().find(|subnet| subnet.availability_zone == "us-east-1a").unwrap();
+    let subnet = first.id.to_string();
+    let parameters =
+        [("SubnetId", subnet.as_str()), ("PrivateIpAddresses.1.PrivateIpAddress", "172.31.0.40")];
+    let made = client.call("CreateNetworkInterface", &parameters).unwrap();
+    let eni = made.one("networkInterfaceId");
+    let both = [
+        ("InstanceType", "m5.large"),
+        ("NetworkInterface.1.DeviceIndex", "1"),
+        ("NetworkInterface.1.NetworkInterfaceId", eni.as_str()),
+        ("NetworkInterface.2.DeviceIndex", "0"),
+        ("NetworkInterface.2.SubnetId", &subnet),
+        ("NetworkInterface.2.SecondaryPrivateIpAddressCount", "3"),
+        ("NetworkInterface.2.DeleteOnTermination", "false"),
+    ];
+    assert_eq!(code(&client, &[&both[..], &[("MaxCount", "2")]].concat()), "InvalidParameterCombination");
+    let id = client.running(&both);
+    let shown = client.call("DescribeInstances", &[("InstanceId.1", &id)]).unwrap();
+    assert_eq!(shown.all("deviceIndex"), ["0", "1"]);
+    assert_eq!(shown.all("networkInterfaceId")[1], eni);
+    assert_eq!(shown.all("primary"), ["true", "false", "false", "false", "true", "false"]);
+    assert!(shown.all("ipAddress").is_empty());
+    assert_eq!(code(&client, &both), "InvalidNetworkInterface.InUse");
+    client.call("TerminateInstances", &[("InstanceId.1", &id)]).unwrap();
+    client.settle();
+    let left = client.call("DescribeNetworkInterfaces", &[]).unwrap();
+    assert_eq!(left.all("status"), ["available", "available"]);
 }

@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use crate::actions::testing;
 use crate::ids::{ImageId, SnapshotId};
 use crate::instances::lifecycle::Observation;
+use crate::instances::settle;
 use crate::query::ApiError;
 use crate::records::{
-    Image, ImageState, Instance, KeyPair, MappedVolume, Mapping, NetworkInterface, Snapshot, Step, Volume,
-    VolumeState,
+    Image, ImageState, Instance, KeyPair, MappedVolume, Mapping, NetworkInterface, Snapshot,
 };
 use crate::store::StoreError;
 
@@ -130,6 +130,12 @@ impl Client {
         Instance::clone(self.agent.state.read().get::<Instance>(id).unwrap())
     }
 
+    /// An instance's primary interface.
+    fn interface(&self, id: &str) -> NetworkInterface {
+        let instance = self.instance(id);
+        NetworkInterface::clone(self.agent.state.read().get(&instance.network_interface).unwrap())
+    }
+
     fn state(&self, id: &str) -> &'static str {
         self.instance(id).lifecycle.state.name()
     }
@@ -141,21 +147,12 @@ impl Client {
                 draft.all::<Instance>().map(|instance| Instance::clone(instance)).collect();
             for mut instance in all {
                 while let Some(step) = instance.lifecycle.step.clone() {
-                    let volumes = instance.block_devices.iter().map(|device| device.volume.clone());
-                    match step {
-                        Step::PrepareVolumes => volumes.for_each(|volume| {
-                            draft.update::<Volume>(volume, |volume| volume.state = VolumeState::InUse);
-                        }),
-                        Step::ReleaseVolumes => {
-                            volumes.for_each(|volume| draft.remove::<Volume>(volume));
-                            draft.remove::<NetworkInterface>(&instance.network_interface);
-                        }
-                        _ => {}
-                    }
                     let (endings, now) = (instance.endings(), Timestamp::now());
-                    instance.lifecycle.observe(Observation::Done(step), endings, now);
+                    let done = Observation::Done(step);
+                    instance.lifecycle.observe(done.clone(), endings, now);
+                    draft.put(instance.clone());
+                    settle(draft, &instance, &done);
                 }
-                draft.put(instance);
             }
             Ok::<(), StoreError>(())
         };

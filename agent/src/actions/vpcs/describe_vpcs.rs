@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::item::VpcItem;
 use crate::actions::lookup::select;
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};
 use crate::records::Vpc;
-use crate::state::World;
 
 /// The caller's VPCs.
 #[derive(Debug, Deserialize)]
@@ -26,68 +26,19 @@ pub struct DescribeVpcs {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Response {
-    vpc_set: Vec<Item>,
+    vpc_set: Vec<VpcItem>,
     next_token: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Item {
-    vpc_id: String,
-    owner_id: String,
-    state: &'static str,
-    cidr_block: String,
-    cidr_block_association_set: Vec<Association>,
-    dhcp_options_id: String,
-    instance_tenancy: &'static str,
-    is_default: bool,
-    #[serde(rename = "tagSet", serialize_with = "crate::actions::tags::set")]
-    tags: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Association {
-    association_id: String,
-    cidr_block: String,
-    cidr_block_state: AssociationState,
-}
-
-#[derive(Debug, Serialize)]
-struct AssociationState {
-    state: &'static str,
-}
-
-impl Item {
-    fn new(world: &World, vpc: &Vpc) -> Self {
-        let digits = vpc.id.as_str().trim_start_matches("vpc-");
-        let association = Association {
-            association_id: format!("vpc-cidr-assoc-{digits}"),
-            cidr_block: vpc.cidr.clone(),
-            cidr_block_state: AssociationState { state: "associated" },
-        };
-        Self {
-            vpc_id: vpc.id.to_string(),
-            owner_id: vpc.owner.clone(),
-            state: "available",
-            cidr_block: vpc.cidr.clone(),
-            cidr_block_association_set: vec![association],
-            dhcp_options_id: vpc.dhcp_options.to_string(),
-            instance_tenancy: "default",
-            is_default: vpc.is_default,
-            tags: world.tags(&vpc.id).cloned().unwrap_or_default(),
-        }
-    }
-}
-
-impl Filtered for Item {
+impl Filtered for VpcItem {
     fn field(name: &str) -> Option<Field<Self>> {
         Some(match name {
             "vpc-id" => |vpc| vec![vpc.vpc_id.clone()],
             "owner-id" => |vpc| vec![vpc.owner_id.clone()],
             "state" => |vpc| vec![vpc.state.to_owned()],
-            "cidr" | "cidr-block" | "cidrBlock" | "cidr-block-association.cidr-block" => {
-                |vpc| vec![vpc.cidr_block.clone()]
+            "cidr" | "cidr-block" | "cidrBlock" => |vpc| vec![vpc.cidr_block.clone()],
+            "cidr-block-association.cidr-block" => {
+                |vpc| vpc.cidr_block_association_set.iter().map(|one| one.cidr_block.clone()).collect()
             }
             "cidr-block-association.association-id" => {
                 |vpc| vpc.cidr_block_association_set.iter().map(|one| one.association_id.clone()).collect()
@@ -115,8 +66,8 @@ impl Action for DescribeVpcs {
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
         let world = context.agent.state.read();
         let wanted = Selection::new(&self.filters)?;
-        let mut items: Vec<Item> =
-            select::<Vpc>(&world, context, &self.ids)?.iter().map(|vpc| Item::new(&world, vpc)).collect();
+        let mut items: Vec<VpcItem> =
+            select::<Vpc>(&world, context, &self.ids)?.iter().map(|vpc| VpcItem::new(&world, vpc)).collect();
         items.retain(|item| wanted.accepts(item));
         let (vpc_set, next_token) =
             page(items, |item| &item.vpc_id, self.max_results, self.next_token.as_deref(), 5)?;

@@ -1,19 +1,48 @@
-//! VPCs, subnets, network interfaces and DHCP options, as far as they can be looked at.
+//! VPCs.
 
-mod describe_dhcp_options;
-mod describe_network_interfaces;
-mod describe_subnets;
-mod describe_vpc_attribute;
+mod attributes;
+mod cidr_blocks;
+mod create_vpc;
+mod delete_vpc;
 mod describe_vpcs;
+mod item;
 
+use std::sync::Arc;
+
+use crate::network::Cidr;
 use crate::query::dispatch::Registry;
+use crate::query::{ApiError, Context};
+use crate::records::Vpc;
+use crate::state::World;
 
 pub(super) fn register(registry: &mut Registry) {
-    registry.add::<describe_dhcp_options::DescribeDhcpOptions>();
-    registry.add::<describe_network_interfaces::DescribeNetworkInterfaces>();
-    registry.add::<describe_subnets::DescribeSubnets>();
-    registry.add::<describe_vpc_attribute::DescribeVpcAttribute>();
+    registry.add::<attributes::DescribeVpcAttribute>();
+    registry.add::<attributes::ModifyVpcAttribute>();
+    registry.add::<cidr_blocks::AssociateVpcCidrBlock>();
+    registry.add::<cidr_blocks::DisassociateVpcCidrBlock>();
+    registry.add::<create_vpc::CreateDefaultVpc>();
+    registry.add::<create_vpc::CreateVpc>();
+    registry.add::<delete_vpc::DeleteVpc>();
     registry.add::<describe_vpcs::DescribeVpcs>();
+}
+
+/// The caller's default VPC.
+pub(crate) fn default_of<'w>(world: &'w World, context: Context<'_>) -> Option<&'w Arc<Vpc>> {
+    world.all::<Vpc>().find(|vpc| vpc.is_default && vpc.owner == context.caller.account)
+}
+
+/// Reads an address range. As EC2, it takes one that begins in the middle for the whole.
+pub(crate) fn range(text: &str, parameter: &str) -> Result<Cidr, ApiError> {
+    Cidr::lenient(text).map_err(|_| ApiError::invalid(text, parameter, "This is not a valid CIDR block."))
+}
+
+/// A range that a VPC can have.
+fn in_range(cidr: Cidr) -> Result<Cidr, ApiError> {
+    if (16..=28).contains(&cidr.prefix()) {
+        return Ok(cidr);
+    }
+    let message = format!("The CIDR '{cidr}' is invalid: a VPC has a range of /16 to /28.");
+    Err(ApiError::new("InvalidVpc.Range", message))
 }
 
 #[cfg(test)]
