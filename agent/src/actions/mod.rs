@@ -8,6 +8,7 @@ mod instances;
 mod internet_gateways;
 mod key_pairs;
 pub(crate) mod lookup;
+mod network_acls;
 mod network_interfaces;
 mod refused;
 mod regions;
@@ -31,6 +32,7 @@ pub fn register(registry: &mut Registry) {
     instances::register(registry);
     internet_gateways::register(registry);
     key_pairs::register(registry);
+    network_acls::register(registry);
     network_interfaces::register(registry);
     regions::register(registry);
     route_tables::register(registry);
