@@ -1,5 +1,6 @@
 //! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
 
+mod addresses;
 mod device_name;
 mod dhcp_options;
 mod images;
@@ -8,6 +9,7 @@ mod instances;
 mod internet_gateways;
 mod key_pairs;
 pub(crate) mod lookup;
+mod nat_gateways;
 mod network_acls;
 mod network_interfaces;
 mod refused;
@@ -26,12 +28,14 @@ use crate::query::dispatch::Registry;
 
 /// Makes every action known.
 pub fn register(registry: &mut Registry) {
+    addresses::register(registry);
     dhcp_options::register(registry);
     images::register(registry);
     innkeeper::register(registry);
     instances::register(registry);
     internet_gateways::register(registry);
     key_pairs::register(registry);
+    nat_gateways::register(registry);
     network_acls::register(registry);
     network_interfaces::register(registry);
     regions::register(registry);
