@@ -7,6 +7,7 @@
 //!
 //! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' types and files,
 //!   [`images`] the images' files, [`network`] the address plans, and [`ids`] the forms of EC2's ids.
+//! - [`data_plane`] brings the network about that the records describe.
 //! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
 //! - [`metrics`] is what was counted, for a Prometheus server.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
@@ -20,6 +21,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod data_plane;
 pub mod events;
 pub mod host;
 pub mod ids;

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -70,9 +71,11 @@ impl Agent {
         let directory = tempfile::Builder::new().prefix("innkeeper-agent-").tempdir()?;
         let configuration = format!(
             "listen = \"127.0.0.1:0\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
-             run-directory = \"{0}/run\"\nboot-id-file = \"{0}/boot-id\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n{more}",
+             run-directory = \"{0}/run\"\nboot-id-file = \"{0}/boot-id\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n\
+             public-addresses = [\"{pool}\"]\n{more}",
             path(directory.path()),
             cache = crate::cache().join("images"),
+            pool = pool(),
         );
         std::fs::create_dir(directory.path().join("import"))?;
         std::fs::write(directory.path().join("innkeeper.toml"), configuration)?;
@@ -169,9 +172,7 @@ impl Agent {
             kill(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
         }
         self.wait_for_vmms(0)?;
-        for store in self.stores()? {
-            umount2(&store, MntFlags::MNT_DETACH)?;
-        }
+        self.unmount()?;
         match std::fs::remove_dir_all(self.run_directory()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -190,9 +191,27 @@ impl Agent {
 
     /// The instance stores that are mounted.
     pub fn stores(&self) -> Result<Vec<PathBuf>> {
+        self.mounted("stores")
+    }
+
+    /// The VPCs that have a network, by where their namespaces are mounted.
+    pub fn networks(&self) -> Result<Vec<PathBuf>> {
+        self.mounted("vpcs")
+    }
+
+    fn mounted(&self, kind: &str) -> Result<Vec<PathBuf>> {
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
-        Ok(places.filter(|place| place.starts_with(self.run_directory())).collect())
+        let directory = self.run_directory().join(kind);
+        Ok(places.filter(|place| place.starts_with(&directory)).collect())
+    }
+
+    /// Takes away all that is mounted, as a reboot of the host does.
+    fn unmount(&self) -> Result<()> {
+        for place in self.stores()?.iter().chain(&self.networks()?) {
+            umount2(place, MntFlags::MNT_DETACH)?;
+        }
+        Ok(())
     }
 
     /// A disk of an instance's store, as the host sees it.
@@ -455,6 +474,14 @@ impl Agent {
     }
 }
 
+/// Public addresses that no other daemon of the tests has at the same time, of those that are reserved for measurements.
+fn pool() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number =
+        std::process::id().wrapping_mul(7).wrapping_add(NUMBER.fetch_add(1, Ordering::Relaxed)) % 512;
+    format!("198.{}.{}.0/24", 18 + number / 256, number % 256)
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -467,9 +494,7 @@ impl Drop for Agent {
         for pid in self.vmms().unwrap_or_default() {
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
         }
-        for store in self.stores().unwrap_or_default() {
-            let _ = umount2(&store, MntFlags::MNT_DETACH);
-        }
+        let _ = self.unmount();
     }
 }
 

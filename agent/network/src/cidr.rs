@@ -34,6 +34,12 @@ impl Cidr {
     /// EC2's choice for default VPCs.
     pub const DEFAULT_VPC: Self = Self { first: Ipv4Addr::new(172, 31, 0, 0), prefix: 16 };
 
+    /// Where public addresses come from by default: reserved for measurements, and nobody's on the internet.
+    pub const PUBLIC_ADDRESSES: Self = Self { first: Ipv4Addr::new(198, 19, 0, 0), prefix: 16 };
+
+    /// What a default route has for its destination.
+    pub const EVERYWHERE: Self = Self { first: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+
     /// The range of `1 << (32 - prefix)` addresses that an address is in. None if the prefix is more than 32.
     pub fn around(address: Ipv4Addr, prefix: u8) -> Option<Self> {
         let mask = match prefix {
@@ -52,6 +58,19 @@ impl Cidr {
     /// The last address.
     pub fn last(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first.to_bits() | u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0))
+    }
+
+    /// Whether all of another range is in it.
+    pub fn covers(self, other: Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.first)
+    }
+
+    /// The range that a text names, whichever of its addresses it begins with: `10.0.0.9/8` is `10.0.0.0/8`.
+    pub fn lenient(text: &str) -> Result<Self, Malformed> {
+        match text.parse() {
+            Err(Malformed::Begin { meant, .. }) => Ok(meant),
+            other => other,
+        }
     }
 
     /// How many bits all addresses share: 0 to 32.
@@ -174,5 +193,11 @@ mod tests {
         assert!(range("10.0.0.0/8").overlaps(range("10.1.0.0/16")));
         assert!(range("10.1.0.0/16").overlaps(range("10.0.0.0/8")));
         assert!(!range("10.0.0.0/16").overlaps(range("10.1.0.0/16")));
+        assert!(
+            range("10.0.0.0/8").covers(range("10.1.0.0/16"))
+                && range("10.0.0.0/8").covers(range("10.0.0.0/8"))
+        );
+        assert!(!range("10.0.0.0/16").covers(range("10.0.0.0/8")));
+        assert_eq!(Cidr::lenient("10.1.2.3/8"), Ok(range("10.0.0.0/8")));
     }
 }

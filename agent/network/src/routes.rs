@@ -192,7 +192,7 @@ fn uplink(hop: Ipv4Addr) -> Way {
 
 /// Whether a range is a part of another one, and not all of it.
 fn is_within(part: Cidr, whole: Cidr) -> bool {
-    part.prefix() > whole.prefix() && whole.contains(part.first())
+    part != whole && whole.covers(part)
 }
 
 /// The address so many after the first one of a range.

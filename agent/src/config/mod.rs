@@ -10,10 +10,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use innkeeper_images::recipe::Cache;
+use innkeeper_network::linux::HostSettings;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::host::Settings;
 use crate::network::Cidr;
+use crate::network::public_addresses::Pool;
 
 /// Where the file is if nobody says.
 pub const DEFAULT_FILE: &str = "/etc/innkeeper/innkeeper.toml";
@@ -48,6 +51,8 @@ pub struct Config {
     pub vpc_cidr: Cidr,
     /// The ranges that public addresses are taken from. The first address of the first one is the host's.
     pub public_addresses: Vec<Cidr>,
+    /// Whether what instances send beyond the host gets the host's own address.
+    pub masquerade: bool,
     /// How many VPCs an account can have, the default one included.
     pub vpc_quota: usize,
     /// How many elastic addresses an account can have.
@@ -108,6 +113,7 @@ impl Default for Config {
             zones: zones_of(region),
             vpc_cidr: Cidr::DEFAULT_VPC,
             public_addresses: vec![Cidr::PUBLIC_ADDRESSES],
+            masquerade: true,
             vpc_quota: 5,
             elastic_address_quota: 5,
             stop_timeout: 120,
@@ -131,11 +137,28 @@ impl Config {
             boot_id_file: self.boot_id_file.clone(),
             cpu_overcommit: self.cpu_overcommit,
             reserved_memory: self.reserved_memory,
+            network: HostSettings {
+                table: self.table(),
+                pool: self.public_addresses.clone(),
+                address: Pool::new(&self.public_addresses).host_address(),
+                masquerade: self.masquerade,
+            },
         }
     }
 }
 
 impl Config {
+    /// The name of our nftables table on the host. Agents that share a host have directories of their own, and tables.
+    fn table(&self) -> String {
+        let directory = &self.run_directory;
+        if *directory == Self::default().run_directory {
+            return "innkeeper".to_owned();
+        }
+        let digest = Sha256::digest(directory.as_os_str().as_encoded_bytes());
+        let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        format!("innkeeper-{digits}")
+    }
+
     /// Where the guest is that reads disks, if there is one.
     pub fn boot_reader(&self) -> Option<PathBuf> {
         let beside = || {

@@ -12,8 +12,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use innkeeper_network::linux::{Error as NetworkError, Networks};
+use innkeeper_network::plan::Vpc as Plan;
+use innkeeper_network::services::Sockets;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -21,9 +26,10 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
 };
 
+use super::mounts::Mounts;
 use super::store::Stores;
 use super::{AgentUsage, Host, HostError, Settings, VmmProcess, VmmUsage, process};
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, NetworkInterfaceId, VpcId};
 use crate::instances::capacity::Capacity;
 
 /// The descriptor that a VMM inherits.
@@ -42,6 +48,21 @@ const ACCEPTANCE: Duration = Duration::from_secs(2);
 pub struct Linux {
     settings: Settings,
     stores: Stores,
+    mounts: Mounts,
+    /// Opened when they are first asked for: an agent whose instances need no network asks the kernel for none.
+    networks: Mutex<Option<Networks>>,
+}
+
+impl From<NetworkError> for HostError {
+    fn from(error: NetworkError) -> Self {
+        Self { what: error.what, cause: error.cause }
+    }
+}
+
+impl From<io::Error> for HostError {
+    fn from(cause: io::Error) -> Self {
+        Self { what: "enter the host's mount namespace".into(), cause }
+    }
 }
 
 /// Names what was to be done.
@@ -58,7 +79,25 @@ impl<T, E: Into<io::Error>> What<T> for Result<T, E> {
 impl Linux {
     /// With these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { stores: Stores::new(settings.run_directory.join("stores")), settings }
+        let stores = Stores::new(settings.run_directory.join("stores"));
+        Self { settings, stores, mounts: Mounts::of_host(), networks: Mutex::default() }
+    }
+
+    fn networks_directory(&self) -> PathBuf {
+        self.settings.run_directory.join("vpcs")
+    }
+
+    /// Does something with the networks, which are mounted like the instance stores.
+    fn with_networks<T: Send>(
+        &self,
+        function: impl FnOnce(&mut Networks) -> Result<T, NetworkError> + Send,
+    ) -> Result<T, HostError> {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let networks = match &mut *networks {
+            Some(networks) => networks,
+            none => none.insert(Networks::open(self.networks_directory(), self.settings.network.clone())?),
+        };
+        self.mounts.inside(|| Ok(function(networks)?))
     }
 
     fn root(&self) -> PathBuf {
@@ -260,7 +299,7 @@ impl Host for Linux {
     }
 
     fn vmms(&self) -> Result<Vec<InstanceId>, HostError> {
-        instances_in(&self.root())
+        named_in(&self.root())
     }
 
     fn vmm_usage(&self, instance: &InstanceId) -> Result<Option<VmmUsage>, HostError> {
@@ -311,12 +350,38 @@ impl Host for Linux {
     }
 
     fn stores(&self) -> Result<Vec<InstanceId>, HostError> {
-        instances_in(self.stores.directory())
+        named_in(self.stores.directory())
+    }
+
+    fn apply_vpc(&self, plan: &Plan, mend: bool) -> Result<(), HostError> {
+        self.with_networks(|networks| if mend { networks.mend(plan) } else { networks.apply(plan) })
+    }
+
+    fn vpc_sockets(&self, vpc: &VpcId) -> Result<Sockets, HostError> {
+        self.with_networks(|networks| Ok(Sockets::open(networks, vpc.as_str())))?
+            .what(|| format!("listen inside of {vpc}"))
+    }
+
+    fn remove_vpc(&self, vpc: &VpcId) -> Result<(), HostError> {
+        self.with_networks(|networks| networks.remove(vpc.as_str()))
+    }
+
+    fn vpcs(&self) -> Result<Vec<VpcId>, HostError> {
+        named_in(&self.networks_directory())
+    }
+
+    fn open_tap(
+        &self,
+        vpc: &VpcId,
+        interface: &NetworkInterfaceId,
+        queues: u16,
+    ) -> Result<Vec<OwnedFd>, HostError> {
+        self.with_networks(|networks| networks.open_tap(vpc.as_str(), interface.as_str(), queues))
     }
 }
 
-/// The instances that have something in a directory, if that is there.
-fn instances_in(directory: &Path) -> Result<Vec<InstanceId>, HostError> {
+/// Those whose ids are names in a directory, if that is there.
+fn named_in<Id: FromStr>(directory: &Path) -> Result<Vec<Id>, HostError> {
     let what = || format!("read {}", directory.display());
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -326,7 +391,7 @@ fn instances_in(directory: &Path) -> Result<Vec<InstanceId>, HostError> {
     let mut found = Vec::new();
     for entry in entries {
         let name = entry.what(what)?.file_name();
-        // What is not an instance's is not ours.
+        // What has another name is not ours.
         found.extend(name.to_str().and_then(|name| name.parse().ok()));
     }
     Ok(found)
@@ -335,6 +400,7 @@ fn instances_in(directory: &Path) -> Result<Vec<InstanceId>, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     /// A host with an instance whose VMM is a process that says nothing.
     fn lab() -> (tempfile::TempDir, Linux, InstanceId, std::process::Child) {
@@ -344,8 +410,7 @@ mod tests {
             run_directory: run.path().to_owned(),
             scratch_directory: run.path().to_owned(),
             boot_id_file: "/nonexistent".into(),
-            cpu_overcommit: 1.0,
-            reserved_memory: 0,
+            ..Config::default().host_settings()
         });
         let id = InstanceId::random();
         fs::create_dir_all(host.directory(&id)).unwrap();

@@ -2,6 +2,7 @@
 //! a descriptor. The rest of the agent opens no device and starts no process.
 
 mod linux;
+mod mounts;
 mod process;
 mod store;
 
@@ -9,7 +10,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::ids::InstanceId;
+use innkeeper_network::linux::HostSettings;
+use innkeeper_network::plan::Vpc as Plan;
+use innkeeper_network::services::Sockets;
+
+use crate::ids::{InstanceId, NetworkInterfaceId, VpcId};
 use crate::instances::capacity::Capacity;
 
 pub use linux::Linux;
@@ -113,6 +118,26 @@ pub trait Host: Send + Sync {
 
     /// The instances that have one.
     fn stores(&self) -> Result<Vec<InstanceId>, HostError>;
+
+    /// Brings about what a VPC's plan says. `mend` is that somebody else may have done something with what is there.
+    fn apply_vpc(&self, plan: &Plan, mend: bool) -> Result<(), HostError>;
+
+    /// The sockets of the services of a VPC that was brought about.
+    fn vpc_sockets(&self, vpc: &VpcId) -> Result<Sockets, HostError>;
+
+    /// Takes a VPC's network away. Nothing, if there is none.
+    fn remove_vpc(&self, vpc: &VpcId) -> Result<(), HostError>;
+
+    /// The VPCs that have a network.
+    fn vpcs(&self) -> Result<Vec<VpcId>, HostError>;
+
+    /// The tap of an interface of a VPC that was brought about, once for each pair of queues.
+    fn open_tap(
+        &self,
+        vpc: &VpcId,
+        interface: &NetworkInterfaceId,
+        queues: u16,
+    ) -> Result<Vec<OwnedFd>, HostError>;
 }
 
 /// Ends a process, and waits until it is gone. Without effect on one that is.
@@ -140,4 +165,6 @@ pub struct Settings {
     pub cpu_overcommit: f64,
     /// MiB that no instance gets.
     pub reserved_memory: u64,
+    /// How instances are seen from outside.
+    pub network: HostSettings,
 }

@@ -1,27 +1,19 @@
 //! Instance stores: a tmpfs for each instance that has one.
 //!
-//! It is mounted in the host's mount namespace. So it outlives the agent, also one that systemd has given a namespace of
-//! its own, and the next agent finds it where the last one has left it.
+//! It is mounted in the host's mount namespace, so that it outlives the agent.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 
+use super::mounts::Mounts;
 use crate::ids::InstanceId;
-
-/// The mount namespace of the host, which is that of its first process.
-const HOST: &str = "/proc/1/ns/mnt";
-
-/// The mount namespace of this thread.
-const OWN: &str = "/proc/thread-self/ns/mnt";
 
 /// More files than a store ever has.
 const MAX_FILES: u32 = 64;
@@ -29,13 +21,13 @@ const MAX_FILES: u32 = 64;
 /// The instance stores below a directory.
 pub struct Stores {
     directory: PathBuf,
-    namespace: PathBuf,
+    mounts: Mounts,
 }
 
 impl Stores {
     /// Below this directory, which is made with the first one.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, namespace: HOST.into() }
+        Self { directory, mounts: Mounts::of_host() }
     }
 
     /// Where they are.
@@ -50,7 +42,7 @@ impl Stores {
     /// Mounts an empty tmpfs that holds `size` bytes. What was there is gone.
     pub fn make(&self, instance: &InstanceId, size: u64) -> io::Result<OwnedFd> {
         let path = self.path(instance);
-        self.in_namespace(|| {
+        self.mounts.inside(|| {
             take_away(&path)?;
             DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -64,7 +56,7 @@ impl Stores {
     /// Opens what was mounted, if it is there.
     pub fn open(&self, instance: &InstanceId) -> io::Result<Option<OwnedFd>> {
         let path = self.path(instance);
-        self.in_namespace(|| match is_mounted(&path) {
+        self.mounts.inside(|| match is_mounted(&path) {
             Ok(true) => open_directory(&path).map(Some),
             Ok(false) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -74,28 +66,7 @@ impl Stores {
 
     /// Takes it away. Its memory is free when the last who has something of it open is gone.
     pub fn remove(&self, instance: &InstanceId) -> io::Result<()> {
-        self.in_namespace(|| take_away(&self.path(instance)))
-    }
-
-    /// Runs `function` in the host's mount namespace, in a thread of its own if this is another one. Who may not enter it,
-    /// as in a container, has to make do with the own one.
-    fn in_namespace<T: Send>(&self, function: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        let host = match File::open(&self.namespace) {
-            Ok(host) if host.metadata()?.ino() != fs::metadata(OWN)?.ino() => host,
-            _ => return function(),
-        };
-        let inside = || {
-            // A thread that shares its root directory with others cannot change it.
-            unshare(CloneFlags::CLONE_FS)?;
-            match setns(host, CloneFlags::CLONE_NEWNS) {
-                Ok(()) | Err(Errno::EPERM) => function(),
-                Err(error) => Err(error.into()),
-            }
-        };
-        std::thread::scope(|scope| match scope.spawn(inside).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        self.mounts.inside(|| take_away(&self.path(instance)))
     }
 }
 
@@ -122,8 +93,11 @@ fn take_away(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
     use std::os::fd::AsRawFd;
+
+    use nix::sched::{CloneFlags, unshare};
 
     use super::*;
 
@@ -139,7 +113,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut stores = Stores::new(directory.path().join("stores"));
             // Whoever runs the tests may be in a container.
-            stores.namespace = format!("/proc/{}/ns/mnt", std::process::id()).into();
+            stores.mounts = Mounts::of_process(std::process::id());
             Self { stores, id: InstanceId::random(), _directory: directory }
         }
 

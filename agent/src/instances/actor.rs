@@ -16,7 +16,7 @@ use super::settle::settle;
 use super::vmm::{Vmm, VmmError};
 use super::{Ask, Sample, Shared, chain, failpoint};
 use crate::host::VmmProcess;
-use crate::ids::{InstanceId, VolumeId};
+use crate::ids::{InstanceId, NetworkInterfaceId, VolumeId};
 use crate::records::{Instance, InstanceState, Step};
 use crate::state::{Draft, Kept};
 use crate::store::StoreError;
@@ -46,6 +46,8 @@ pub struct Actor {
     pub(super) vmm: Option<Vmm>,
     /// The disks that the VMM has, as far as the actor has brought that about.
     pub(super) disks: BTreeSet<VolumeId>,
+    /// The same of network interfaces.
+    pub(super) interfaces: BTreeSet<NetworkInterfaceId>,
     /// When to look how the instance is.
     check: Instant,
     retry: Duration,
@@ -68,8 +70,8 @@ impl Actor {
         changed: Arc<Notify>,
         mailbox: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
-        let (disks, check) = (BTreeSet::new(), Instant::now());
-        Self { id, shared, changed, mailbox, vmm: None, disks, check, retry: RETRY.0 }
+        let (disks, interfaces, check) = (BTreeSet::new(), BTreeSet::new(), Instant::now());
+        Self { id, shared, changed, mailbox, vmm: None, disks, interfaces, check, retry: RETRY.0 }
     }
 
     /// Until the instance is terminated and nothing is left to do.
@@ -177,6 +179,7 @@ impl Actor {
             return Some(seen);
         }
         self.reconcile_volumes(instance).await;
+        self.reconcile_interfaces(instance).await;
         match self.wait(Some(self.check)).await {
             Woken::Seen(seen) => return Some(seen),
             Woken::Time => self.check_health(instance).await,
@@ -243,6 +246,7 @@ impl Actor {
         let status = vmm.status().await?;
         vmm.say(Command::Events { after: status.last_event }).await?;
         self.disks = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
+        self.interfaces = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
         self.vmm = Some(vmm);
         if status.state == GuestState::Resetting {
             self.answer_boot(instance).await;
@@ -288,8 +292,9 @@ impl Actor {
                     tracing::warn!(instance = %self.id, reason, "rebooted with the kernel of before");
                 }
                 Ok(Happening::DeviceFreed { id }) => {
-                    if let Ok(id) = id.parse() {
-                        self.disks.remove(&id);
+                    let was_disk = id.parse().is_ok_and(|id| self.disks.remove(&id));
+                    let was_interface = id.parse().is_ok_and(|id| self.interfaces.remove(&id));
+                    if was_disk || was_interface {
                         return Woken::Changed;
                     }
                 }

@@ -2,7 +2,8 @@
 //!
 //! - [`lifecycle`] is the pure part: which step follows from what.
 //! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
-//!   what that means for other records, `store` its instance store, `boot_disk` what its disk boots.
+//!   what that means for other records, `store` its instance store, `interfaces` its network, `boot_disk` what its disk
+//!   boots.
 //! - [`host_reboot`] is what has to be done before that, when the host itself was started anew.
 //! - [`vmm`] is the connection to a VMM, [`health`] what it says of the guest, [`capacity`] what the host has room for,
 //!   [`failpoint`] where tests let the agent die.
@@ -17,6 +18,7 @@ mod console;
 pub mod failpoint;
 pub mod health;
 pub mod host_reboot;
+mod interfaces;
 pub mod lifecycle;
 mod settle;
 mod steps;
@@ -35,10 +37,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::catalogue::Catalogue;
+use crate::data_plane::DataPlane;
 use crate::host::{AgentUsage, Host, HostError, VmmUsage};
 use crate::ids::{InstanceId, VolumeId};
 use crate::query::ApiError;
-use crate::records::{Instance, InstanceState, Record, Volume};
+use crate::records::{Instance, InstanceState, NetworkInterface, Record, Volume};
 use crate::state::State;
 use crate::volumes::Volumes;
 use actor::Actor;
@@ -58,6 +61,8 @@ pub struct Shared {
     pub state: Arc<State>,
     /// The machine.
     pub host: Arc<dyn Host>,
+    /// The network.
+    pub data_plane: DataPlane,
     /// The volumes' files.
     pub volumes: Arc<dyn Volumes>,
     /// What is kept of consoles.
@@ -176,6 +181,11 @@ impl Instances {
             && let Ok(id) = name.parse::<InstanceId>()
         {
             self.wake(&id);
+        } else if kind == NetworkInterface::KIND {
+            let interface = self.shared.state.read().get::<NetworkInterface>(name).cloned();
+            if let Some(instance) = interface.as_ref().and_then(|interface| interface.instance()) {
+                self.wake(instance);
+            }
         } else if kind == Volume::KIND
             && let Ok(id) = name.parse::<VolumeId>()
         {

@@ -96,6 +96,7 @@ impl Actor {
         for disk in instance.instance_store.iter().filter(|disk| !disk.is_root()) {
             self.attach_store_disk(disk).await?;
         }
+        self.attach_interfaces(instance).await?;
         pass("start-vmm.attached");
         self.vmm()?.say(Command::Start).await?;
         pass("start-vmm.started");
@@ -374,6 +375,7 @@ impl Actor {
         }
         pass("end-vmm.ended");
         self.disks.clear();
+        self.interfaces.clear();
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || shared.host.remove_store(&id)).await?;
         pass("end-vmm.store-removed");

@@ -7,8 +7,9 @@ use std::slice;
 use std::time::Duration;
 
 use innkeeper_protocol::{
-    Answer, AttachDisk, Command, ConsoleKind, Descriptor, DiskEngine, DiskFormat, Error as ProtocolError,
-    Event, Limits, Message, Metrics, Outcome, Request, State, Status, VERSION, receive_packet, send_packet,
+    Answer, AttachDisk, AttachInterface, Command, ConsoleKind, Descriptor, DiskEngine, DiskFormat,
+    Error as ProtocolError, Event, Limits, Message, Metrics, Outcome, Request, State, Status, VERSION,
+    receive_packet, send_packet,
 };
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
@@ -141,6 +142,28 @@ impl Vmm {
             limits: Limits::default(),
         };
         match self.call(Command::AttachDisk(Box::new(disk)), slice::from_ref(file)).await? {
+            Answer::Attached { slot } => Ok(slot),
+            _ => Err(ProtocolError::Unexpected.into()),
+        }
+    }
+
+    /// Gives the guest a network interface; returns its slot.
+    pub async fn attach_interface(
+        &mut self,
+        id: &str,
+        mac: &str,
+        limits: Limits,
+        taps: &[OwnedFd],
+    ) -> Result<u8, VmmError> {
+        let interface = AttachInterface {
+            id: id.to_owned(),
+            taps: (0..).map(Descriptor).take(taps.len()).collect(),
+            vhost: Vec::new(),
+            mac: mac.to_owned(),
+            receive: limits,
+            transmit: limits,
+        };
+        match self.call(Command::AttachInterface(Box::new(interface)), taps).await? {
             Answer::Attached { slot } => Ok(slot),
             _ => Err(ProtocolError::Unexpected.into()),
         }

@@ -1,7 +1,6 @@
 //! Address ranges, and what follows from the records about addresses, names and routes; and the VPC that every account
 //! begins with.
 
-pub mod cidr;
 pub mod default_vpc;
 pub mod furnishing;
 pub mod names;
@@ -9,4 +8,4 @@ pub mod public_addresses;
 pub mod routes;
 pub mod subnets;
 
-pub use cidr::Cidr;
+pub use innkeeper_network::Cidr;

@@ -25,6 +25,7 @@ use crate::actions;
 use crate::catalogue::{Catalogue, Disks};
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::data_plane::DataPlane;
 use crate::host::{Host, Linux};
 use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
@@ -50,6 +51,8 @@ pub struct Agent {
     pub capacity: Capacity,
     /// The actors of the instances.
     pub instances: Instances,
+    /// Their network.
+    pub data_plane: DataPlane,
     /// What keeps the volumes' files. The actors make them.
     pub volumes: Arc<dyn Volumes>,
     /// The images that are being copied.
@@ -70,9 +73,11 @@ impl Agent {
         let state = Arc::new(State::open(store)?);
         let catalogue = Arc::new(catalogue);
         let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
+        let data_plane = DataPlane::new(state.clone(), host.clone(), config.region.clone());
         let instances = Instances::new(Shared {
             state: state.clone(),
             host,
+            data_plane: data_plane.clone(),
             volumes: volumes.clone(),
             consoles: Consoles::new(config.state_directory.join("consoles")),
             catalogue: catalogue.clone(),
@@ -84,7 +89,7 @@ impl Agent {
             boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
         let (copying, metrics) = (Copying::default(), Metrics::default());
-        Ok(Self { config, state, catalogue, capacity, instances, volumes, copying, metrics })
+        Ok(Self { config, state, catalogue, capacity, instances, data_plane, volumes, copying, metrics })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
@@ -123,6 +128,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let instances = Arc::clone(&agent);
     let mut tasks = vec![
         tokio::spawn(async move { instances.instances.supervise().await }),
+        {
+            let data_plane = agent.data_plane.clone();
+            tokio::spawn(async move { data_plane.supervise().await })
+        },
         tokio::spawn(housekeeping::keep(Arc::clone(&agent))),
         tokio::spawn(systemd::watchdog()),
     ];

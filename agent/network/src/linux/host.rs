@@ -24,8 +24,8 @@ pub struct HostSettings {
     pub table: String,
     /// What public addresses are taken from.
     pub pool: Vec<Cidr>,
-    /// The host's own address, by which instances see it.
-    pub address: Ipv4Addr,
+    /// The host's own address, by which instances see it. None, if there is no pool.
+    pub address: Option<Ipv4Addr>,
     /// Whether what leaves the host gets the host's address, because nobody out there knows the pool.
     pub masquerade: bool,
 }
@@ -100,8 +100,10 @@ impl Host {
         if !link.is_up || link.mtu != OUTSIDE_MTU {
             self.netlink.set_up(link.index, Some(OUTSIDE_MTU))?;
         }
-        if !self.netlink.addresses(link.index)?.contains(&self.settings.address) {
-            self.netlink.add_address(link.index, self.settings.address)?;
+        if let Some(address) = self.settings.address
+            && !self.netlink.addresses(link.index)?.contains(&address)
+        {
+            self.netlink.add_address(link.index, address)?;
         }
         let neighbour = (link.index, VPC_SIDE, uplink_macs(vpc).0);
         if !self.netlink.neighbours()?.contains(&neighbour) {

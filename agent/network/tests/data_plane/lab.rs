@@ -56,7 +56,7 @@ pub fn settings() -> HostSettings {
     HostSettings {
         table: "innkeeper-test".into(),
         pool: vec!["198.19.0.0/16".parse().unwrap()],
-        address: Ipv4Addr::new(198, 19, 0, 1),
+        address: Some(Ipv4Addr::new(198, 19, 0, 1)),
         masquerade: true,
     }
 }

@@ -1,0 +1,260 @@
+//! The network that the records describe, brought about on the host: which VPCs have a namespace, what is in it, and who
+//! serves there.
+//!
+//! - [`plan`] and [`directory`] are pure: they make from the records what `innkeeper-network` wants to know.
+//! - [`DataPlane`] hears of every change of the records, and looks at everything now and then, as others may have done
+//!   something with it. A VPC has a namespace as long as an instance in it has a VMM.
+//!
+//! A plan is made and applied under one lock, so that an older one never follows a newer one.
+
+mod directory;
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use innkeeper_network::plan::Vpc as Plan;
+use innkeeper_network::services::dns::{Resolvers, resolvers};
+use innkeeper_network::services::{Directory, Sockets};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::host::{Host, HostError};
+use crate::ids::{NetworkInterfaceId, VpcId};
+use crate::records::{
+    self, DhcpOptions, Instance, InternetGateway, NatGateway, NetworkAcl, NetworkInterface, Record,
+    RouteTable, SecurityGroup, Subnet,
+};
+use crate::state::State;
+
+/// How often everything is looked at.
+const MENDING: Duration = Duration::from_secs(10);
+
+/// Where the host's resolvers are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The kinds of records that a network is made of.
+const KINDS: [&str; 10] = [
+    records::Vpc::KIND,
+    Subnet::KIND,
+    RouteTable::KIND,
+    InternetGateway::KIND,
+    NatGateway::KIND,
+    NetworkAcl::KIND,
+    SecurityGroup::KIND,
+    NetworkInterface::KIND,
+    DhcpOptions::KIND,
+    Instance::KIND,
+];
+
+/// The network on the host.
+#[derive(Clone)]
+pub struct DataPlane {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Arc<State>,
+    host: Arc<dyn Host>,
+    region: String,
+    vpcs: Mutex<BTreeMap<VpcId, Applied>>,
+}
+
+/// What was brought about for a VPC.
+struct Applied {
+    plan: Plan,
+    directory: watch::Sender<Arc<Directory>>,
+    services: Option<JoinHandle<()>>,
+}
+
+impl Drop for Applied {
+    fn drop(&mut self) {
+        if let Some(services) = &self.services {
+            services.abort();
+        }
+    }
+}
+
+impl DataPlane {
+    /// Nothing is brought about yet: see [`DataPlane::supervise`].
+    pub fn new(state: Arc<State>, host: Arc<dyn Host>, region: String) -> Self {
+        Self { shared: Arc::new(Shared { state, host, region, vpcs: Mutex::default() }) }
+    }
+
+    /// Brings about what the records say, and keeps it so, until it is dropped. The network stays as it is then.
+    pub async fn supervise(&self) {
+        let mut changes = self.shared.state.watch();
+        let mut mending = Instant::now();
+        loop {
+            let is_due = Instant::now() >= mending;
+            if is_due {
+                mending = Instant::now() + MENDING;
+            }
+            self.bring_about(is_due).await;
+            loop {
+                let changed = tokio::select! {
+                    changed = changes.recv() => changed,
+                    () = sleep_until(mending) => break,
+                };
+                match changed {
+                    Ok(keys) if keys.iter().any(|key| concerns_networks(key)) => break,
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(_)) => break,
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    async fn bring_about(&self, is_due: bool) {
+        let shared = self.shared.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let done = tokio::task::spawn_blocking(move || shared.bring_about(&runtime, is_due)).await;
+        if let Err(error) = done {
+            tracing::error!(%error, "the network was not looked at to the end");
+        }
+    }
+
+    /// Opens the tap of an interface whose instance is about to have a VMM, once for each pair of queues, in a network
+    /// that is ready.
+    pub async fn open_tap(
+        &self,
+        interface: &NetworkInterfaceId,
+        queues: u16,
+    ) -> anyhow::Result<Vec<OwnedFd>> {
+        let (shared, id) = (self.shared.clone(), interface.clone());
+        let runtime = tokio::runtime::Handle::current();
+        Ok(tokio::task::spawn_blocking(move || shared.open_tap(&runtime, &id, queues)).await??)
+    }
+}
+
+/// Whether a record with this key has to do with networks.
+fn concerns_networks(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(kind, _)| KINDS.contains(&kind))
+}
+
+impl Shared {
+    fn vpcs(&self) -> MutexGuard<'_, BTreeMap<VpcId, Applied>> {
+        self.vpcs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings about all VPCs, and takes away what is none's. `is_due` is whether to look at what nobody has changed.
+    fn bring_about(&self, runtime: &tokio::runtime::Handle, is_due: bool) {
+        let mut vpcs = self.vpcs();
+        let world = self.state.read();
+        let plans: BTreeMap<VpcId, Plan> = world
+            .all::<records::Vpc>()
+            .filter_map(|vpc| Some((vpc.id.clone(), plan::plan(&world, &vpc.id)?)))
+            .collect();
+        if is_due {
+            match self.host.vpcs() {
+                Ok(present) => {
+                    let unknown = present.into_iter().filter(|id| !vpcs.contains_key(id));
+                    for id in unknown.filter(|id| !plans.contains_key(id)).collect::<Vec<_>>() {
+                        self.remove(&id);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "networks that were left cannot be looked for");
+                }
+            }
+        }
+        let gone: Vec<VpcId> = vpcs.keys().filter(|id| !plans.contains_key(*id)).cloned().collect();
+        for id in gone {
+            // Its services first: their sockets are in it.
+            vpcs.remove(&id);
+            self.remove(&id);
+        }
+        for (id, plan) in plans {
+            if let Err(error) = self.apply(runtime, &mut vpcs, &id, plan, is_due) {
+                tracing::error!(vpc = %id, error = chain(&error), "a network is not as it should be");
+            }
+        }
+    }
+
+    fn remove(&self, vpc: &VpcId) {
+        match self.host.remove_vpc(vpc) {
+            Ok(()) => tracing::debug!(%vpc, "took its network away"),
+            Err(error) => tracing::warn!(%vpc, error = chain(&error), "a network is left behind"),
+        }
+    }
+
+    fn apply(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        vpcs: &mut BTreeMap<VpcId, Applied>,
+        id: &VpcId,
+        plan: Plan,
+        is_due: bool,
+    ) -> Result<(), HostError> {
+        let known = vpcs.get(id);
+        if is_due || known.is_none_or(|known| known.plan != plan) {
+            self.host.apply_vpc(&plan, is_due)?;
+        }
+        let directory = Arc::new(directory::directory(&self.state.read(), id, &self.region));
+        let applied = vpcs.entry(id.clone()).or_insert_with(|| Applied {
+            plan: plan.clone(),
+            directory: watch::Sender::new(directory.clone()),
+            services: None,
+        });
+        applied.plan = plan;
+        applied.directory.send_if_modified(|current| {
+            let is_new = *current != directory;
+            *current = directory;
+            is_new
+        });
+        if applied.services.as_ref().is_none_or(JoinHandle::is_finished) {
+            let sockets = self.host.vpc_sockets(id)?;
+            let served = serve(id.clone(), sockets, applied.directory.subscribe(), host_resolvers());
+            applied.services = Some(runtime.spawn(served));
+        }
+        Ok(())
+    }
+
+    fn open_tap(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        interface: &NetworkInterfaceId,
+        queues: u16,
+    ) -> Result<Vec<OwnedFd>, HostError> {
+        let mut vpcs = self.vpcs();
+        let world = self.state.read();
+        let gone = || HostError {
+            what: format!("attach {interface}"),
+            cause: io::Error::other("it is not an interface of an instance that is to run"),
+        };
+        let vpc = world.get::<NetworkInterface>(interface).ok_or_else(gone)?.vpc.clone();
+        let plan = plan::plan(&world, &vpc).ok_or_else(gone)?;
+        self.apply(runtime, &mut vpcs, &vpc, plan.clone(), false)?;
+        let tap = self.host.open_tap(&vpc, interface, queues)?;
+        self.host.apply_vpc(&plan, false)?;
+        Ok(tap)
+    }
+}
+
+async fn serve(
+    vpc: VpcId,
+    sockets: Sockets,
+    directory: watch::Receiver<Arc<Directory>>,
+    resolvers: Resolvers,
+) {
+    if let Err(error) = sockets.serve(directory, resolvers).await {
+        tracing::error!(%vpc, %error, "the services of a VPC have ended, and begin anew");
+    }
+}
+
+/// Whom the host asks for names. None, if it does not say.
+fn host_resolvers() -> Resolvers {
+    let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    resolvers(&text).into()
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &HostError) -> String {
+    format!("{error}: {}", error.cause)
+}

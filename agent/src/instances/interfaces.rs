@@ -1,0 +1,144 @@
+//! The network interfaces of an instance's guest.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use innkeeper_protocol::{Command, Limit, Limits};
+
+use super::actor::{Actor, blocking};
+use super::chain;
+use crate::catalogue::Network;
+use crate::ids::NetworkInterfaceId;
+use crate::records::{AttachmentStatus, Instance, NetworkInterface};
+use crate::state::Draft;
+use crate::store::StoreError;
+
+/// The most pairs of queues that a VMM's interface has.
+const MAX_QUEUES: u32 = 8;
+
+impl Actor {
+    /// Gives a guest that is about to start its interfaces, in the order of their device indexes.
+    pub(super) async fn attach_interfaces(&mut self, instance: &Instance) -> Result<()> {
+        self.interfaces.clear();
+        for interface in self.own_interfaces() {
+            self.attach_interface(instance, &interface).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a running guest the interfaces that it is to have, takes those that it is to lose, and records what came of
+    /// it.
+    pub(super) async fn reconcile_interfaces(&mut self, instance: &Instance) {
+        for interface in self.own_interfaces() {
+            let id = &interface.id;
+            let Some(attachment) = &interface.attachment else { continue };
+            let result = match (attachment.status, self.interfaces.contains(id)) {
+                (AttachmentStatus::Attached, true) => Ok(()),
+                (AttachmentStatus::Attaching, true) => self.change_interface(id, attached).await,
+                (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
+                    match self.attach_interface(instance, &interface).await {
+                        Ok(()) => self.change_interface(id, attached).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                (AttachmentStatus::Detaching { force }, true) => self.ask_for_interface(id, force).await,
+                (AttachmentStatus::Detaching { .. }, false) => self.change_interface(id, detach).await,
+            };
+            if let Err(error) = result {
+                tracing::warn!(
+                    instance = %self.id, interface = %id, error = chain(error.as_ref()), "cannot do so"
+                );
+            }
+        }
+    }
+
+    /// The interfaces that are the instance's as the records say.
+    fn own_interfaces(&self) -> Vec<Arc<NetworkInterface>> {
+        let world = self.shared.state.read();
+        let index =
+            |one: &Arc<NetworkInterface>| one.attachment.as_ref().map(|attachment| attachment.device_index);
+        let own = world.all::<NetworkInterface>().filter(|one| one.instance() == Some(&self.id));
+        let mut own: Vec<_> = own.cloned().collect();
+        own.sort_by_key(index);
+        own
+    }
+
+    async fn attach_interface(&mut self, instance: &Instance, interface: &NetworkInterface) -> Result<()> {
+        let name = &instance.instance_type;
+        let kind = self.shared.catalogue.get(name);
+        let kind = kind.with_context(|| format!("there is no instance type {name} any more"))?;
+        let queues = u16::try_from(kind.vcpus.clamp(1, MAX_QUEUES)).unwrap_or(1);
+        let limits = limits(&kind.network);
+        let taps = self.shared.data_plane.open_tap(&interface.id, queues).await?;
+        let vmm = self.vmm.as_mut().context("there is no VMM")?;
+        let slot = vmm.attach_interface(interface.id.as_str(), &interface.mac, limits, &taps).await?;
+        self.interfaces.insert(interface.id.clone());
+        tracing::debug!(instance = %self.id, interface = %interface.id, slot, "attached");
+        Ok(())
+    }
+
+    /// Asks the guest to let go of an interface, or takes it away. An event tells when it has.
+    async fn ask_for_interface(&mut self, id: &NetworkInterfaceId, force: bool) -> Result<()> {
+        let vmm = self.vmm.as_mut().context("there is no VMM")?;
+        vmm.say(Command::Detach { id: id.to_string(), force }).await?;
+        Ok(())
+    }
+
+    /// Records a change of an interface.
+    async fn change_interface(
+        &self,
+        id: &NetworkInterfaceId,
+        change: fn(&mut Draft, &NetworkInterfaceId),
+    ) -> Result<()> {
+        let (shared, id) = (self.shared.clone(), id.clone());
+        let changed = blocking(move || {
+            shared.state.change(|draft| -> Result<(), StoreError> {
+                change(draft, &id);
+                Ok(())
+            })
+        });
+        Ok(changed.await?)
+    }
+}
+
+/// Records that a guest has an interface.
+pub fn attached(draft: &mut Draft, id: &NetworkInterfaceId) {
+    draft.update::<NetworkInterface>(id, |interface| {
+        if let Some(attachment) = &mut interface.attachment
+            && attachment.status == AttachmentStatus::Attaching
+        {
+            attachment.status = AttachmentStatus::Attached;
+        }
+    });
+}
+
+/// Records that no VMM has an interface any more that was to be detached. Without effect on one that was not.
+pub fn detach(draft: &mut Draft, id: &NetworkInterfaceId) {
+    draft.update::<NetworkInterface>(id, |interface| {
+        let is_leaving = |status| matches!(status, AttachmentStatus::Detaching { .. });
+        if interface.attachment.as_ref().is_some_and(|attachment| is_leaving(attachment.status)) {
+            interface.attachment = None;
+        }
+    });
+}
+
+/// What an interface of a type may send, and receive, in a second: the most that EC2's has, for however long.
+fn limits(network: &Network) -> Limits {
+    let bytes = network.peak * 1e9 / 8.0;
+    let limit = Limit { per_second: bytes as u64, burst: None };
+    Limits { bytes: (limit.per_second > 0).then_some(limit), operations: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_has_the_bandwidth_of_ec2s() {
+        let catalogue = crate::catalogue::Catalogue::default();
+        for (name, expected) in [("t3.micro", 625_000_000), ("c5.9xlarge", 1_500_000_000)] {
+            let limits = limits(&catalogue.get(name).unwrap().network);
+            assert_eq!(limits.bytes.unwrap().per_second, expected, "{name}");
+        }
+    }
+}

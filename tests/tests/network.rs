@@ -1,0 +1,147 @@
+//! The network of instances, with guests that have Linux's network stack: `stand-in-vmm` moves their frames. What only a
+//! real guest can show is in `live.rs`.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use innkeeper_tests::agent::{Agent, IMPATIENT, TINY};
+use innkeeper_tests::ec2::{Client, texts};
+use innkeeper_tests::network::Place;
+use innkeeper_tests::network::echo::Attempt;
+use innkeeper_tests::stand_in::{self, Guest};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long nobody answers who is not allowed to.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// A daemon, its client, and an image.
+struct Lab {
+    agent: Agent,
+    client: Client,
+    image: String,
+}
+
+impl Lab {
+    fn start() -> Result<Self> {
+        let agent = Agent::start_on(&stand_in::vmm(), IMPATIENT)?;
+        let image = agent.register("stand-in", &stand_in::template(&agent)?)?;
+        let client = agent.client()?;
+        Ok(Self { agent, client, image })
+    }
+
+    /// Launches an instance, and waits until it runs.
+    fn launch(&self) -> Result<String> {
+        let id = self.client.launch(&self.image, TINY)?;
+        self.client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
+        Ok(id)
+    }
+
+    /// What an instance's description has for a name, if anything.
+    fn described(&self, id: &str, name: &str) -> Result<Option<String>> {
+        let answer = self.client.ask("DescribeInstances", &[("InstanceId.1", id)])?;
+        Ok(texts(&answer, name).into_iter().next())
+    }
+
+    fn address(&self, id: &str, name: &str) -> Result<Ipv4Addr> {
+        let text = self.described(id, name)?.with_context(|| format!("{id} has no {name}"))?;
+        Ok(text.parse()?)
+    }
+
+    fn end(&self, change: &str, ids: &[String], state: &str) -> Result<()> {
+        for id in ids {
+            self.client.ask(change, &[("InstanceId.1", id)])?;
+        }
+        self.client.wait_for(ids, state, PATIENCE)
+    }
+}
+
+#[test]
+fn guests_get_their_addresses_and_reach_each_other() -> Result<()> {
+    let lab = Lab::start()?;
+    let ids = [lab.launch()?, lab.launch()?];
+    let guests = [Guest::of(&lab.agent, &ids[0])?, Guest::of(&lab.agent, &ids[1])?];
+    let mut private = Vec::new();
+    for (id, guest) in ids.iter().zip(&guests) {
+        let lease = guest.lease("eth0")?;
+        let address = lab.address(id, "privateIpAddress")?;
+        ensure!((lease.address, lease.prefix, lease.mtu) == (address, 20, Some(9001)), "{lease:?}");
+        ensure!(lease.router == Some(Ipv4Addr::new(172, 31, 0, 1)), "{lease:?}");
+        ensure!(lease.dns == [Ipv4Addr::new(172, 31, 0, 2)], "{lease:?}");
+        private.push(address);
+    }
+    // Members of the default group may do everything with each other.
+    ensure!(guests[0].ping(private[1])? && guests[1].ping(private[0])?);
+    let server = guests[1].serve_tcp(0)?;
+    let mut connection = guests[0].connect(private[1], server.port(), PATIENCE)?.connected()?;
+    connection.echo(b"neighbours")?;
+    ensure!(server.seen().iter().all(|peer| peer.ip() == private[0]), "{:?}", server.seen());
+
+    // From outside nobody gets in, until a rule lets them.
+    let public = lab.address(&ids[1], "ipAddress")?;
+    let host = Place::here()?;
+    let server = guests[1].serve_tcp(8080)?;
+    ensure!(matches!(host.connect(public, 8080, SILENCE)?, Attempt::TimedOut));
+    let group = lab.described(&ids[1], "groupId")?.context("a group")?;
+    let rule = [
+        ("GroupId", group.as_str()),
+        ("IpPermissions.1.IpProtocol", "tcp"),
+        ("IpPermissions.1.FromPort", "8080"),
+        ("IpPermissions.1.ToPort", "8080"),
+        ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
+    ];
+    let asked = Instant::now();
+    lab.client.ask("AuthorizeSecurityGroupIngress", &rule)?;
+    let mut connection = loop {
+        match host.connect(public, 8080, SILENCE / 5)? {
+            Attempt::Connected(connection) => break connection,
+            _ => ensure!(asked.elapsed() < PATIENCE, "nobody is let in: {}", lab.agent.last_words()),
+        }
+    };
+    println!("let in after {:?}", asked.elapsed());
+    connection.echo(b"hello from the host")?;
+    ensure!(matches!(host.connect(public, 8081, SILENCE)?, Attempt::TimedOut));
+    drop(server);
+
+    // Out into the world, of which here only the host is to be had.
+    let server = host.serve_tcp(0)?;
+    let gateway = Ipv4Addr::from_bits((public.to_bits() & 0xffff_ff00) + 1);
+    guests[1].connect(gateway, server.port(), PATIENCE)?.connected()?.echo(b"out")?;
+    ensure!(server.seen().iter().all(|peer| peer.ip() == public), "{:?}", server.seen());
+
+    lab.end("TerminateInstances", &ids, "terminated")?;
+    let deadline = Instant::now() + PATIENCE;
+    while !lab.agent.networks()?.is_empty() {
+        ensure!(Instant::now() < deadline, "{:?} is left", lab.agent.networks()?);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_private_address_is_for_life_and_a_public_one_until_the_stop() -> Result<()> {
+    let mut lab = Lab::start()?;
+    let ids = [lab.launch()?];
+    let id = &ids[0];
+    let (private, public) = (lab.address(id, "privateIpAddress")?, lab.address(id, "ipAddress")?);
+    let guest = Guest::of(&lab.agent, id)?;
+    guest.lease("eth0")?;
+
+    // The network is there without the daemon, and the next one finds it.
+    lab.agent.kill()?;
+    let host = Place::here()?;
+    ensure!(matches!(host.connect(public, 80, SILENCE)?, Attempt::TimedOut));
+    lab.agent.resume()?;
+    lab.client = lab.agent.client()?;
+    ensure!(lab.address(id, "ipAddress")? == public);
+    guest.lease("eth0")?;
+
+    lab.end("StopInstances", &ids, "stopped")?;
+    ensure!(lab.described(id, "ipAddress")?.is_none());
+    lab.end("StartInstances", &ids, "running")?;
+    ensure!(lab.address(id, "privateIpAddress")? == private);
+    let lease = Guest::of(&lab.agent, id)?.lease("eth0")?;
+    ensure!(lease.address == private);
+    ensure!(lab.described(id, "ipAddress")?.is_some());
+    lab.end("TerminateInstances", &ids, "terminated")
+}
