@@ -206,6 +206,19 @@ impl Agent {
         Ok(places.filter(|place| place.starts_with(&directory)).collect())
     }
 
+    /// Takes away the daemon's rules on the host, if there are any.
+    fn forget_rules(&self) -> Result<()> {
+        let listed = Command::new("nft").args(["-a", "list", "tables", "inet"]).output()?;
+        for line in String::from_utf8(listed.stdout)?.lines() {
+            let name = line.split(' ').nth(2).unwrap_or_default();
+            let table = Command::new("nft").args(["list", "table", "inet", name]).output()?;
+            if String::from_utf8(table.stdout)?.contains(path(&self.run_directory())) {
+                Command::new("nft").args(["delete", "table", "inet", name]).status()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes away all that is mounted, as a reboot of the host does.
     fn unmount(&self) -> Result<()> {
         for place in self.stores()?.iter().chain(&self.networks()?) {
@@ -495,6 +508,7 @@ impl Drop for Agent {
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
         }
         let _ = self.unmount();
+        let _ = self.forget_rules();
     }
 }
 

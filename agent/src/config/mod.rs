@@ -139,6 +139,7 @@ impl Config {
             reserved_memory: self.reserved_memory,
             network: HostSettings {
                 table: self.table(),
+                comment: self.comment(),
                 pool: self.public_addresses.clone(),
                 address: Pool::new(&self.public_addresses).host_address(),
                 masquerade: self.masquerade,
@@ -148,6 +149,13 @@ impl Config {
 }
 
 impl Config {
+    /// By what our table is recognised. Linux keeps 128 bytes of it.
+    fn comment(&self) -> String {
+        let directory = self.run_directory.to_string_lossy();
+        let plain = directory.chars().filter(|letter| letter.is_ascii_graphic() && *letter != '"');
+        plain.take(100).collect()
+    }
+
     /// The name of our nftables table on the host. Agents that share a host have directories of their own, and tables.
     fn table(&self) -> String {
         let directory = &self.run_directory;

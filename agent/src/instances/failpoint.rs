@@ -28,6 +28,7 @@ pub const PLACES: &[&str] = &[
     "start-vmm.spawned",
     "start-vmm.configured",
     "start-vmm.attached",
+    "start-vmm.connected",
     "start-vmm.started",
     "start-vmm.after",
     "reboot.before",

@@ -96,8 +96,9 @@ impl Actor {
         for disk in instance.instance_store.iter().filter(|disk| !disk.is_root()) {
             self.attach_store_disk(disk).await?;
         }
-        self.attach_interfaces(instance).await?;
         pass("start-vmm.attached");
+        self.attach_interfaces(instance).await?;
+        pass("start-vmm.connected");
         self.vmm()?.say(Command::Start).await?;
         pass("start-vmm.started");
         Ok(())

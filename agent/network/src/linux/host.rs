@@ -22,6 +22,8 @@ const MAIN: u32 = 254;
 pub struct HostSettings {
     /// The name of our nftables table: agents that share a host have different ones.
     pub table: String,
+    /// Whose table it is, for people who find it: at most 100 letters, without quotation marks.
+    pub comment: String,
     /// What public addresses are taken from.
     pub pool: Vec<Cidr>,
     /// The host's own address, by which instances see it. None, if there is no pool.
@@ -144,7 +146,11 @@ fn forward() -> io::Result<()> {
 }
 
 fn script(settings: &HostSettings, links: &BTreeSet<String>) -> String {
-    let HostSettings { table, pool, masquerade, .. } = settings;
+    let HostSettings { table, comment, pool, masquerade, .. } = settings;
+    let remove = format!("add table inet {table}\ndelete table inet {table}\n");
+    if links.is_empty() {
+        return remove;
+    }
     let elements = |all: Vec<String>| {
         if all.is_empty() { String::new() } else { format!("elements = {{ {} }};", all.join(", ")) }
     };
@@ -153,7 +159,8 @@ fn script(settings: &HostSettings, links: &BTreeSet<String>) -> String {
     let masquerade =
         if *masquerade { "iifname @links oifname != @links ip saddr @pool masquerade" } else { "" };
     format!(
-        "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
+        "{remove}table inet {table} {{\n\
+         comment \"{comment}\"\n\
          set links {{ type ifname; {links} }}\n\
          set pool {{ type ipv4_addr; flags interval; {pool} }}\n\
          chain forward {{\n\

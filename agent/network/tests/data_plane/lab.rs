@@ -55,6 +55,7 @@ impl Drop for Lab {
 pub fn settings() -> HostSettings {
     HostSettings {
         table: "innkeeper-test".into(),
+        comment: "a test".into(),
         pool: vec!["198.19.0.0/16".parse().unwrap()],
         address: Some(Ipv4Addr::new(198, 19, 0, 1)),
         masquerade: true,
