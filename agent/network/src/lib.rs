@@ -5,7 +5,7 @@
 //! - [`verdict`] says what becomes of a packet, from the plan alone.
 //! - [`ruleset`] and [`routes`] say what Linux has to be told, and [`linux`] tells it.
 //!
-//! - [`services`] are what every VPC has inside: addresses, names, the time.
+//! - [`services`] are what every VPC has inside: addresses, names, the time. [`trace`] says why a packet was dropped.
 //!
 //! There are no bridges and no layer 2: a tap has a route to its address and a permanent neighbour, the kernel answers
 //! ARP for everybody else, and so all traffic crosses one stateful chain.
@@ -17,6 +17,7 @@ pub mod plan;
 pub mod routes;
 pub mod ruleset;
 pub mod services;
+pub mod trace;
 pub mod verdict;
 
 pub use cidr::Cidr;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use innkeeper_network::names;
 use innkeeper_network::plan::{Address, GroupRule, Interface, Mac, Peer, Traffic, Vpc, protocol};
+use innkeeper_network::trace::Tracer;
 use innkeeper_network::verdict::Packet;
 
 use lab::{Lab, PATIENCE, SOON, on_a_host, router};
@@ -286,5 +287,51 @@ fn an_interface_more_costs_little() {
         times.sort();
         println!("499 interfaces: {all:?}; one more: {:?} (median)", times[times.len() / 2]);
         assert!(times[0] < Duration::from_millis(100), "{times:?}");
+    });
+}
+
+#[test]
+fn a_trace_says_why_a_packet_was_dropped() {
+    on_a_host(|mut lab| {
+        let mut vpc = plans::two_subnets();
+        group(&mut vpc).push(inbound(Traffic::Tcp(80..=80), "10.0.0.0/16"));
+        vpc.acls.get_mut("acl-1").unwrap()[1].peer = "10.0.0.0/16".parse().unwrap();
+        lab.apply(&vpc);
+        let world = Ipv4Addr::new(8, 8, 8, 8);
+        let numbered = |number: u16, packet| Packet { source_port: 40000 + number, ..packet };
+        let sent = [
+            (numbered(0, tcp(address(0), address(1), 80)), "passed"),
+            (
+                numbered(1, tcp(address(0), address(1), 22)),
+                "dropped, no inbound rule of eni-1's groups (sg-1) allows it",
+            ),
+            (numbered(2, tcp(address(0), world, 443)), "dropped, 10.0.0.4 has no public address"),
+            (numbered(3, tcp(address(0), Ipv4Addr::new(10, 0, 0, 99), 80)), "dropped, nobody in the VPC has"),
+            (numbered(4, tcp(Ipv4Addr::new(9, 9, 9, 9), address(0), 80)), "dropped, nobody in the VPC has"),
+        ];
+        let tracer = Tracer::open(&lab.networks, &vpc).unwrap();
+        let outside = lab.outside(&vpc.id);
+        for (packet, _) in &sent {
+            if packet.source == address(0) {
+                lab.send("eni-0", mac(0), *packet, wire::SYN);
+            } else {
+                outside.send(*packet, wire::SYN);
+            }
+        }
+        let traced = tracer.look(&vpc, &[address(0)], Duration::from_millis(50)).unwrap();
+        let said: Vec<String> = traced.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), sent.len(), "{said:#?}");
+        for (said, (_, expected)) in said.iter().zip(&sent) {
+            assert!(said.contains(expected), "{said} is not {expected}");
+        }
+        // A network ACL, which stands at the border only.
+        let across = numbered(5, tcp(address(0), address(2), 80));
+        vpc.acls.get_mut("acl-1").unwrap()[0].allows = false;
+        lab.apply(&vpc);
+        lab.send("eni-0", mac(0), across, wire::SYN);
+        let traced = tracer.look(&vpc, &[address(2)], Duration::from_millis(50)).unwrap();
+        let said: Vec<String> = traced.iter().map(ToString::to_string).collect();
+        let [said] = said.as_slice() else { panic!("{said:#?}") };
+        assert!(said.contains("entry 100 of acl-1 denies what enters its subnet"), "{said}");
     });
 }
