@@ -98,4 +98,140 @@ mod tests {
         let error = client.ask_as("111111111111", &format!("DescribeVpcs&VpcId.1={vpc}")).unwrap_err();
         assert_eq!(error.code, "InvalidVpcID.NotFound");
     }
+
+    #[test]
+    fn a_vpc_comes_furnished_and_goes_when_nothing_else_is_in_it() {
+        let client = Client::new();
+        let tags = "TagSpecification.1.ResourceType=vpc&TagSpecification.1.Tag.1.Key=a&TagSpecification.1.Tag.1.Value=b";
+        let vpc = client.text(&format!("CreateVpc&CidrBlock=10.0.7.9/16&{tags}"), "vpcId");
+        let here = format!("Filter.1.Name=vpc-id&Filter.1.Value.1={vpc}");
+        let shown =
+            client.ask(&format!("DescribeVpcs&{here}&Filter.2.Name=tag:a&Filter.2.Value.1=b")).unwrap();
+        assert!(shown.contains("<cidrBlock>10.0.0.0/16</cidrBlock><cidrBlockAssociationSet>"), "{shown}");
+        assert!(shown.contains("<isDefault>false</isDefault>"), "{shown}");
+        assert_eq!(client.texts(&format!("DescribeRouteTables&{here}"), "main"), ["true"]);
+        assert_eq!(client.texts(&format!("DescribeNetworkAcls&{here}"), "default"), ["true"]);
+        assert_eq!(client.texts(&format!("DescribeSecurityGroups&{here}"), "groupName"), ["default"]);
+        // It has the same DHCP options as the default VPC.
+        assert_eq!(client.texts("DescribeDhcpOptions", "dhcpOptionsId").len(), 1);
+        let subnet = client.text(&format!("CreateSubnet&VpcId={vpc}&CidrBlock=10.0.1.0/24"), "subnetId");
+        let gateway = client.text("CreateInternetGateway", "internetGatewayId");
+        client.ask(&format!("AttachInternetGateway&InternetGatewayId={gateway}&VpcId={vpc}")).unwrap();
+        let delete = format!("DeleteVpc&VpcId={vpc}");
+        client.refuses(&[(&delete, "DependencyViolation")]);
+        client.ask(&format!("DetachInternetGateway&InternetGatewayId={gateway}&VpcId={vpc}")).unwrap();
+        client.refuses(&[(&delete, "DependencyViolation")]);
+        client.ask(&format!("DeleteSubnet&SubnetId={subnet}")).unwrap();
+        for (create, id) in [
+            (format!("CreateRouteTable&VpcId={vpc}"), "routeTableId"),
+            (format!("CreateNetworkAcl&VpcId={vpc}"), "networkAclId"),
+            (format!("CreateSecurityGroup&VpcId={vpc}&GroupName=g&GroupDescription=g"), "groupId"),
+        ] {
+            let id = client.texts(&create, id).remove(0);
+            client.refuses(&[(&delete, "DependencyViolation")]);
+            let (kind, parameter) = match id.split('-').next().unwrap() {
+                "rtb" => ("DeleteRouteTable", "RouteTableId"),
+                "acl" => ("DeleteNetworkAcl", "NetworkAclId"),
+                _ => ("DeleteSecurityGroup", "GroupId"),
+            };
+            client.ask(&format!("{kind}&{parameter}={id}")).unwrap();
+        }
+        client.ask(&delete).unwrap();
+        let documents = client.agent.state.read().documents().unwrap();
+        assert!(!documents.iter().any(|found| found.document.to_string().contains(&vpc)));
+        assert!(client.agent.state.read().tags(&vpc).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_a_vpc_is_refused() {
+        let mut client = Client::new();
+        client.refuses(&[
+            ("CreateVpc", "MissingParameter"),
+            ("CreateVpc&CidrBlock=everywhere", "InvalidParameterValue"),
+            ("CreateVpc&CidrBlock=10.0.0.0/15", "InvalidVpc.Range"),
+            ("CreateVpc&CidrBlock=10.0.0.0/29", "InvalidVpc.Range"),
+            ("CreateVpc&CidrBlock=10.0.0.0/16&InstanceTenancy=dedicated", "UnsupportedOperation"),
+            ("CreateVpc&CidrBlock=10.0.0.0/16&AmazonProvidedIpv6CidrBlock=true", "UnsupportedOperation"),
+            ("CreateVpc&Ipv4IpamPoolId=x", "UnsupportedOperation"),
+            ("CreateVpc&CidrBlock=10.0.0.0/16&DryRun=true", "DryRunOperation"),
+            ("CreateDefaultVpc", "DefaultVpcAlreadyExists"),
+            ("DeleteVpc&VpcId=vpc-12345678", "InvalidVpcID.NotFound"),
+        ]);
+        client.agent.config.vpc_quota = 2;
+        client.ask("CreateVpc&CidrBlock=10.0.0.0/28").unwrap();
+        client.refuses(&[("CreateVpc&CidrBlock=10.0.0.0/16", "VpcLimitExceeded")]);
+    }
+
+    #[test]
+    fn the_default_vpc_can_be_made_again() {
+        let client = Client::new();
+        let vpc = client.text("DescribeVpcs", "vpcId");
+        let gateway = client.text("DescribeInternetGateways", "internetGatewayId");
+        client.ask(&format!("DetachInternetGateway&InternetGatewayId={gateway}&VpcId={vpc}")).unwrap();
+        client.ask(&format!("DeleteInternetGateway&InternetGatewayId={gateway}")).unwrap();
+        for subnet in client.texts("DescribeSubnets", "subnetId") {
+            client.ask(&format!("DeleteSubnet&SubnetId={subnet}")).unwrap();
+        }
+        client.ask(&format!("DeleteVpc&VpcId={vpc}")).unwrap();
+        client.refuses(&[("CreateDefaultSubnet&AvailabilityZone=us-east-1a", "DefaultVpcDoesNotExist")]);
+        let again = client.text("CreateDefaultVpc", "vpcId");
+        assert_eq!(client.texts("DescribeSubnets", "vpcId"), [again.clone(), again.clone(), again]);
+        assert_eq!(client.texts("DescribeRouteTables", "state"), ["active", "active", "associated"]);
+    }
+
+    #[test]
+    fn a_vpc_has_further_ranges() {
+        let client = Client::new();
+        let vpc = client.text("CreateVpc&CidrBlock=10.0.0.0/16", "vpcId");
+        let associate = |cidr: &str| format!("AssociateVpcCidrBlock&VpcId={vpc}&CidrBlock={cidr}");
+        client.refuses(&[
+            (&associate("10.0.3.0/24"), "InvalidVpc.Range"),
+            (&associate("10.1.0.0/29"), "InvalidVpc.Range"),
+            (&format!("CreateSubnet&VpcId={vpc}&CidrBlock=10.1.1.0/24"), "InvalidSubnet.Range"),
+        ]);
+        let id = client.text(&associate("10.1.0.0/16"), "associationId");
+        let subnet = client.text(&format!("CreateSubnet&VpcId={vpc}&CidrBlock=10.1.1.0/24"), "subnetId");
+        let routes = format!("DescribeRouteTables&Filter.1.Name=vpc-id&Filter.1.Value.1={vpc}");
+        assert_eq!(client.texts(&routes, "destinationCidrBlock"), ["10.0.0.0/16", "10.1.0.0/16"]);
+        let disassociate = format!("DisassociateVpcCidrBlock&AssociationId={id}");
+        client.refuses(&[(&disassociate, "DependencyViolation")]);
+        client.ask(&format!("DeleteSubnet&SubnetId={subnet}")).unwrap();
+        client.ask(&disassociate).unwrap();
+        assert_eq!(client.texts(&routes, "destinationCidrBlock"), ["10.0.0.0/16"]);
+        client.refuses(&[(&disassociate, "InvalidVpcCidrBlockAssociationID.NotFound")]);
+        for number in 1..=4 {
+            client.ask(&associate(&format!("10.{number}.0.0/16"))).unwrap();
+        }
+        client.refuses(&[(&associate("10.5.0.0/16"), "CidrLimitExceeded")]);
+        let shown = format!("DescribeVpcs&VpcId.1={vpc}");
+        let first = client.texts(&shown, "associationId").remove(0);
+        client.refuses(&[(
+            &format!("DisassociateVpcCidrBlock&AssociationId={first}"),
+            "OperationNotPermitted",
+        )]);
+    }
+
+    #[test]
+    fn attributes_are_changed_one_at_a_time() {
+        let client = Client::new();
+        let vpc = client.text("CreateVpc&CidrBlock=10.0.0.0/16", "vpcId");
+        let modify = |rest: &str| format!("ModifyVpcAttribute&VpcId={vpc}{rest}");
+        for (attribute, parameter, before) in [
+            ("enableDnsSupport", "EnableDnsSupport", true),
+            ("enableDnsHostnames", "EnableDnsHostnames", false),
+        ] {
+            let shown = format!("DescribeVpcAttribute&VpcId={vpc}&Attribute={attribute}");
+            assert_eq!(client.text(&shown, "value"), before.to_string());
+            client.ask(&modify(&format!("&{parameter}.Value={}", !before))).unwrap();
+            assert_eq!(client.text(&shown, "value"), (!before).to_string());
+        }
+        client.refuses(&[
+            (&modify(""), "MissingParameter"),
+            (
+                &modify("&EnableDnsSupport.Value=true&EnableDnsHostnames.Value=true"),
+                "InvalidParameterCombination",
+            ),
+            (&modify("&EnableNetworkAddressUsageMetrics.Value=true"), "UnsupportedOperation"),
+        ]);
+    }
 }
