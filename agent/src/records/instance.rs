@@ -267,3 +267,24 @@ impl StateReason {
         Self { code: code.to_owned(), message: format!("{code}: {message}") }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::decode;
+
+    #[test]
+    fn an_instance_that_repeats_what_its_interface_says_is_read() {
+        let text = r#"{"version":1,"document":{"id":"i-0123456789abcdef0","reservation":"r-0123456789abcdef0",
+            "owner":"000000000000","image":"ami-0123456789abcdef0","instance_type":"t3.micro","launch_index":0,
+            "launch_time":"2026-11-21T10:00:00Z","availability_zone":"us-east-1a","vpc":"vpc-0123456789abcdef0",
+            "subnet":"subnet-0123456789abcdef0","private_address":"172.31.0.4","security_groups":[],
+            "network_interface":"eni-0123456789abcdef0","root_device_name":"/dev/xvda","block_devices":[],
+            "shutdown_behavior":"stop","disable_api_termination":false,"disable_api_stop":false,"ebs_optimized":false,
+            "monitoring":false,"source_dest_check":true,"metadata_options":{"http_tokens":"optional",
+            "http_put_response_hop_limit":1,"http_endpoint":"enabled","instance_metadata_tags":"disabled"},
+            "lifecycle":{"has_run":true,"state":"running","transition_reason":"","since":"2026-11-21T10:00:00Z"}}}"#;
+        let instance: Instance = decode(text.as_bytes()).unwrap();
+        assert_eq!(instance.network_interface.as_str(), "eni-0123456789abcdef0");
+    }
+}

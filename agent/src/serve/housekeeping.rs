@@ -235,6 +235,31 @@ mod tests {
     }
 
     #[test]
+    fn a_deleted_nat_gateway_is_listed_for_an_hour() {
+        let agent = Agent::for_tests();
+        let gateway: NatGateway = serde_json::from_value(json!({
+            "id": "nat-00000000000000001", "owner": "000000000000", "vpc": "vpc-00000000000000000",
+            "subnet": "subnet-00000000000000000", "connectivity": "private", "private_address": "172.31.0.4",
+            "network_interface": "eni-00000000000000000", "state": "available", "created": at(0),
+        }))
+        .unwrap();
+        for (state, now, count) in [
+            (NatGatewayState::Available, 99, 1),
+            (NatGatewayState::Deleted { at: at(98) }, 98, 1),
+            (NatGatewayState::Deleted { at: at(98) }, 99, 0),
+        ] {
+            let gateway = NatGateway { state, ..gateway.clone() };
+            let done: Result<(), StoreError> = agent.state.change(|draft| {
+                draft.put(gateway);
+                Ok(())
+            });
+            done.unwrap();
+            tidy(&agent.state, HOUR, at(now)).unwrap();
+            assert_eq!(agent.state.read().all::<NatGateway>().len(), count);
+        }
+    }
+
+    #[test]
     fn client_tokens_are_good_for_a_day() {
         let agent = Agent::for_tests();
         put_token(&agent.state, "a", 0);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filters::Seen;
 use super::named::named;
-use super::view::{Reservation, reservation};
+use super::view::{Interfaces, Reservation, reservation};
 use crate::query::filters::{Filter, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};
@@ -54,10 +54,11 @@ impl Action for DescribeInstances {
         } else {
             named(&world, context, &self.ids)?
         };
+        let interfaces = Interfaces::new(&world);
         // A key that keeps reservations together, in their order.
         let mut seen: Vec<(String, Seen<'_>)> = instances
             .into_iter()
-            .map(|instance| Seen::new(&world, context, instance))
+            .map(|instance| Seen::new(&world, context, &interfaces, instance))
             .filter(|seen| wanted.accepts(seen))
             .map(|seen| {
                 let instance = seen.instance;
@@ -70,7 +71,8 @@ impl Action for DescribeInstances {
             .chunk_by(|(_, one), (_, other)| one.instance.reservation == other.instance.reservation)
             .filter_map(|chunk| {
                 let id = chunk.first()?.1.instance.reservation.to_string();
-                Some(reservation(&world, context, id, chunk.iter().map(|(_, seen)| seen.instance)))
+                let instances = chunk.iter().map(|(_, seen)| seen.instance);
+                Some(reservation(&world, context, &interfaces, id, instances))
             })
             .collect();
         Ok(Response { reservation_set, next_token })

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::view::{architecture, attached_devices, attachment, enabled, interfaces, launched};
+use super::view::{Interfaces, architecture, attached_devices, attachment, enabled, launched};
 use crate::actions::lookup::time;
 use crate::actions::network_interfaces::item::Association;
 use crate::actions::regions::zone_id;
@@ -20,16 +20,21 @@ pub struct Seen<'w> {
     /// The instance.
     pub instance: &'w Instance,
     world: &'w World,
-    /// None if it is terminated.
-    interfaces: Vec<&'w NetworkInterface>,
+    /// In the order of their device indexes.
+    interfaces: &'w [&'w NetworkInterface],
     region: &'w str,
 }
 
 impl<'w> Seen<'w> {
     /// How filters see an instance.
-    pub fn new(world: &'w World, context: Context<'w>, instance: &'w Instance) -> Self {
-        let (interfaces, region) = (interfaces(world, instance), &context.agent.config.region);
-        Self { instance, world, interfaces, region }
+    pub fn new(
+        world: &'w World,
+        context: Context<'w>,
+        interfaces: &'w Interfaces<'w>,
+        instance: &'w Instance,
+    ) -> Self {
+        let region = &context.agent.config.region;
+        Self { instance, world, interfaces: interfaces.of(instance), region }
     }
 
     /// A value that those have that are still in their network.

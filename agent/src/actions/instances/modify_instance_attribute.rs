@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use super::run_instances::{MAX_VOLUMES, Switch, parse_behavior};
 use super::user_data;
 use crate::actions::lookup::find_own;
+use crate::actions::network_interfaces::check_limits;
 use crate::actions::network_interfaces::new::groups_by_id;
 use crate::actions::refused::unsupported;
 use crate::catalogue::InstanceType;
@@ -217,6 +218,7 @@ fn apply(
                 let message = format!("Invalid value '{name}' for InstanceType.");
                 return Err(ApiError::new("InvalidParameterValue", message));
             };
+            check_interfaces(world, instance, kind)?;
             instance.instance_type.clone_from(name);
             exchange_store(instance, kind)?;
         }
@@ -269,6 +271,13 @@ fn only_interface(world: &World, instance: &Instance) -> Result<(), ApiError> {
         return Err(ApiError::new("InvalidInstanceID", message));
     }
     Ok(())
+}
+
+/// Whether another type can have the interfaces of an instance, and their addresses.
+fn check_interfaces(world: &World, instance: &Instance, kind: &InstanceType) -> Result<(), ApiError> {
+    let all = interfaces(world, &instance.id);
+    let addresses = all.iter().filter_map(|id| Some(world.get::<NetworkInterface>(id)?.addresses().count()));
+    check_limits(kind, all.len(), addresses.max().unwrap_or(0))
 }
 
 /// An instance of another type has that one's instance store. What the mapping has given a name keeps it.

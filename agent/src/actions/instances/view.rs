@@ -1,5 +1,7 @@
 //! EC2's `Instance` element: how an instance looks in the answers of RunInstances and DescribeInstances.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -7,6 +9,7 @@ use crate::actions::lookup::time;
 use crate::actions::network_interfaces::item::{Address, Association, Attachment, addresses, public_name};
 pub use crate::actions::network_interfaces::item::{Group, groups};
 use crate::actions::regions::zone_id;
+use crate::ids::InstanceId;
 use crate::network::names::private_dns_name;
 use crate::query::Context;
 use crate::query::tags::{Tag, tag_set};
@@ -230,10 +233,11 @@ struct Operator {
 pub fn reservation<'w>(
     world: &'w World,
     context: Context<'_>,
+    interfaces: &Interfaces<'_>,
     id: String,
     instances: impl Iterator<Item = &'w Instance>,
 ) -> Reservation {
-    let instances_set = instances.map(|instance| item(world, context, instance)).collect();
+    let instances_set = instances.map(|instance| item(world, context, interfaces, instance)).collect();
     Reservation {
         reservation_id: id,
         owner_id: context.caller.account.clone(),
@@ -243,11 +247,11 @@ pub fn reservation<'w>(
 }
 
 /// An instance.
-pub fn item(world: &World, context: Context<'_>, instance: &Instance) -> Item {
+fn item(world: &World, context: Context<'_>, interfaces: &Interfaces<'_>, instance: &Instance) -> Item {
     let region = &context.agent.config.region;
     // What is gone has left its network and its volumes.
     let there = instance.lifecycle.state != InstanceState::Terminated;
-    let interfaces = interfaces(world, instance);
+    let interfaces = interfaces.of(instance);
     let primary = interfaces.iter().copied().find(|interface| interface.id == instance.network_interface);
     let address = primary.map(|interface| interface.primary.address);
     let public = primary.and_then(|interface| Some((interface, interface.primary.public.as_ref()?)));
@@ -357,17 +361,31 @@ fn interface_item(world: &World, region: &str, interface: &NetworkInterface) -> 
     }
 }
 
-/// The interfaces of an instance, in the order of their device indexes. One that is terminated has none.
-pub fn interfaces<'w>(world: &'w World, instance: &Instance) -> Vec<&'w NetworkInterface> {
-    if instance.lifecycle.state == InstanceState::Terminated {
-        return Vec::new();
+/// Who has which interfaces: found in one pass over all of them, however many instances an answer is about.
+pub struct Interfaces<'w>(BTreeMap<&'w InstanceId, Vec<&'w NetworkInterface>>);
+
+impl<'w> Interfaces<'w> {
+    /// Those of all instances.
+    pub fn new(world: &'w World) -> Self {
+        let mut all: BTreeMap<&InstanceId, Vec<&NetworkInterface>> = BTreeMap::new();
+        for interface in world.all::<NetworkInterface>() {
+            if let Some(instance) = interface.instance() {
+                all.entry(instance).or_default().push(interface);
+            }
+        }
+        let index =
+            |interface: &NetworkInterface| interface.attachment.as_ref().map(|found| found.device_index);
+        for interfaces in all.values_mut() {
+            interfaces.sort_by_key(|interface| index(interface));
+        }
+        Self(all)
     }
-    let all = world.all::<NetworkInterface>().map(AsRef::as_ref);
-    let mut found: Vec<&NetworkInterface> =
-        all.filter(|interface| interface.instance() == Some(&instance.id)).collect();
-    let index = |interface: &NetworkInterface| interface.attachment.as_ref().map(|found| found.device_index);
-    found.sort_by_key(|interface| index(interface));
-    found
+
+    /// Those of an instance, in the order of their device indexes. One that is terminated has none.
+    pub fn of(&self, instance: &Instance) -> &[&'w NetworkInterface] {
+        let there = instance.lifecycle.state != InstanceState::Terminated;
+        self.0.get(&instance.id).filter(|_| there).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// `blockDeviceMapping`.

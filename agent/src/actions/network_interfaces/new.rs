@@ -110,10 +110,11 @@ impl AddressPlan {
 
     /// Takes the addresses out of those that are left, the lowest first. None if there are too few.
     pub fn take(&self, subnet: &Subnet, taken: &mut BTreeSet<Ipv4Addr>) -> Option<Addresses> {
-        let mut named = taken.clone();
-        named.extend(self.primary.iter().chain(&self.secondary));
+        let is_named =
+            |address: &Ipv4Addr| self.primary.iter().chain(&self.secondary).any(|one| one == address);
         let needed = usize::from(self.primary.is_none()) + self.count;
-        let found: Vec<Ipv4Addr> = subnets::free(subnet.cidr, &named).take(needed).collect();
+        let free = subnets::free(subnet.cidr, taken).filter(|address| !is_named(address));
+        let found: Vec<Ipv4Addr> = free.take(needed).collect();
         if found.len() < needed {
             return None;
         }

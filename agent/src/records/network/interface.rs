@@ -59,16 +59,11 @@ impl NetworkInterface {
         self.attachment.as_ref().map(|attachment| &attachment.instance)
     }
 
-    /// EC2's word for where it is. That of a NAT gateway is always in use.
+    /// EC2's word for whether somebody has it, until nobody has it any more. A NAT gateway always has its own.
     pub fn status(&self) -> &'static str {
-        match &self.attachment {
-            Some(attachment) => match attachment.status {
-                AttachmentStatus::Attaching => "attaching",
-                AttachmentStatus::Attached => "in-use",
-                AttachmentStatus::Detaching { .. } => "detaching",
-            },
-            None if self.interface_type == InterfaceType::NatGateway => "in-use",
-            None => "available",
+        match (&self.attachment, self.interface_type) {
+            (None, InterfaceType::Interface) => "available",
+            _ => "in-use",
         }
     }
 }

@@ -344,7 +344,8 @@ fn again(world: &World, context: Context<'_>, reservation: String) -> Result<vie
         ));
     }
     instances.sort_by_key(|instance| instance.launch_index);
-    Ok(view::reservation(world, context, reservation.clone(), instances.into_iter()))
+    let interfaces = view::Interfaces::new(world);
+    Ok(view::reservation(world, context, &interfaces, reservation.clone(), instances.into_iter()))
 }
 
 impl Action for RunInstances {

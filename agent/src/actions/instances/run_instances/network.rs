@@ -211,8 +211,9 @@ fn check_pool(
 /// The interfaces of a request, in either of the two forms, in the order of their device indexes.
 fn templates(world: &World, context: Context<'_>, request: &RunInstances) -> Result<Vec<Template>, ApiError> {
     let zone = zone(context, request)?;
+    let zone = zone.as_deref();
     if request.network_interfaces.is_empty() {
-        let subnet = subnet(world, context, request.subnet_id.as_deref(), zone.as_deref())?;
+        let subnet = subnet(world, context, request.subnet_id.as_deref(), zone)?;
         let groups = groups(world, context, request, &subnet)?;
         let wish = AddressWish { primary: request.private_ip_address.as_deref(), ..AddressWish::default() };
         let addresses = AddressPlan::new(&subnet, &subnets::taken(world, &subnet.id), wish)?;
@@ -236,7 +237,7 @@ fn templates(world: &World, context: Context<'_>, request: &RunInstances) -> Res
     let is_only = request.network_interfaces.len() == 1;
     let mut templates = Vec::with_capacity(request.network_interfaces.len());
     for wanted in &request.network_interfaces {
-        templates.push(template(world, context, wanted, zone.as_deref(), is_only)?);
+        templates.push(template(world, context, wanted, zone, is_only)?);
     }
     templates.sort_by_key(|template| template.device_index);
     Ok(templates)
@@ -257,7 +258,7 @@ fn template(
         .map_err(|_| ApiError::invalid(device_index, "deviceIndex", "It must not be negative."))?;
     refuse_special(wanted)?;
     let kind = match &wanted.network_interface_id {
-        Some(id) => existing(world, context, wanted, id)?,
+        Some(id) => existing(world, context, wanted, id, zone)?,
         None => new(world, context, wanted, zone, is_only)?,
     };
     // What was made for an instance goes with it.
@@ -265,7 +266,13 @@ fn template(
     Ok(Template { device_index, delete_on_termination, kind })
 }
 
-fn existing(world: &World, context: Context<'_>, wanted: &Wanted, id: &str) -> Result<Kind, ApiError> {
+fn existing(
+    world: &World,
+    context: Context<'_>,
+    wanted: &Wanted,
+    id: &str,
+    zone: Option<&str>,
+) -> Result<Kind, ApiError> {
     let is_described = wanted.subnet_id.is_some()
         || !wanted.security_group_ids.is_empty()
         || wanted.private_ip_address.is_some()
@@ -285,6 +292,11 @@ fn existing(world: &World, context: Context<'_>, wanted: &Wanted, id: &str) -> R
         return Err(ApiError::combination(message));
     }
     let interface = own(world, context, id)?;
+    if let Some(zone) = zone.filter(|zone| *zone != zone_of(world, interface)) {
+        let message =
+            format!("The availability zone '{zone}' does not match that of the network interface '{id}'.");
+        return Err(ApiError::new("InvalidParameterValue", message));
+    }
     if interface.attachment.is_some() {
         return Err(in_use(interface));
     }

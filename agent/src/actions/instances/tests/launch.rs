@@ -498,3 +498,40 @@ fn an_instance_has_the_interfaces_that_it_is_launched_with() {
     let left = client.call("DescribeNetworkInterfaces", &[]).unwrap();
     assert_eq!(left.all("status"), ["available", "available"]);
 }
+
+#[test]
+fn an_elastic_address_stays_through_a_stop_and_is_free_after_the_end() {
+    let client = Client::new();
+    let id = client.running(&[]);
+    let allocation = client.call("AllocateAddress", &[]).unwrap().one("allocationId");
+    let associate = [("AllocationId", allocation.as_str()), ("InstanceId", &id)];
+    client.call("AssociateAddress", &associate).unwrap();
+    let shown = || client.call("DescribeAddresses", &[("AllocationId.1", &allocation)]).unwrap();
+    let address = shown().one("publicIp");
+    let seen = || client.call("DescribeInstances", &[("InstanceId.1", &id)]).unwrap().all("ipAddress");
+    assert_eq!(seen(), [&*address]);
+    for action in ["StopInstances", "StartInstances"] {
+        client.call(action, &[("InstanceId.1", &id)]).unwrap();
+        client.settle();
+        assert_eq!(seen(), [&*address], "{action}");
+    }
+    client.call("TerminateInstances", &[("InstanceId.1", &id)]).unwrap();
+    client.settle();
+    assert!(seen().is_empty() && shown().all("associationId").is_empty());
+    assert_eq!(client.code("ReleaseAddress", &[("AllocationId", &allocation)]), "");
+}
+
+#[test]
+fn without_public_addresses_instances_are_launched_unless_they_ask_for_one() {
+    let mut client = Client::new();
+    client.client.agent.config.public_addresses = vec!["203.0.113.0/30".parse().unwrap()];
+    let asks =
+        [("NetworkInterface.1.DeviceIndex", "0"), ("NetworkInterface.1.AssociatePublicIpAddress", "true")];
+    let id = client.launch(&asks);
+    let shown = client.call("DescribeInstances", &[("InstanceId.1", &id)]).unwrap();
+    assert_eq!(shown.one("ipAddress"), "203.0.113.2");
+    assert_eq!(code(&client, &asks), "InsufficientAddressCapacity");
+    let id = client.launch(&[]);
+    let shown = client.call("DescribeInstances", &[("InstanceId.1", &id)]).unwrap();
+    assert!(shown.all("ipAddress").is_empty());
+}
