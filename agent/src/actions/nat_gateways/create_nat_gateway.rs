@@ -18,7 +18,7 @@ use crate::query::tags::{TagSpecification, specified_for};
 use crate::query::{Action, ApiError, Context};
 use crate::records::{
     Connectivity, ElasticAddress, ElasticAssociation, InterfaceType, InternetGateway, NatGateway,
-    NatGatewayState, NetworkInterface, PrivateAddress, PublicAddress, Subnet,
+    NatGatewayState, NetworkInterface, PrivateAddress, PublicAddress, Subnet, Tags,
 };
 use crate::state::{Draft, World};
 
@@ -240,6 +240,7 @@ impl Action for DeleteNatGateway {
         context.agent.state.change(|draft| {
             let gateway = self.plan(draft, context)?;
             draft.remove::<NetworkInterface>(&gateway.network_interface);
+            draft.remove::<Tags>(&gateway.network_interface);
             draft.put(NatGateway { state: NatGatewayState::Deleted { at: Timestamp::now() }, ..gateway });
             Ok(Deleted { nat_gateway_id: self.nat_gateway_id })
         })

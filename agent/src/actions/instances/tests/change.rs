@@ -2,7 +2,9 @@
 
 use super::Client;
 use crate::instances::capacity::Capacity;
-use crate::records::{Image, NetworkInterface, SecurityGroup, StoreDisk, Volume};
+use crate::query::ApiError;
+use crate::records::{AttachmentStatus, Image, NetworkInterface, SecurityGroup, StoreDisk, Volume};
+use crate::state::Draft;
 
 /// An action on one instance.
 fn act(client: &Client, action: &str, id: &str, more: &[(&str, &str)]) -> String {
@@ -333,4 +335,45 @@ fn a_burstable_instance_has_the_credits_that_were_chosen() {
     }
     assert_eq!(told(&burstable).unwrap(), "standard");
     assert_eq!(client.code("ModifyInstanceCreditSpecification", &[]), "MissingParameter");
+}
+
+#[test]
+fn an_interface_that_a_guest_was_to_let_go_of_is_free_when_there_is_no_guest() {
+    let client = Client::new();
+    let id = client.running(&[("InstanceType", "m5.large")]);
+    let subnet = client.instance(&id).subnet.to_string();
+    let eni =
+        client.call("CreateNetworkInterface", &[("SubnetId", &subnet)]).unwrap().one("networkInterfaceId");
+    let attach = [("NetworkInterfaceId", eni.as_str()), ("InstanceId", &id), ("DeviceIndex", "1")];
+    client.call("AttachNetworkInterface", &attach).unwrap();
+    let asked = |draft: &mut Draft| {
+        draft.update::<NetworkInterface>(&eni, |interface| {
+            interface.attachment.as_mut().unwrap().status = AttachmentStatus::Detaching { force: false };
+        });
+        Ok::<_, ApiError>(())
+    };
+    client.agent.state.change(asked).unwrap();
+    let status = || {
+        let shown = client.call("DescribeNetworkInterfaces", &[("NetworkInterfaceId.1", &eni)]).unwrap();
+        shown.all("status")
+    };
+    assert_eq!(status(), ["in-use", "detaching"]);
+    client.call("StopInstances", &[("InstanceId.1", &id)]).unwrap();
+    assert_eq!(status(), ["in-use", "detaching"]);
+    client.settle();
+    assert_eq!(status(), ["available"]);
+}
+
+#[test]
+fn an_instance_keeps_to_a_type_that_can_have_its_interfaces() {
+    let client = Client::new();
+    let id = client.running(&[
+        ("InstanceType", "m5.large"),
+        ("NetworkInterface.1.DeviceIndex", "0"),
+        ("NetworkInterface.1.SecondaryPrivateIpAddressCount", "5"),
+    ]);
+    client.call("StopInstances", &[("InstanceId.1", &id)]).unwrap();
+    client.settle();
+    assert_eq!(modify(&client, &id, &[("InstanceType.Value", "t3.micro")]), "PrivateIpAddressLimitExceeded");
+    assert_eq!(modify(&client, &id, &[("InstanceType.Value", "m5.xlarge")]), "");
 }
