@@ -7,6 +7,7 @@ use innkeeper_protocol::{Command, Limit, Limits};
 
 use super::actor::{Actor, blocking};
 use super::chain;
+use super::settle::{detach_interface, interface_attached};
 use crate::catalogue::Network;
 use crate::ids::NetworkInterfaceId;
 use crate::records::{AttachmentStatus, Instance, NetworkInterface};
@@ -34,15 +35,17 @@ impl Actor {
             let Some(attachment) = &interface.attachment else { continue };
             let result = match (attachment.status, self.interfaces.contains(id)) {
                 (AttachmentStatus::Attached, true) => Ok(()),
-                (AttachmentStatus::Attaching, true) => self.change_interface(id, attached).await,
+                (AttachmentStatus::Attaching, true) => self.change_interface(id, interface_attached).await,
                 (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
                     match self.attach_interface(instance, &interface).await {
-                        Ok(()) => self.change_interface(id, attached).await,
+                        Ok(()) => self.change_interface(id, interface_attached).await,
                         Err(error) => Err(error),
                     }
                 }
                 (AttachmentStatus::Detaching { force }, true) => self.ask_for_interface(id, force).await,
-                (AttachmentStatus::Detaching { .. }, false) => self.change_interface(id, detach).await,
+                (AttachmentStatus::Detaching { .. }, false) => {
+                    self.change_interface(id, detach_interface).await
+                }
             };
             if let Err(error) = result {
                 tracing::warn!(
@@ -99,27 +102,6 @@ impl Actor {
         });
         Ok(changed.await?)
     }
-}
-
-/// Records that a guest has an interface.
-pub fn attached(draft: &mut Draft, id: &NetworkInterfaceId) {
-    draft.update::<NetworkInterface>(id, |interface| {
-        if let Some(attachment) = &mut interface.attachment
-            && attachment.status == AttachmentStatus::Attaching
-        {
-            attachment.status = AttachmentStatus::Attached;
-        }
-    });
-}
-
-/// Records that no VMM has an interface any more that was to be detached. Without effect on one that was not.
-pub fn detach(draft: &mut Draft, id: &NetworkInterfaceId) {
-    draft.update::<NetworkInterface>(id, |interface| {
-        let is_leaving = |status| matches!(status, AttachmentStatus::Detaching { .. });
-        if interface.attachment.as_ref().is_some_and(|attachment| is_leaving(attachment.status)) {
-            interface.attachment = None;
-        }
-    });
 }
 
 /// What an interface of a type may send, and receive, in a second: the most that EC2's has, for however long.

@@ -3,7 +3,7 @@
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{own, settle_without_actors, zone};
+use super::{own, zone};
 use crate::actions::lookup::find_own;
 use crate::actions::network_interfaces::new::too_many_addresses;
 use crate::actions::refused::refuse;
@@ -132,10 +132,8 @@ impl Action for AttachNetworkInterface {
         context.agent.state.change(|draft| {
             let (mut interface, attachment) = self.plan(draft, context)?;
             let answer = Attached { attachment_id: attachment.id.to_string(), network_card_index: 0 };
-            let id = interface.id.clone();
             interface.attachment = Some(attachment);
             draft.put(interface);
-            settle_without_actors(draft, &id);
             Ok(answer)
         })
     }
@@ -202,9 +200,8 @@ impl Action for DetachNetworkInterface {
             let id = interface.id.clone();
             draft.put(interface);
             // A guest that has it has to let go of it first: its instance's actor sees to that.
-            match has_vmm {
-                true => settle_without_actors(draft, &id),
-                false => detach_interface(draft, &id),
+            if !has_vmm {
+                detach_interface(draft, &id);
             }
             Ok(())
         })

@@ -15,12 +15,10 @@ pub(crate) use attach_network_interface::{check_limits, in_use};
 pub(crate) use new::MAX_GROUPS;
 
 use crate::actions::lookup::find_own;
-use crate::ids::NetworkInterfaceId;
-use crate::instances::{detach_interface, interface_attached};
 use crate::query::dispatch::Registry;
 use crate::query::{ApiError, Context};
 use crate::records::{InterfaceType, NetworkInterface, Subnet};
-use crate::state::{Draft, World};
+use crate::state::World;
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<attach_network_interface::AttachNetworkInterface>();
@@ -54,17 +52,13 @@ pub(crate) fn zone<'w>(world: &'w World, interface: &NetworkInterface) -> &'w st
     world.get::<Subnet>(&interface.subnet).map_or("", |subnet| &subnet.availability_zone)
 }
 
-/// Says of an interface that a guest that runs has it, or has let go of it, at once: until the instances' actors bring
-/// that about, nothing else would.
-fn settle_without_actors(draft: &mut Draft, id: &NetworkInterfaceId) {
-    interface_attached(draft, id);
-    detach_interface(draft, id);
-}
-
 #[cfg(test)]
 mod tests {
     use crate::actions::testing::Client;
+    use crate::ids::NetworkInterfaceId;
+    use crate::instances::{detach_interface, interface_attached};
     use crate::records::InstanceState;
+    use crate::store::StoreError;
 
     /// The default subnet of the zone in which the client's instances are.
     fn subnet(client: &Client) -> String {
@@ -154,6 +148,17 @@ mod tests {
         client.ask(&format!("DeleteNetworkInterface&NetworkInterfaceId={two}")).unwrap();
     }
 
+    /// Does what the instance's actor would.
+    fn act(client: &Client, eni: &str) {
+        let id: NetworkInterfaceId = eni.parse().unwrap();
+        let done: Result<(), StoreError> = client.agent.state.change(|draft| {
+            interface_attached(draft, &id);
+            detach_interface(draft, &id);
+            Ok(())
+        });
+        done.unwrap();
+    }
+
     #[test]
     fn an_interface_is_attached_and_detached() {
         let client = Client::new();
@@ -192,6 +197,9 @@ mod tests {
             let shown = |element: &str| {
                 client.texts(&format!("DescribeNetworkInterfaces&NetworkInterfaceId.1={eni}"), element)
             };
+            let is_running = state == InstanceState::Running;
+            assert_eq!(shown("status"), ["in-use", if is_running { "attaching" } else { "attached" }]);
+            act(&client, &eni);
             assert_eq!(shown("status"), ["in-use", "attached"]);
             let indexes = format!("DescribeInstances&InstanceId.1={instance}");
             assert_eq!(client.texts(&indexes, "deviceIndex"), ["0", "1"]);
@@ -223,6 +231,10 @@ mod tests {
             client.ask(&format!("{keep}&Attachment.DeleteOnTermination=true")).unwrap();
             assert_eq!(shown("deleteOnTermination"), ["true"]);
             client.ask(&format!("DetachNetworkInterface&AttachmentId={attachment}&Force=true")).unwrap();
+            if is_running {
+                assert_eq!(shown("status"), ["in-use", "detaching"]);
+                act(&client, &eni);
+            }
             assert_eq!(shown("status"), ["available"]);
             client.ask(&format!("DeleteNetworkInterface&NetworkInterfaceId={eni}")).unwrap();
         }
