@@ -11,6 +11,7 @@ use clap::Args;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
+use super::firewall::{self, Barrier};
 use super::{ConfigFile, exit_status};
 use crate::config::Config;
 
@@ -59,6 +60,7 @@ impl Check {
         let mut output = io::stdout().lock();
         let findings = [
             guests(&config),
+            network(),
             directory("state", &config.state_directory),
             directory("run", &config.run_directory),
             disk(&config.state_directory),
@@ -94,6 +96,26 @@ fn guests(config: &Config) -> Finding {
         ),
     };
     Finding { subject: "guests", verdict, text }
+}
+
+/// Whether instances can have a network, and nobody stands in its way.
+fn network() -> Finding {
+    let (verdict, text) = match (fs::metadata("/dev/net/tun"), firewall::barriers()) {
+        (Err(error), _) => (Verdict::Bad, format!("/dev/net/tun: {error} (modprobe tun)")),
+        (_, Err(reason)) => (Verdict::Bad, reason),
+        (Ok(_), Ok(barriers)) => match barriers.first() {
+            None => (Verdict::Good, "nobody on this host drops what is forwarded".to_owned()),
+            Some(Barrier { table, chain, owner }) => {
+                let text = format!(
+                    "the chain {chain} of table {table} drops what is forwarded, and with it what instances send and get \
+                     beyond the host: {}",
+                    owner.advice()
+                );
+                (Verdict::Scarce, text)
+            }
+        },
+    };
+    Finding { subject: "network", verdict, text }
 }
 
 /// Whether we can write to a directory, or make it.

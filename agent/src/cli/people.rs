@@ -11,7 +11,9 @@ use crate::cli::images::Images;
 use crate::cli::instances::{Describe, Ps, Reboot, Start, Stop, Terminate};
 use crate::cli::keys::Keys;
 use crate::cli::maintenance::Maintenance;
+use crate::cli::network::Network;
 use crate::cli::run::Run;
+use crate::cli::ssh::Ssh;
 use crate::cli::tags::Tag;
 use crate::cli::types::Types;
 use crate::cli::volumes::Volumes;
@@ -24,6 +26,7 @@ Examples:
   innkeeper run micro --name web --key me --wait
   innkeeper ps
   innkeeper console web --follow
+  innkeeper ssh web -- uptime
   innkeeper stop web --wait
   innkeeper ps --filter tag:Role=db --quiet | xargs innkeeper terminate
   innkeeper describe web --output json
@@ -49,6 +52,8 @@ pub enum Command {
     Terminate(Asking<Terminate>),
     /// Print what an instance says on its console
     Console(Asking<Console>),
+    /// Log in to an instance, or run a command there
+    Ssh(Asking<Ssh>),
     /// Print what has become of instances
     Events(Asking<Events>),
     /// Show how instances are, and announce events for them
@@ -61,6 +66,8 @@ pub enum Command {
     Volume(Choosing<Volumes>),
     /// List security groups
     Group(Choosing<Groups>),
+    /// Say why packets are dropped
+    Net(Choosing<Network>),
     /// Tag a resource
     Tag(Asking<Tag>),
     /// List instance types
@@ -99,12 +106,14 @@ impl Command {
             Self::Reboot(Asking { arguments, global }) => arguments.execute(&global),
             Self::Terminate(Asking { arguments, global }) => arguments.execute(&global),
             Self::Console(Asking { arguments, global }) => arguments.execute(&global),
+            Self::Ssh(Asking { arguments, global }) => arguments.execute(&global),
             Self::Events(Asking { arguments, global }) => arguments.execute(&global),
             Self::Instance(Choosing { command, global }) => command.execute(&global),
             Self::Image(Choosing { command, global }) => command.execute(&global),
             Self::Key(Choosing { command, global }) => command.execute(&global),
             Self::Volume(Choosing { command, global }) => command.execute(&global),
             Self::Group(Choosing { command, global }) => command.execute(&global),
+            Self::Net(Choosing { command, global }) => command.execute(&global),
             Self::Tag(Asking { arguments, global }) => arguments.execute(&global),
             Self::Types(Asking { arguments, global }) => arguments.execute(&global),
             Self::Completions(completions) => completions.execute(root),

@@ -12,6 +12,7 @@ pub mod plan;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use innkeeper_network::plan::Vpc as Plan;
 use innkeeper_network::services::dns::{Resolvers, resolvers};
 use innkeeper_network::services::{Directory, Sockets};
+use innkeeper_network::trace::Traced;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -130,6 +132,27 @@ impl DataPlane {
         let (shared, id) = (self.shared.clone(), interface.clone());
         let runtime = tokio::runtime::Handle::current();
         Ok(tokio::task::spawn_blocking(move || shared.open_tap(&runtime, &id, queues)).await??)
+    }
+
+    /// What becomes of the packets from and to an interface for some time. None, if its instance does not run. Blocks.
+    pub fn trace(
+        &self,
+        interface: &NetworkInterface,
+        time: Duration,
+    ) -> Result<Option<Vec<Traced>>, HostError> {
+        let world = self.shared.state.read();
+        let Some(plan) = plan::plan(&world, &interface.vpc) else { return Ok(None) };
+        if !plan.interfaces.contains_key(interface.id.as_str()) {
+            return Ok(None);
+        }
+        let own = interface.addresses();
+        let addresses: Vec<Ipv4Addr> = own
+            .flat_map(|own| [Some(own.address), own.public.as_ref().map(|public| public.address)])
+            .flatten()
+            .collect();
+        let tracer = self.shared.host.trace_vpc(&plan)?;
+        let traced = tracer.look(&plan, &addresses, time);
+        traced.map(Some).map_err(|cause| HostError { what: format!("see the packets of {}", plan.id), cause })
     }
 }
 

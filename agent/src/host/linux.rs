@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use innkeeper_network::linux::{Error as NetworkError, Networks};
 use innkeeper_network::plan::Vpc as Plan;
 use innkeeper_network::services::Sockets;
+use innkeeper_network::trace::Tracer;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -368,6 +369,11 @@ impl Host for Linux {
 
     fn vpcs(&self) -> Result<Vec<VpcId>, HostError> {
         named_in(&self.networks_directory())
+    }
+
+    fn trace_vpc(&self, plan: &Plan) -> Result<Tracer, HostError> {
+        self.with_networks(|networks| Ok(Tracer::open(networks, plan)))?
+            .what(|| format!("see the packets of {}", plan.id))
     }
 
     fn open_tap(

@@ -13,6 +13,7 @@ use std::time::Duration;
 use innkeeper_network::linux::HostSettings;
 use innkeeper_network::plan::Vpc as Plan;
 use innkeeper_network::services::Sockets;
+use innkeeper_network::trace::Tracer;
 
 use crate::ids::{InstanceId, NetworkInterfaceId, VpcId};
 use crate::instances::capacity::Capacity;
@@ -130,6 +131,9 @@ pub trait Host: Send + Sync {
 
     /// The VPCs that have a network.
     fn vpcs(&self) -> Result<Vec<VpcId>, HostError>;
+
+    /// Sees the packets of a VPC that was brought about.
+    fn trace_vpc(&self, plan: &Plan) -> Result<Tracer, HostError>;
 
     /// The tap of an interface of a VPC that was brought about, once for each pair of queues.
     fn open_tap(

@@ -2,6 +2,7 @@
 
 mod describe_state;
 mod schedule_event;
+mod trace_packets;
 
 use crate::query::dispatch::Registry;
 pub use schedule_event::find_event;
@@ -10,4 +11,5 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<describe_state::DescribeState>();
     registry.add::<schedule_event::ScheduleEvent>();
     registry.add::<schedule_event::CancelEvent>();
+    registry.add::<trace_packets::TracePackets>();
 }
