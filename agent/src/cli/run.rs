@@ -41,7 +41,7 @@ pub struct Run {
     /// The root volume's size, if it shall be larger than the image's
     #[arg(long, value_name = "GiB", value_parser = clap::value_parser!(u32).range(1..))]
     disk_size: Option<u32>,
-    /// A security group's id or name; the VPC's default group if there is none
+    /// A security group's id or name; by default the VPC's own, and one that lets this host log in
     #[arg(long, short = 'g')]
     group: Vec<String>,
     /// A tag
@@ -62,7 +62,11 @@ impl Run {
             Some(size) => Some((root_device(&client, &image)?, size)),
             None => None,
         };
-        let parameters = self.parameters(&image, user_data, root, &tags);
+        let groups = match self.group.is_empty() {
+            true => usual_groups(&client)?,
+            false => self.group.clone(),
+        };
+        let parameters = self.parameters(&image, user_data, root, &groups, &tags);
         let answer = client.call("RunInstances", parameters)?;
         let mut launched = list(&answer, "instancesSet").to_vec();
         if self.wait.wait {
@@ -79,10 +83,11 @@ impl Run {
         image: &str,
         user_data: Option<String>,
         root: Option<(String, u32)>,
+        groups: &[String],
         tags: &[(String, String)],
     ) -> Parameters {
         let count = self.count.to_string();
-        let (ids, groups): (Vec<_>, Vec<_>) = self.group.iter().partition(|group| group.starts_with("sg-"));
+        let (ids, groups): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.starts_with("sg-"));
         let (device, size) = root.unzip();
         Parameters::default()
             .with("ImageId", image)
@@ -97,6 +102,53 @@ impl Run {
             .with_some("BlockDeviceMapping.1.Ebs.VolumeSize", size.map(|size| size.to_string()))
             .with_tags("instance", tags)
     }
+}
+
+/// The groups of instances for which none is named: the default VPC's own, which lets in its members only, and one that
+/// lets the host in by ssh, which is made when it is missing, as EC2's console does. None, if there is no default VPC, or no
+/// address by which the host could come.
+fn usual_groups(client: &Client) -> anyhow::Result<Vec<String>> {
+    let host = client.call("InnkeeperDescribeHost", Parameters::default())?;
+    let is_default = [("is-default".to_owned(), "true".to_owned())];
+    let vpcs = client.describe("DescribeVpcs", Parameters::default().with_filters(&is_default), "vpcSet")?;
+    let (host, Some(vpc)) = (text(&host, "hostAddress"), vpcs.first().map(|vpc| text(vpc, "vpcId"))) else {
+        return Ok(Vec::new());
+    };
+    if host.is_empty() {
+        return Ok(Vec::new());
+    }
+    let in_vpc = Parameters::default().with_filters(&[("vpc-id".to_owned(), vpc.to_owned())]);
+    let groups = client.describe("DescribeSecurityGroups", in_vpc, "securityGroupInfo")?;
+    let named = |name: &str| {
+        let found = groups.iter().find(|group| text(group, "groupName") == name);
+        found.map(|group| text(group, "groupId").to_owned())
+    };
+    let login = match named(LOGIN_GROUP) {
+        Some(group) => group,
+        None => make_login_group(client, vpc, host)?,
+    };
+    Ok(named("default").into_iter().chain([login]).collect())
+}
+
+/// The group that lets the host log in.
+const LOGIN_GROUP: &str = "innkeeper-login";
+
+fn make_login_group(client: &Client, vpc: &str, host: &str) -> anyhow::Result<String> {
+    let group = Parameters::default()
+        .with("GroupName", LOGIN_GROUP)
+        .with("GroupDescription", "Made by innkeeper run: lets the host log in")
+        .with("VpcId", vpc);
+    let made = client.call("CreateSecurityGroup", group)?;
+    let id = text(&made, "groupId").to_owned();
+    let rule = Parameters::default()
+        .with("GroupId", id.as_str())
+        .with("IpPermissions.1.IpProtocol", "tcp")
+        .with("IpPermissions.1.FromPort", "22")
+        .with("IpPermissions.1.ToPort", "22")
+        .with("IpPermissions.1.IpRanges.1.CidrIp", format!("{host}/32"))
+        .with("IpPermissions.1.IpRanges.1.Description", "ssh from the host");
+    client.call("AuthorizeSecurityGroupIngress", rule)?;
+    Ok(id)
 }
 
 fn read_user_data(path: &Path) -> anyhow::Result<String> {
@@ -147,7 +199,7 @@ mod tests {
         ];
         let Line { run } = Line::parse_from(line);
         let tags = tags(run.name.as_deref(), &run.tag).unwrap();
-        let parameters = run.parameters("ami-1", None, Some(("/dev/xvda".into(), 20)), &tags);
+        let parameters = run.parameters("ami-1", None, Some(("/dev/xvda".into(), 20)), &run.group, &tags);
         let (client, server) = serve(vec![(200, "<R><a/></R>".into())]);
         client.call("RunInstances", parameters).unwrap();
         let asked = server.join().unwrap().remove(0);

@@ -1,5 +1,6 @@
 //! Actions that EC2 does not have, for people on the host.
 
+mod describe_host;
 mod describe_state;
 mod schedule_event;
 mod trace_packets;
@@ -8,6 +9,7 @@ use crate::query::dispatch::Registry;
 pub use schedule_event::find_event;
 
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<describe_host::DescribeHost>();
     registry.add::<describe_state::DescribeState>();
     registry.add::<schedule_event::ScheduleEvent>();
     registry.add::<schedule_event::CancelEvent>();
