@@ -2,12 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use innkeeper_tests::agent::{Agent, Template};
+use innkeeper_tests::ec2::texts;
+use innkeeper_tests::network::Place;
+use innkeeper_tests::network::echo::Attempt;
 use innkeeper_tests::{aws, image};
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -51,13 +55,13 @@ PS1='micro# '
 "#;
 
 /// The `micro` image with this profile.
-fn with_profile(agent: &Agent, directory: &Path) -> Result<Template> {
+fn with_profile(agent: &Agent, directory: &Path, profile: &str) -> Result<Template> {
     let template = agent.micro()?;
     fs::create_dir(directory)?;
     fs::copy(template.location.join("vmlinux"), directory.join("vmlinux"))?;
     let root = directory.join("root");
     fs::create_dir_all(root.join("etc"))?;
-    fs::write(root.join("etc/profile"), PROFILE)?;
+    fs::write(root.join("etc/profile"), profile)?;
     // Linux unpacks archives that follow one another, the last file of a name wins.
     let pack = "find . | cpio --quiet --create --format=newc --owner=0:0";
     let packed = Command::new("sh").args(["-c", pack]).current_dir(&root).output()?;
@@ -85,7 +89,7 @@ fn wait_for_console(agent: &Agent, id: &str, text: &str) -> Result<()> {
 fn a_guest_finds_its_instance_store_again_until_it_stops() -> Result<()> {
     let mut agent = Agent::start(REAL)?;
     let directory = tempfile::tempdir_in(agent.run_directory().with_file_name("import"))?;
-    let template = with_profile(&agent, &directory.path().join("micro"))?;
+    let template = with_profile(&agent, &directory.path().join("micro"), PROFILE)?;
     let image = agent.register("stored", &template)?;
     let id = agent.client()?.launch(&image, "lab.real")?;
     wait_for_console(&agent, &id, "ephemeral0 has: nothing")?;
@@ -107,5 +111,69 @@ fn a_guest_finds_its_instance_store_again_until_it_stops() -> Result<()> {
     client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
     client.wait_for(std::slice::from_ref(&id), "terminated", PATIENCE)?;
     wait_for_console(&agent, &id, "root has: of this guest")?;
+    Ok(())
+}
+
+/// What a shell does first that has a network: it answers at two ports, and says what it has got.
+const NETWORK: &str = r#"
+export HOME=/root PATH=/bin
+nc -ll -p 8080 -e cat &
+nc -ll -p 8081 -e cat &
+while ! ip -4 address show dev eth0 | grep -q inet; do sleep 0.2; done
+echo "address: $(ip -4 -o address show dev eth0 | tr -s ' ' | cut -d' ' -f4)"
+echo "mtu: $(cat /sys/class/net/eth0/mtu)"
+echo "name: $(hostname)"
+nslookup $(hostname).ec2.internal
+OTHERS
+PS1='micro# '
+"#;
+
+/// A stock kernel's own virtio-net and DHCP, which `stand-in-vmm` has none of.
+#[test]
+fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
+    let agent = Agent::start(REAL)?;
+    let client = agent.client()?;
+    let directory = tempfile::tempdir_in(agent.run_directory().with_file_name("import"))?;
+    let launch = |name: &str, others: &str| -> Result<(String, String)> {
+        let profile = NETWORK.replace("OTHERS", others);
+        let template = with_profile(&agent, &directory.path().join(name), &profile)?;
+        let id = client.launch(&agent.register(name, &template)?, "lab.real")?;
+        let described = client.ask("DescribeInstances", &[("InstanceId.1", &id)])?;
+        let private = texts(&described, "privateIpAddress").into_iter().next().context("an address")?;
+        Ok((id, private))
+    };
+    let (first, address) = launch("first", "")?;
+    wait_for_console(&agent, &first, &format!("address: {address}/20"))?;
+    wait_for_console(&agent, &first, "mtu: 9001")?;
+    let name = format!("ip-{}", address.replace('.', "-"));
+    wait_for_console(&agent, &first, &format!("name: {name}"))?;
+    wait_for_console(&agent, &first, &format!("Name:\t{name}.ec2.internal"))?;
+
+    // Its neighbour reaches it, in packets of every size.
+    let other = format!(
+        "ping -c 1 {address} >/dev/null && echo \"reached: small\"; ping -c 1 -s 8900 {address} >/dev/null && echo \
+         \"reached: large\"; echo hello | nc -w 5 {address} 8080 | grep -q hello && echo \"reached: tcp\""
+    );
+    let (second, _) = launch("second", &other)?;
+    for what in ["small", "large", "tcp"] {
+        wait_for_console(&agent, &second, &format!("reached: {what}"))?;
+    }
+
+    // The host does, at the port that it is allowed.
+    let described = client.ask("DescribeInstances", &[("InstanceId.1", &first)])?;
+    let public: Ipv4Addr =
+        texts(&described, "ipAddress").into_iter().next().context("a public address")?.parse()?;
+    let group = texts(&described, "groupId").into_iter().next().context("a group")?;
+    let rule = [
+        ("GroupId", group.as_str()),
+        ("IpPermissions.1.IpProtocol", "tcp"),
+        ("IpPermissions.1.FromPort", "8081"),
+        ("IpPermissions.1.ToPort", "8081"),
+        ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
+    ];
+    client.ask("AuthorizeSecurityGroupIngress", &rule)?;
+    let host = Place::here()?;
+    host.connect(public, 8081, PATIENCE)?.connected()?.echo(b"hello from the host")?;
+    ensure!(matches!(host.connect(public, 8080, Duration::from_secs(2))?, Attempt::TimedOut));
     Ok(())
 }
