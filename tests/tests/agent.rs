@@ -79,6 +79,7 @@ fn the_walker_finds_what_is_wrong_with_an_answer() -> Result<()> {
 fn every_answer_is_as_the_model_has_it() -> Result<()> {
     let (agent, image, template) = start("idle")?;
     agent.run_suite("every_action", &image, &template)?;
+    agent.run_suite("every_network_action", &image, &template)?;
     agent.wait_for_vmms(0)
 }
 

@@ -40,6 +40,11 @@ impl Cidr {
     /// What a default route has for its destination.
     pub const EVERYWHERE: Self = Self { first: Ipv4Addr::UNSPECIFIED, prefix: 0 };
 
+    /// A range that is known when this is written.
+    pub(crate) const fn constant(first: Ipv4Addr, prefix: u8) -> Self {
+        Self { first, prefix }
+    }
+
     /// The range of `1 << (32 - prefix)` addresses that an address is in. None if the prefix is more than 32.
     pub fn around(address: Ipv4Addr, prefix: u8) -> Option<Self> {
         let mask = match prefix {

@@ -187,6 +187,15 @@ fn is_full(ports: &RangeInclusive<u16>) -> bool {
     *ports == (0..=u16::MAX)
 }
 
+/// Ranges of addresses that are nobody's in a VPC and nobody's outside: this network, loopback, link-local and multicast
+/// addresses, and all above (RFC 6890).
+pub const NOBODYS: [Cidr; 4] = [
+    Cidr::constant(Ipv4Addr::new(0, 0, 0, 0), 8),
+    Cidr::constant(Ipv4Addr::new(127, 0, 0, 0), 8),
+    Cidr::constant(Ipv4Addr::new(169, 254, 0, 0), 16),
+    Cidr::constant(Ipv4Addr::new(224, 0, 0, 0), 3),
+];
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::plan::{AclEntry, Address, GroupRule, Interface, Peer, Target, Traffic, Vpc, protocol};
+use crate::plan::{AclEntry, Address, GroupRule, Interface, NOBODYS, Peer, Target, Traffic, Vpc, protocol};
 
 /// A packet, as far as anybody looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +159,10 @@ impl Vpc {
         if own.is_none() && (sender.source_dest_check || self.contains(packet.source)) {
             return Err(Refusal::NotItsOwn { interface: from.to_owned(), claimed: packet.source });
         }
-        let inside = self.contains(packet.destination);
-        if inside {
+        if NOBODYS.iter().any(|range| range.contains(packet.destination)) {
+            return Err(Refusal::Nobody(packet.destination));
+        }
+        if self.contains(packet.destination) {
             let (to, receiver) = self.owner(packet.destination).ok_or(Refusal::Nobody(packet.destination))?;
             return self.cross(from, sender, to, receiver, packet, is_new);
         }

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ANYWHERE_IN, ANYWHERE_OUT, Family, Ruleset};
 use crate::names;
-use crate::plan::{AclEntry, GroupRule, Interface, NatGateway, Peer, Traffic, Vpc, protocol};
+use crate::plan::{AclEntry, GroupRule, Interface, NOBODYS, NatGateway, Peer, Traffic, Vpc, protocol};
 use crate::{Cidr, mark};
 
 /// What interfaces with the same groups have in common.
@@ -37,9 +37,9 @@ pub fn compile(vpc: &Vpc) -> Ruleset {
     for range in &vpc.cidrs {
         ruleset.add("inside", range);
     }
-    // What is nobody's: this network, loopback, link-local and multicast addresses, and all above.
-    for range in ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"] {
+    for range in NOBODYS {
         ruleset.add("inside", range);
+        ruleset.add("nobodys", range);
     }
     ruleset
 }

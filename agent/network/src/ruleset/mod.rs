@@ -96,6 +96,7 @@ table inet innkeeper {
     set senders { type ifname . ether_addr; }
     set forwarders { type ifname . ether_addr; }
     set inside { type ipv4_addr; flags interval; }
+    set nobodys { type ipv4_addr; flags interval; }
     set link_local_rate { type ifname; size 65535; flags dynamic; timeout 10s; }
 
     # Public addresses, and those of NAT gateways.
@@ -195,6 +196,8 @@ table inet innkeeper {
 
     chain forward {
         type filter hook forward priority filter; policy drop;
+        # Nobody's: the services that have such an address are in here, and the host's own are not for guests.
+        ip daddr @nobodys drop
         iifname "uplink" jump from_outside
         oifname "uplink" jump to_outside
         meta mark . oifname @within goto sender

@@ -19,7 +19,8 @@ const COMBINATIONS: u64 = 250;
 /// How many connections are tried in each.
 const CONNECTIONS: usize = 12;
 /// Somebody outside.
-const WORLD: [Ipv4Addr; 2] = [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(192, 0, 2, 1)];
+const WORLD: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(169, 254, 170, 2)];
 
 /// A protocol that nobody knows.
 const EXPERIMENT: u8 = 253;
