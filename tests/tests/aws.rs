@@ -145,6 +145,15 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
     let (first, address) = launch("first", "")?;
     wait_for_console(&agent, &first, &format!("address: {address}/20"))?;
     wait_for_console(&agent, &first, "mtu: 9001")?;
+    // It drives its interface, and so its check is passed when it answers there.
+    let deadline = Instant::now() + PATIENCE;
+    while !client
+        .ask("DescribeInstanceStatus", &[("InstanceId.1", &first)])?
+        .contains("<status>passed</status>")
+    {
+        ensure!(Instant::now() < deadline, "its checks are not passed: {}", agent.last_words());
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let name = format!("ip-{}", address.replace('.', "-"));
     wait_for_console(&agent, &first, &format!("name: {name}"))?;
     wait_for_console(&agent, &first, &format!("Name:\t{name}.ec2.internal"))?;

@@ -5,7 +5,8 @@
 //! - [`verdict`] says what becomes of a packet, from the plan alone.
 //! - [`ruleset`] and [`routes`] say what Linux has to be told, and [`linux`] tells it.
 //!
-//! - [`services`] are what every VPC has inside: addresses, names, the time. [`trace`] says why a packet was dropped.
+//! - [`services`] are what every VPC has inside: addresses, names, the time. [`trace`] says why a packet was
+//!   dropped, [`probe`] whether a guest answers.
 //!
 //! There are no bridges and no layer 2: a tap has a route to its address and a permanent neighbour, the kernel answers
 //! ARP for everybody else, and so all traffic crosses one stateful chain.
@@ -14,6 +15,7 @@ pub mod cidr;
 pub mod linux;
 pub mod names;
 pub mod plan;
+pub mod probe;
 pub mod routes;
 pub mod ruleset;
 pub mod services;

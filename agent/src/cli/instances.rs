@@ -19,6 +19,7 @@ pub const INSTANCES: View = View {
         ("TYPE", |each, _| text(each, "instanceType").into()),
         ("IMAGE", |each, _| text(each, "imageId").into()),
         ("PRIVATE ADDRESS", |each, _| text(each, "privateIpAddress").into()),
+        ("PUBLIC ADDRESS", |each, _| text(each, "ipAddress").into()),
         ("LAUNCHED", |each, now| age(text(each, "launchTime"), now)),
     ],
 };
@@ -261,12 +262,23 @@ mod tests {
 
     #[test]
     fn an_instance_is_a_row() {
-        let shown = table(&INSTANCES, &[instance()], "2026-11-21T10:00:00Z".parse().unwrap());
+        let mut instance = instance();
+        instance["ipAddress"] = json!("198.19.0.4");
+        let shown = table(&INSTANCES, &[instance], "2026-11-21T10:00:00Z".parse().unwrap());
         let words: Vec<_> = shown.lines().nth(1).unwrap().split("  ").map(str::trim).collect();
         let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
         assert_eq!(
             words,
-            ["i-0123456789abcdef0", "web", "running", "t3.micro", "ami-1", "172.31.0.4", "3 minutes ago"]
+            [
+                "i-0123456789abcdef0",
+                "web",
+                "running",
+                "t3.micro",
+                "ami-1",
+                "172.31.0.4",
+                "198.19.0.4",
+                "3 minutes ago"
+            ]
         );
     }
 

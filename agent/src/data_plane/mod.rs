@@ -37,6 +37,9 @@ use crate::state::State;
 /// How often everything is looked at.
 const MENDING: Duration = Duration::from_secs(10);
 
+/// How long a guest may take to answer.
+const ANSWER: Duration = Duration::from_millis(500);
+
 /// Where the host's resolvers are named.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -132,6 +135,12 @@ impl DataPlane {
         let (shared, id) = (self.shared.clone(), interface.clone());
         let runtime = tokio::runtime::Handle::current();
         Ok(tokio::task::spawn_blocking(move || shared.open_tap(&runtime, &id, queues)).await??)
+    }
+
+    /// Whether the guest that has an interface answers there. An error is that it could not be asked.
+    pub async fn is_answered(&self, interface: &NetworkInterfaceId) -> anyhow::Result<bool> {
+        let (shared, id) = (self.shared.clone(), interface.clone());
+        Ok(tokio::task::spawn_blocking(move || shared.is_answered(&id)).await??)
     }
 
     /// What becomes of the packets from and to an interface for some time. None, if its instance does not run. Blocks.
@@ -237,6 +246,21 @@ impl Shared {
             applied.services = Some(runtime.spawn(served));
         }
         Ok(())
+    }
+
+    fn is_answered(&self, id: &NetworkInterfaceId) -> Result<bool, HostError> {
+        let what = || format!("ask whoever has {id}");
+        let gone =
+            || HostError { what: what(), cause: io::Error::other("it is not an interface that is used") };
+        let probe = {
+            let vpcs = self.vpcs();
+            let vpc = self.state.read().get::<NetworkInterface>(id).ok_or_else(gone)?.vpc.clone();
+            let plan = &vpcs.get(&vpc).ok_or_else(gone)?.plan;
+            let interface = plan.interfaces.get(id.as_str()).ok_or_else(gone)?;
+            let subnet = plan.subnets.get(&interface.subnet).ok_or_else(gone)?;
+            self.host.probe(&vpc, id, interface, plan::router(subnet.cidr))?
+        };
+        probe.is_answered(ANSWER).map_err(|cause| HostError { what: what(), cause })
     }
 
     fn open_tap(

@@ -7,6 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
@@ -17,7 +18,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use innkeeper_network::linux::{Error as NetworkError, Networks};
-use innkeeper_network::plan::Vpc as Plan;
+use innkeeper_network::plan::{Interface, Vpc as Plan};
+use innkeeper_network::probe::Probe;
 use innkeeper_network::services::Sockets;
 use innkeeper_network::trace::Tracer;
 use nix::errno::Errno;
@@ -369,6 +371,19 @@ impl Host for Linux {
 
     fn vpcs(&self) -> Result<Vec<VpcId>, HostError> {
         named_in(&self.networks_directory())
+    }
+
+    fn probe(
+        &self,
+        vpc: &VpcId,
+        id: &NetworkInterfaceId,
+        interface: &Interface,
+        router: Ipv4Addr,
+    ) -> Result<Probe, HostError> {
+        self.with_networks(|networks| {
+            Ok(Probe::open(networks, vpc.as_str(), id.as_str(), interface, router))
+        })?
+        .what(|| format!("ask whoever has {id}"))
     }
 
     fn trace_vpc(&self, plan: &Plan) -> Result<Tracer, HostError> {

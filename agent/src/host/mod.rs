@@ -6,12 +6,14 @@ mod mounts;
 mod process;
 mod store;
 
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use innkeeper_network::linux::HostSettings;
-use innkeeper_network::plan::Vpc as Plan;
+use innkeeper_network::plan::{Interface, Vpc as Plan};
+use innkeeper_network::probe::Probe;
 use innkeeper_network::services::Sockets;
 use innkeeper_network::trace::Tracer;
 
@@ -131,6 +133,15 @@ pub trait Host: Send + Sync {
 
     /// The VPCs that have a network.
     fn vpcs(&self) -> Result<Vec<VpcId>, HostError>;
+
+    /// A question to a guest: whether it answers at an interface of a VPC that was brought about.
+    fn probe(
+        &self,
+        vpc: &VpcId,
+        id: &NetworkInterfaceId,
+        interface: &Interface,
+        router: Ipv4Addr,
+    ) -> Result<Probe, HostError>;
 
     /// Sees the packets of a VPC that was brought about.
     fn trace_vpc(&self, plan: &Plan) -> Result<Tracer, HostError>;

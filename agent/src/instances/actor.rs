@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
+use super::health::Guest;
 use super::lifecycle::Observation;
 use super::settle::settle;
 use super::vmm::{Vmm, VmmError};
@@ -199,8 +200,12 @@ impl Actor {
             }
             Err(_) => None,
         };
+        let guest = match &answer {
+            Some(status) => self.ask_guest(instance, status).await,
+            None => Guest::Unasked,
+        };
         let before = self.shared.healths.get(&self.id);
-        let health = before.then(answer.as_ref(), instance.lifecycle.since, Timestamp::now());
+        let health = before.then(answer.as_ref(), guest, instance.lifecycle.since, Timestamp::now());
         if health != before {
             tracing::info!(instance = %self.id, ?health, "the status checks have changed");
         }

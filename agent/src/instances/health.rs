@@ -12,6 +12,20 @@ use crate::ids::{InstanceId, VolumeId};
 /// How long a guest may take until it is heard of.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
+/// How long a guest may be mute on the network that drives its interface: as long as it takes to boot, or to renew a lease.
+const GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a guest says on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// It does not drive its interface, or could not be asked.
+    Unasked,
+    /// It answers.
+    Answers,
+    /// It does not.
+    Mute,
+}
+
 /// How a check has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Check {
@@ -32,10 +46,12 @@ pub enum Check {
 pub struct Health {
     /// The VMM answers, and its devices work.
     pub system: Check,
-    /// The guest is up: it has said something, or drives a device.
+    /// The guest is up: it has said something, or drives a device; and if it drives its network interface, it answers there.
     pub instance: Check,
     /// Its volumes can be used.
     pub volumes: Check,
+    /// Since when it does not answer on the network.
+    pub mute_since: Option<Timestamp>,
 }
 
 impl Check {
@@ -55,8 +71,8 @@ impl Health {
         [self.system, self.instance, self.volumes].iter().all(|check| *check == Check::Passed)
     }
 
-    /// What follows from the VMM's answer, or its silence. `running` is when the instance began to run.
-    pub fn then(self, answer: Option<&Status>, running: Timestamp, now: Timestamp) -> Self {
+    /// What follows from the VMM's answer, or its silence, and the guest's. `running` is when the instance began to run.
+    pub fn then(self, answer: Option<&Status>, guest: Guest, running: Timestamp, now: Timestamp) -> Self {
         let Some(status) = answer else { return Self { system: self.system.then(false, now), ..self } };
         // One that is on its way out may be as it likes.
         let mut devices = status.devices.iter().filter(|device| device.state == DeviceState::Attached);
@@ -65,11 +81,19 @@ impl Health {
         let is_up = status.serial_output > 0
             || status.virtio_output > 0
             || devices.clone().any(|device| device.driver == DriverState::Running);
-        let instance = match self.instance {
-            before @ Check::Initializing if !is_up && now.duration_since(running) < PATIENCE => before,
-            before => before.then(is_up, now),
+        let mute_since = (guest == Guest::Mute).then(|| self.mute_since.unwrap_or(now));
+        let instance = match (self.instance, mute_since) {
+            // It may be about to get its address, or to boot anew.
+            (before, Some(since)) if now.duration_since(since) < GRACE => before,
+            (before @ Check::Initializing, _) if now.duration_since(running) < PATIENCE => match guest {
+                Guest::Mute => before,
+                _ if !is_up => before,
+                _ => Check::Passed,
+            },
+            (before, _) => before.then(is_up && guest != Guest::Mute, now),
         };
         Self {
+            mute_since,
             volumes: self.volumes.then(devices.clone().filter(is_volume).all(works), now),
             system: self.system.then(devices.all(works), now),
             instance,
@@ -106,6 +130,7 @@ impl Healths {
 mod tests {
     use innkeeper_protocol::{DeviceKind, State};
 
+    use super::Guest::{Answers, Mute, Unasked};
     use super::*;
 
     const PASSED: Check = Check::Passed;
@@ -137,24 +162,43 @@ mod tests {
     }
 
     fn health(system: Check, instance: Check, volumes: Check) -> Health {
-        Health { system, instance, volumes }
+        Health { system, instance, volumes, mute_since: None }
     }
 
     #[test]
     fn a_guest_that_is_heard_of_is_well() {
         let volume = "vol-0123456789abcdef0";
         for status in [status(1, &[]), status(0, &[(volume, DriverState::Running)])] {
-            let found = Health::default().then(Some(&status), at(0), at(1));
+            let found = Health::default().then(Some(&status), Unasked, at(0), at(1));
             assert_eq!(found, health(PASSED, PASSED, PASSED));
             assert!(found.is_well());
         }
         let silent = status(0, &[(volume, DriverState::None)]);
-        let found = Health::default().then(Some(&silent), at(0), at(1));
+        let found = Health::default().then(Some(&silent), Unasked, at(0), at(1));
         assert_eq!(found, health(PASSED, Check::Initializing, PASSED));
-        let late = found.then(Some(&silent), at(0), at(301));
+        let late = found.then(Some(&silent), Unasked, at(0), at(301));
         assert_eq!(late.instance, Check::Failed { since: at(301) });
-        assert_eq!(late.then(Some(&silent), at(0), at(400)), late);
-        assert!(late.then(Some(&status(1, &[])), at(0), at(500)).is_well());
+        assert_eq!(late.then(Some(&silent), Unasked, at(0), at(400)), late);
+        assert!(late.then(Some(&status(1, &[])), Unasked, at(0), at(500)).is_well());
+    }
+
+    #[test]
+    fn a_guest_that_drives_its_interface_has_to_answer_there() {
+        let up = status(1, &[("eni-0123456789abcdef0", DriverState::Running)]);
+        let instance = |health: Health| health.instance;
+        // It takes its time to get an address, and that is no failure.
+        let booting = Health::default().then(Some(&up), Mute, at(0), at(1));
+        assert_eq!(instance(booting), Check::Initializing);
+        assert_eq!(instance(booting.then(Some(&up), Mute, at(0), at(100))), Check::Initializing);
+        assert_eq!(instance(booting.then(Some(&up), Mute, at(0), at(301))), Check::Failed { since: at(301) });
+        let well = booting.then(Some(&up), Answers, at(0), at(20));
+        assert_eq!(instance(well), PASSED);
+        // One that was well has a minute.
+        let mute = well.then(Some(&up), Mute, at(0), at(400));
+        assert_eq!(instance(mute), PASSED);
+        let failed = mute.then(Some(&up), Mute, at(0), at(460));
+        assert_eq!(instance(failed), Check::Failed { since: at(460) });
+        assert!(failed.then(Some(&up), Answers, at(0), at(470)).is_well());
     }
 
     #[test]
@@ -167,20 +211,20 @@ mod tests {
             ([("vol-0123456789abcdef0", well), ("ephemeral0", broken)], failed, PASSED),
             ([("vol-0123456789abcdef0", well), ("ephemeral0", well)], PASSED, PASSED),
         ] {
-            let found = before.then(Some(&status(1, &devices)), at(0), at(9));
+            let found = before.then(Some(&status(1, &devices)), Unasked, at(0), at(9));
             assert_eq!(found, health(system, PASSED, volumes), "{devices:?}");
         }
         let mut leaving = status(1, &[("vol-0123456789abcdef0", broken)]);
         leaving.devices[0].state = DeviceState::Ejected;
-        assert!(before.then(Some(&leaving), at(0), at(9)).is_well());
+        assert!(before.then(Some(&leaving), Unasked, at(0), at(9)).is_well());
     }
 
     #[test]
     fn silence_is_the_systems() {
         let before = health(PASSED, PASSED, PASSED);
-        let silent = before.then(None, at(0), at(5)).then(None, at(0), at(9));
+        let silent = before.then(None, Unasked, at(0), at(5)).then(None, Unasked, at(0), at(9));
         assert_eq!(silent, health(Check::Failed { since: at(5) }, PASSED, PASSED));
-        assert!(silent.then(Some(&status(1, &[])), at(0), at(10)).is_well());
+        assert!(silent.then(Some(&status(1, &[])), Unasked, at(0), at(10)).is_well());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use innkeeper_protocol::{Command, Limit, Limits};
+use innkeeper_protocol::{Command, DeviceStatus, DriverState, Limit, Limits, Status};
 
 use super::actor::{Actor, blocking};
 use super::chain;
+use super::health::Guest;
 use super::settle::{detach_interface, interface_attached};
 use crate::catalogue::Network;
 use crate::ids::NetworkInterfaceId;
@@ -51,6 +52,24 @@ impl Actor {
                 tracing::warn!(
                     instance = %self.id, interface = %id, error = chain(error.as_ref()), "cannot do so"
                 );
+            }
+        }
+    }
+
+    /// Whether the guest answers on the network, if it drives its primary interface.
+    pub(super) async fn ask_guest(&self, instance: &Instance, status: &Status) -> Guest {
+        let primary = &instance.network_interface;
+        let drives =
+            |device: &DeviceStatus| device.id == primary.as_str() && device.driver == DriverState::Running;
+        if !status.devices.iter().any(drives) {
+            return Guest::Unasked;
+        }
+        match self.shared.data_plane.is_answered(primary).await {
+            Ok(true) => Guest::Answers,
+            Ok(false) => Guest::Mute,
+            Err(error) => {
+                tracing::debug!(instance = %self.id, error = chain(error.as_ref()), "the guest was not asked");
+                Guest::Unasked
             }
         }
     }

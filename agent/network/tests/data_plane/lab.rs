@@ -122,6 +122,20 @@ impl Lab {
         None
     }
 
+    /// Lets a guest answer whoever asks by ARP for its address, once.
+    pub fn answer(&self, id: &str, own: (Mac, Ipv4Addr)) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(asker) =
+                read(&self.taps[id]).as_deref().and_then(|frame| wire::read_arp_request(frame, own.1))
+            {
+                return self.inject(id, &wire::arp_reply(own, asker));
+            }
+            assert!(Instant::now() < deadline, "nobody asks");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
     fn drain(&self, id: &str) {
         while read(&self.taps[id]).is_some() {}
     }

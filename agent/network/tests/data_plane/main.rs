@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use innkeeper_network::names;
 use innkeeper_network::plan::{Address, GroupRule, Interface, Mac, Peer, Traffic, Vpc, protocol};
+use innkeeper_network::probe::Probe;
 use innkeeper_network::trace::Tracer;
 use innkeeper_network::verdict::Packet;
 
@@ -287,6 +288,23 @@ fn an_interface_more_costs_little() {
         times.sort();
         println!("499 interfaces: {all:?}; one more: {:?} (median)", times[times.len() / 2]);
         assert!(times[0] < Duration::from_millis(100), "{times:?}");
+    });
+}
+
+#[test]
+fn a_guest_that_is_there_answers() {
+    on_a_host(|mut lab| {
+        let vpc = plans::two_subnets();
+        lab.apply(&vpc);
+        let (id, interface) = ("eni-0", &vpc.interfaces["eni-0"]);
+        let router = router(vpc.subnets["subnet-0"].cidr);
+        let probe = Probe::open(&lab.networks, &vpc.id, id, interface, router).unwrap();
+        assert!(!probe.is_answered(Duration::from_millis(20)).unwrap());
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| probe.is_answered(PATIENCE));
+            lab.answer(id, (mac(0), address(0)));
+            assert!(asked.join().unwrap().unwrap());
+        });
     });
 }
 

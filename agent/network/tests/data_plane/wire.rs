@@ -38,6 +38,25 @@ pub fn arp_request(sender: (Mac, Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
     ethernet(Mac([0xff; 6]), sender.0, 0x0806, &packet)
 }
 
+/// The answer to that.
+pub fn arp_reply(sender: (Mac, Ipv4Addr), asker: (Mac, Ipv4Addr)) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 2];
+    packet.extend(sender.0.0);
+    packet.extend(sender.1.octets());
+    packet.extend(asker.0.0);
+    packet.extend(asker.1.octets());
+    ethernet(asker.0, sender.0, 0x0806, &packet)
+}
+
+/// Who asks for an address.
+pub fn read_arp_request(frame: &[u8], target: Ipv4Addr) -> Option<(Mac, Ipv4Addr)> {
+    let packet = frame.get(HEADER + 14..)?;
+    let is_request = frame.get(HEADER + 12..HEADER + 14)? == [8, 6] && packet.get(6..8)? == [0, 1];
+    let mac: [u8; 6] = packet.get(8..14)?.try_into().ok()?;
+    let address: [u8; 4] = packet.get(14..18)?.try_into().ok()?;
+    (is_request && packet.get(24..28)? == target.octets()).then_some((Mac(mac), address.into()))
+}
+
 /// Whose Ethernet address an answer tells, and which.
 pub fn read_arp_reply(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
     let packet = frame.get(HEADER + 14..)?;

@@ -223,7 +223,8 @@ fn only_running_instances_have_a_status_if_not_all_are_wanted() {
     let all = client.call("DescribeInstanceStatus", &[("IncludeAllInstances", "true")]).unwrap();
     assert_eq!(all.all("instanceId").len(), 2);
     let failed = Check::Failed { since: Timestamp::UNIX_EPOCH };
-    let health = Health { system: failed, instance: Check::Passed, volumes: Check::Passed };
+    let (instance, volumes) = (Check::Passed, Check::Passed);
+    let health = Health { system: failed, instance, volumes, ..Health::default() };
     client.agent.instances.set_health(&running.parse().unwrap(), health);
     let some = client.call("DescribeInstanceStatus", &[("InstanceId.1", &running)]).unwrap();
     for piece in [
