@@ -27,6 +27,7 @@ pub fn bare_payload(runs: usize) -> Result<ExitCode> {
         mib: 128,
         disk: None,
         tap: None,
+        mac: String::new(),
     };
     println!("From the start of the VMM to the first byte of a bare payload, 1 CPU, 128 MiB:\n");
     compare(&guest, "!", runs, 0.10)

@@ -34,7 +34,7 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
     // Memory needs no warming up.
     for _ in 0..runs {
         for (vmm, contender) in vmms.iter().enumerate() {
-            let mut shell = contender.boot(&guest, directory.path(), Some(&network))?;
+            let mut shell = contender.boot(&guest, directory.path(), Some(&network.0))?;
             // What loads after `ready` has come by then.
             shell.run("sleep 3")?;
             let resident = Resident::of(shell.vmm.pid(), MIB)?;

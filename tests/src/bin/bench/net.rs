@@ -17,9 +17,9 @@ use crate::vmms::{Contender, Guest};
 const CPUS: u32 = 2;
 const MIB: u32 = 256;
 /// Seconds that each measurement takes.
-const SECONDS: u32 = 2;
+pub const SECONDS: u32 = 2;
 const ADDRESS: &str = "10.9.0.2";
-const PORT: u16 = 7000;
+pub const PORT: u16 = 7000;
 
 struct Job {
     name: &'static str,
@@ -29,7 +29,7 @@ struct Job {
     unit: f64,
 }
 
-const MIB_PER_SECOND: f64 = 1048576.0;
+pub const MIB_PER_SECOND: f64 = 1048576.0;
 
 const JOBS: [Job; 3] = [
     Job { name: "TCP to the guest, MiB/s", what: "to", unit: MIB_PER_SECOND },
@@ -52,7 +52,7 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
             let mut guest = Guest::of_image("micro", CPUS, MIB);
             guest.initrd = Some(initrd.path().into());
             network.connect(&mut guest);
-            let mut shell = vmm.boot(&guest, directory.path(), Some(&network))?;
+            let mut shell = vmm.boot(&guest, directory.path(), Some(&network.0))?;
             shell.run(&format!("/netprobe serve {PORT} >/dev/null 2>&1 & sleep 1"))?;
             Ok((shell, network))
         },
@@ -62,7 +62,7 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
 }
 
 /// A network namespace with a tap for one guest.
-pub struct Network(Namespace);
+pub struct Network(pub Namespace);
 
 impl Network {
     pub fn new() -> Result<Self> {
@@ -75,13 +75,8 @@ impl Network {
 
     /// Gives `guest` an interface in this network, and its address.
     pub fn connect(&self, guest: &mut Guest) {
-        guest.tap = Some("tap0");
+        guest.tap = Some("tap0".into());
         guest.command_line += &format!(" micro.ip={ADDRESS}/24");
-    }
-
-    /// A command that is to run in the namespace.
-    pub fn command(&self, program: &str) -> Command {
-        self.0.command(program)
     }
 
     fn measure(&self, job: &Job) -> Result<f64> {
@@ -98,7 +93,7 @@ impl Network {
 }
 
 /// The initial RAM disk of `micro`, and behind it a second archive with `/netprobe`.
-fn initrd_with_netprobe() -> Result<NamedTempFile> {
+pub fn initrd_with_netprobe() -> Result<NamedTempFile> {
     let mut initrd = NamedTempFile::new()?;
     let size = std::io::copy(&mut File::open(image("micro", "initrd.img"))?, initrd.as_file_mut())?;
     // An archive begins at a multiple of four bytes.

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use innkeeper_tests::network::Place;
 use innkeeper_tests::{Shell, Vmm, image, path, program};
-
-use crate::net::Network;
 
 /// The kernel's command line, the same for every VMM: what ours uses by default, and the reset that all of them
 /// have.
@@ -32,7 +31,9 @@ pub struct Guest {
     /// A raw disk, which goes through the host's page cache and is flushed when the guest says so.
     pub disk: Option<PathBuf>,
     /// The name of a tap with `vnet_hdr`.
-    pub tap: Option<&'static str>,
+    pub tap: Option<String>,
+    /// The address of its network interface.
+    pub mac: String,
 }
 
 impl Guest {
@@ -46,6 +47,7 @@ impl Guest {
             mib,
             disk: None,
             tap: None,
+            mac: MAC.into(),
         }
     }
 }
@@ -108,7 +110,7 @@ impl Contender {
     }
 
     /// Boots `guest`, which is of the `micro` image, to its shell, in the network that its tap is in.
-    pub fn boot(self, guest: &Guest, directory: &Path, network: Option<&Network>) -> Result<Shell> {
+    pub fn boot(self, guest: &Guest, directory: &Path, network: Option<&Place>) -> Result<Shell> {
         let command = self.command(guest, directory)?;
         let (program, arguments) = command.split_first().context("a command")?;
         let mut command = network.map_or_else(|| Command::new(program), |network| network.command(program));
@@ -123,7 +125,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 fn innkeeper(guest: &Guest) -> Vec<String> {
-    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap } = guest;
+    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap, mac } = guest;
     let mut command = words(&format!("run --cpus {cpus} --memory {mib}M --kernel {}", path(kernel)));
     command.extend(["--cmdline".into(), command_line.clone()]);
     if let Some(initrd) = initrd {
@@ -133,13 +135,13 @@ fn innkeeper(guest: &Guest) -> Vec<String> {
         command.extend(["--disk".into(), innkeeper_tests::disk(disk, "")]);
     }
     if let Some(tap) = tap {
-        command.extend(["--tap".into(), format!("{tap},mac={MAC}")]);
+        command.extend(["--tap".into(), format!("{tap},mac={mac}")]);
     }
     command
 }
 
 fn qemu(guest: &Guest, disk_options: &str) -> Vec<String> {
-    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap } = guest;
+    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap, mac } = guest;
     // PCI costs time at boot, so only who has devices for it gets it.
     let pci = if disk.is_some() || tap.is_some() { ",pcie=on" } else { "" };
     let mut command = words(&format!(
@@ -164,14 +166,14 @@ fn qemu(guest: &Guest, disk_options: &str) -> Vec<String> {
     if let Some(tap) = tap {
         command.extend(words(&format!(
             "-netdev tap,id=net,ifname={tap},script=no,downscript=no,vhost=off \
-             -device virtio-net-pci,netdev=net,mac={MAC},romfile="
+             -device virtio-net-pci,netdev=net,mac={mac},romfile="
         )));
     }
     command
 }
 
 fn firecracker(guest: &Guest, directory: &Path) -> Result<Vec<String>> {
-    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap } = guest;
+    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap, mac } = guest;
     let configuration = directory.join("firecracker.json");
     let initrd =
         initrd.as_deref().map(|initrd| format!(r#", "initrd_path": "{}""#, path(initrd))).unwrap_or_default();
@@ -184,8 +186,9 @@ fn firecracker(guest: &Guest, directory: &Path) -> Result<Vec<String>> {
             path(disk)
         )
     });
-    let interface =
-        tap.map(|tap| format!(r#"{{"iface_id": "net", "host_dev_name": "{tap}", "guest_mac": "{MAC}"}}"#));
+    let interface = tap
+        .as_ref()
+        .map(|tap| format!(r#"{{"iface_id": "net", "host_dev_name": "{tap}", "guest_mac": "{mac}"}}"#));
     let json = format!(
         r#"{{"boot-source": {boot}, "drives": [{}], "network-interfaces": [{}],
             "machine-config": {{"vcpu_count": {cpus}, "mem_size_mib": {mib}}}}}"#,
@@ -199,7 +202,7 @@ fn firecracker(guest: &Guest, directory: &Path) -> Result<Vec<String>> {
 }
 
 fn cloud_hypervisor(guest: &Guest) -> Vec<String> {
-    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap } = guest;
+    let Guest { kernel, initrd, command_line, cpus, mib, disk, tap, mac } = guest;
     let mut command = words(&format!(
         "--seccomp false --cpus boot={cpus} --memory size={mib}M --serial tty --console off --kernel {}",
         path(kernel)
@@ -212,7 +215,7 @@ fn cloud_hypervisor(guest: &Guest) -> Vec<String> {
         command.extend(["--disk".into(), format!("path={},image_type=raw", path(disk))]);
     }
     if let Some(tap) = tap {
-        command.extend(["--net".into(), format!("tap={tap},mac={MAC}")]);
+        command.extend(["--net".into(), format!("tap={tap},mac={mac}")]);
     }
     command
 }
