@@ -1,60 +1,14 @@
-//! The network of instances, with guests that have Linux's network stack: `stand-in-vmm` moves their frames. What only a
-//! real guest can show is in `live.rs`.
+//! Instances that come and go, and what of their network comes and goes with them.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use innkeeper_tests::agent::{Agent, IMPATIENT, TINY};
-use innkeeper_tests::ec2::{Client, texts};
 use innkeeper_tests::network::Place;
 use innkeeper_tests::network::echo::Attempt;
-use innkeeper_tests::stand_in::{self, Guest};
+use innkeeper_tests::stand_in::Guest;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long nobody answers who is not allowed to.
-const SILENCE: Duration = Duration::from_millis(500);
-
-/// A daemon, its client, and an image.
-struct Lab {
-    agent: Agent,
-    client: Client,
-    image: String,
-}
-
-impl Lab {
-    fn start() -> Result<Self> {
-        let agent = Agent::start_on(&stand_in::vmm(), IMPATIENT)?;
-        let image = agent.register("stand-in", &stand_in::template(&agent)?)?;
-        let client = agent.client()?;
-        Ok(Self { agent, client, image })
-    }
-
-    /// Launches an instance, and waits until it runs.
-    fn launch(&self) -> Result<String> {
-        let id = self.client.launch(&self.image, TINY)?;
-        self.client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
-        Ok(id)
-    }
-
-    /// What an instance's description has for a name, if anything.
-    fn described(&self, id: &str, name: &str) -> Result<Option<String>> {
-        let answer = self.client.ask("DescribeInstances", &[("InstanceId.1", id)])?;
-        Ok(texts(&answer, name).into_iter().next())
-    }
-
-    fn address(&self, id: &str, name: &str) -> Result<Ipv4Addr> {
-        let text = self.described(id, name)?.with_context(|| format!("{id} has no {name}"))?;
-        Ok(text.parse()?)
-    }
-
-    fn end(&self, change: &str, ids: &[String], state: &str) -> Result<()> {
-        for id in ids {
-            self.client.ask(change, &[("InstanceId.1", id)])?;
-        }
-        self.client.wait_for(ids, state, PATIENCE)
-    }
-}
+use super::{Lab, PATIENCE, SILENCE, eventually, host_address};
 
 #[test]
 fn guests_get_their_addresses_and_reach_each_other() -> Result<()> {
@@ -82,16 +36,8 @@ fn guests_get_their_addresses_and_reach_each_other() -> Result<()> {
     let host = Place::here()?;
     let server = guests[1].serve_tcp(8080)?;
     ensure!(matches!(host.connect(public, 8080, SILENCE)?, Attempt::TimedOut));
-    let group = lab.described(&ids[1], "groupId")?.context("a group")?;
-    let rule = [
-        ("GroupId", group.as_str()),
-        ("IpPermissions.1.IpProtocol", "tcp"),
-        ("IpPermissions.1.FromPort", "8080"),
-        ("IpPermissions.1.ToPort", "8080"),
-        ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
-    ];
-    let asked = Instant::now();
-    lab.client.ask("AuthorizeSecurityGroupIngress", &rule)?;
+    let group = lab.group(&ids[1])?;
+    let asked = lab.rule("AuthorizeSecurityGroupIngress", &group, ("tcp", "8080"), "0.0.0.0/0")?;
     let mut connection = loop {
         match host.connect(public, 8080, SILENCE / 5)? {
             Attempt::Connected(connection) => break connection,
@@ -105,17 +51,11 @@ fn guests_get_their_addresses_and_reach_each_other() -> Result<()> {
 
     // Out into the world, of which here only the host is to be had.
     let server = host.serve_tcp(0)?;
-    let gateway = Ipv4Addr::from_bits((public.to_bits() & 0xffff_ff00) + 1);
-    guests[1].connect(gateway, server.port(), PATIENCE)?.connected()?.echo(b"out")?;
+    guests[1].connect(host_address(public), server.port(), PATIENCE)?.connected()?.echo(b"out")?;
     ensure!(server.seen().iter().all(|peer| peer.ip() == public), "{:?}", server.seen());
 
     lab.end("TerminateInstances", &ids, "terminated")?;
-    let deadline = Instant::now() + PATIENCE;
-    while !lab.agent.networks()?.is_empty() {
-        ensure!(Instant::now() < deadline, "{:?} is left", lab.agent.networks()?);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+    eventually("no network is left", || Ok(lab.agent.networks()?.is_empty()))
 }
 
 #[test]
@@ -156,16 +96,12 @@ fn an_interface_is_plugged_and_unplugged() -> Result<()> {
         guest.lease("eth0")?;
     }
     let subnet = lab.described(&ids[0], "subnetId")?.context("a subnet")?;
-    let one = |action: &str, parameters: &[(&str, &str)], element: &str| -> Result<String> {
-        let answer = lab.client.ask(action, parameters)?;
-        texts(&answer, element).into_iter().next().with_context(|| format!("no {element} in {answer}"))
-    };
-    let interface = one("CreateNetworkInterface", &[("SubnetId", &subnet)], "networkInterfaceId")?;
+    let interface = lab.one("CreateNetworkInterface", &[("SubnetId", &subnet)], "networkInterfaceId")?;
     let described = [("NetworkInterfaceId.1", interface.as_str())];
-    let address: Ipv4Addr = one("DescribeNetworkInterfaces", &described, "privateIpAddress")?.parse()?;
+    let address: Ipv4Addr = lab.one("DescribeNetworkInterfaces", &described, "privateIpAddress")?.parse()?;
     ensure!(!guests[1].ping(address)?);
     let attach = [("NetworkInterfaceId", interface.as_str()), ("InstanceId", &ids[0]), ("DeviceIndex", "1")];
-    let attachment = one("AttachNetworkInterface", &attach, "attachmentId")?;
+    let attachment = lab.one("AttachNetworkInterface", &attach, "attachmentId")?;
     let deadline = Instant::now() + PATIENCE;
     while !lab.client.ask("DescribeNetworkInterfaces", &described)?.contains("<status>attached</status>") {
         ensure!(Instant::now() < deadline, "it is not attached: {}", lab.agent.last_words());
