@@ -1,6 +1,7 @@
 //! The network of instances, with guests that have Linux's network stack: `stand-in-vmm` moves their frames. What only a
 //! real guest can show is in `live.rs`.
 
+mod changes;
 mod life;
 mod services;
 
