@@ -2,15 +2,17 @@
 //! real guest can show is in `live.rs`.
 
 mod changes;
+mod elastic;
 mod life;
 mod services;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use innkeeper_tests::agent::{Agent, IMPATIENT, TINY};
 use innkeeper_tests::ec2::{Client, texts};
+use innkeeper_tests::network::Place;
 use innkeeper_tests::stand_in::{self, Guest};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,6 +102,15 @@ impl Lab {
 /// How the host is seen from instances: by the first address of the pool, of which `public` is another one.
 fn host_address(public: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from_bits((public.to_bits() & 0xffff_ff00) + 1)
+}
+
+/// The host's link to the VPC that has a public address.
+fn host_link(host: &Place, public: Ipv4Addr) -> Result<String> {
+    let route = host.run(&format!("ip -oneline route get {public}"))?;
+    let link = route.split_whitespace().skip_while(|word| *word != "dev").nth(1);
+    let link = link.with_context(|| format!("no link in {route}"))?;
+    ensure!(link.starts_with("vpc"), "nothing leads to {public}: {route}");
+    Ok(link.to_owned())
 }
 
 /// Waits until something is so.
