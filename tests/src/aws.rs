@@ -67,8 +67,8 @@ pub fn life(agent: &Agent, image: &str, template: &Template) -> Result<()> {
     Ok(())
 }
 
-/// `aws ec2` with these words. The answer comes as text.
-fn ec2(agent: &Agent, words: &str) -> Result<String> {
+/// `aws ec2` with these words, of which none has a space. The answer comes as text.
+pub fn ec2(agent: &Agent, words: &str) -> Result<String> {
     let arguments: Vec<&str> = ["ec2", "--output", "text"].into_iter().chain(words.split(' ')).collect();
     agent.aws(&arguments)
 }
