@@ -5,6 +5,7 @@ mod changes;
 mod elastic;
 mod life;
 mod services;
+mod spoofing;
 mod tutorial;
 
 use std::net::Ipv4Addr;
