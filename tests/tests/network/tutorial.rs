@@ -15,6 +15,8 @@ use super::{Lab, PATIENCE, SILENCE, eventually, host_address, host_link};
 /// Where the public instance, and the private one, may be reached, and where not.
 const ALLOWED: u16 = 22;
 const OTHER: u16 = 23;
+/// Where the private one's group lets everybody in for a while.
+const OPENED: u16 = 24;
 
 /// What the tutorial makes.
 struct Made {
@@ -52,7 +54,7 @@ fn a_public_and_a_private_subnet_are_as_in_the_tutorial() -> Result<()> {
     ensure!(private.octets()[..3] == [10, 0, 1], "{private}");
 
     let guests = [lab.guest(&ids[0])?, lab.guest(&ids[1])?];
-    let link = from_outside(&guests, public, private, made.nat.1)?;
+    let link = from_outside(&lab, &guests, &made, public, private)?;
     between(&guests, private)?;
     out_by_the_nat_gateway(&lab, &guests[1], &made, public)?;
     take_down(&lab, &made, &ids)?;
@@ -122,12 +124,13 @@ fn make(lab: &Lab) -> Result<Made> {
 /// The host gets to the public instance as its group says, and to the private one by no way. Returns its link to the
 /// VPC.
 fn from_outside(
+    lab: &Lab,
     guests: &[Guest; 2],
+    made: &Made,
     public: Ipv4Addr,
     private: Ipv4Addr,
-    elastic: Ipv4Addr,
 ) -> Result<String> {
-    let host = Place::here()?;
+    let (host, elastic) = (Place::here()?, made.nat.1);
     let _servers: Vec<_> = [ALLOWED, OTHER]
         .iter()
         .flat_map(|port| guests.iter().map(|guest| guest.serve_tcp(*port)))
@@ -139,7 +142,14 @@ fn from_outside(
         ensure!(matches!(host.connect(elastic, port, SILENCE)?, Attempt::TimedOut));
     }
 
-    // The host puts it on the VPC's link, as if it knew the way: what is for the private one is dropped there.
+    // The host puts it on the VPC's link, as if it knew the way. What is for the private one is dropped there, even if
+    // its group allows it.
+    let opened = OPENED.to_string();
+    lab.rule("AuthorizeSecurityGroupIngress", &made.groups[1], ("tcp", &opened), "0.0.0.0/0")?;
+    // Nobody serves there, and says so.
+    eventually("the private one is open", || {
+        Ok(matches!(guests[0].connect(private, OPENED, SILENCE / 5)?, Attempt::Refused))
+    })?;
     let link = host_link(&host, public)?;
     let neighbours = host.run(&format!("ip neigh show dev {link}"))?;
     let other_end = neighbours.split("lladdr ").nth(1).and_then(|rest| rest.split_whitespace().next());
@@ -147,8 +157,8 @@ fn from_outside(
     let own = host.interfaces()?.into_iter().find(|(name, _)| *name == link).context("no link")?.1;
     let captures = [guests[0].capture("eth0")?, guests[1].capture("eth0")?];
     let from = SocketAddrV4::new(host_address(public), 40001);
-    for to in [private, elastic, public] {
-        let syn = frame::tcp(from, SocketAddrV4::new(to, ALLOWED), 1, 2);
+    for (to, port) in [(private, OPENED), (private, ALLOWED), (elastic, OPENED), (public, ALLOWED)] {
+        let syn = frame::tcp(from, SocketAddrV4::new(to, port), 1, 2);
         let packet = frame::ipv4(*from.ip(), to, TCP, &syn);
         host.send_frame(&link, &frame::ethernet(other_end, own, IPV4, &packet))?;
     }
@@ -162,6 +172,7 @@ fn from_outside(
     let frames = captures[1].frames();
     ensure!(!frames.is_empty(), "the capture is blind");
     ensure!(!frames.iter().any(|frame| is_from_host(&frame.bytes)), "{frames:x?}");
+    lab.rule("RevokeSecurityGroupIngress", &made.groups[1], ("tcp", &opened), "0.0.0.0/0")?;
     Ok(link)
 }
 
