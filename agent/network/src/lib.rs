@@ -3,7 +3,8 @@
 //!
 //! - [`plan`] is what a VPC is, as data. Whoever uses this package makes one, whole, and gives it to [`linux`].
 //! - [`verdict`] says what becomes of a packet, from the plan alone.
-//! - [`ruleset`] and [`routes`] say what Linux has to be told, and [`linux`] tells it.
+//! - [`ruleset`] and [`routes`] say what Linux has to be told, [`stale`] which connections it has to forget, and
+//!   [`linux`] tells it.
 //!
 //! - [`services`] are what every VPC has inside: addresses, names, the time. [`trace`] says why a packet was
 //!   dropped, [`probe`] whether a guest answers.
@@ -19,6 +20,7 @@ pub mod probe;
 pub mod routes;
 pub mod ruleset;
 pub mod services;
+pub mod stale;
 pub mod trace;
 pub mod verdict;
 

@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::conntrack::{self, Connection};
 use super::netlink::{KernelNeighbour, KernelRoute, Link, Netlink};
 use super::nft::{self, Generation};
 use super::{Error, Namespace, What};
 use crate::names::{UPLINK, host_link, uplink_macs};
-use crate::plan::Mac;
+use crate::plan::{Mac, Vpc};
 use crate::routes::{Routes, Way};
 use crate::ruleset::Ruleset;
+use crate::stale;
 
 /// The largest packet within a VPC, as in EC2 (User Guide, "Network MTU").
 pub const INSIDE_MTU: u32 = 9001;
@@ -53,6 +56,8 @@ pub struct Inside {
     host_end: Mac,
     /// What nftables was told last, and the number that it has had since.
     told: Option<(Ruleset, u32)>,
+    /// What was applied last.
+    plan: Option<Vpc>,
     /// Links as they were seen last and left. To list hundreds of them is what takes longest.
     links: BTreeMap<String, Link>,
 }
@@ -79,6 +84,7 @@ impl Inside {
             generation,
             host_end: uplink_macs(vpc).1,
             told: None,
+            plan: None,
             links: BTreeMap::new(),
         })
     }
@@ -88,9 +94,32 @@ impl Inside {
         &self.namespace
     }
 
-    /// Brings about rules and routes. Rules come first: a route never leads past them.
-    pub fn apply(&mut self, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
+    /// Brings about a plan, by these rules and routes. Rules come first: a route never leads past them; and what the rules
+    /// would not have let begin is forgotten last.
+    pub fn apply(&mut self, vpc: &Vpc, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
         self.tell(ruleset).what(|| "change the rules".into())?;
+        self.lead(routes)?;
+        if self.plan.as_ref().is_none_or(|before| stale::may_leave_stale(before, vpc)) {
+            let before = self.plan.as_ref();
+            let is_stale = |one: &Connection| stale::is_stale(before, vpc, one.original, one.reply);
+            let forgotten = self.namespace.enter(|| conntrack::forget(is_stale));
+            let forgotten = forgotten.what(|| "forget connections that are over".into())?;
+            tracing::debug!(vpc = vpc.id, forgotten, "looked through the connections");
+        }
+        if self.plan.as_ref() != Some(vpc) {
+            self.plan = Some(vpc.clone());
+        }
+        Ok(())
+    }
+
+    /// The private addresses of an interface, as they were applied last.
+    pub fn addresses_of(&self, interface: &str) -> Vec<Ipv4Addr> {
+        let interface = self.plan.as_ref().and_then(|plan| plan.interfaces.get(interface));
+        let addresses = interface.into_iter().flat_map(|interface| &interface.addresses);
+        addresses.map(|address| address.private).collect()
+    }
+
+    fn lead(&mut self, routes: &Routes) -> Result<(), Error> {
         self.route(routes)
             .or_else(|error| {
                 // A link may be another one than it was.
@@ -136,7 +165,12 @@ impl Inside {
         };
         if !script.is_empty() {
             self.told = None;
-            self.namespace.enter(|| nft::run(&script))?;
+            self.namespace.enter(|| {
+                nft::run(&script)?;
+                // There only since there are rules that track. A connection begins at its beginning: what is in its middle
+                // belongs to one that is over.
+                fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")
+            })?;
             self.told = Some((ruleset.clone(), self.generation.get()?));
         }
         Ok(())

@@ -8,6 +8,7 @@
 //! rest is not touched. So an agent that starts, a VPC that changes and one that somebody has meddled with are the same
 //! case. All functions block, for milliseconds.
 
+mod conntrack;
 mod host;
 mod inside;
 mod namespace;
@@ -86,7 +87,7 @@ impl Networks {
             self.vpcs.insert(vpc.id.clone(), inside);
         }
         let Some(inside) = self.vpcs.get_mut(&vpc.id) else { return Ok(()) };
-        let result = inside.apply(&ruleset::compile(vpc), &routes::compile(vpc));
+        let result = inside.apply(vpc, &ruleset::compile(vpc), &routes::compile(vpc));
         let result = result.and_then(|()| self.host.apply(vpc));
         let result = result.and_then(|()| if is_new { inside.wait_for_uplink() } else { Ok(()) });
         if result.is_err() {
@@ -113,7 +114,13 @@ impl Networks {
             self.vpcs.get_mut(vpc).ok_or_else(|| io::Error::other(format!("{vpc} has no network yet")));
         let inside = inside.what(what)?;
         inside.forget(&name);
-        inside.namespace().enter(|| tap::open(&name, queues)).what(what)
+        let addresses = inside.addresses_of(interface);
+        let open = || {
+            // Whoever had its addresses before had connections of its own.
+            conntrack::forget(|connection| connection.concerns(|one| addresses.contains(&one)))?;
+            tap::open(&name, queues)
+        };
+        inside.namespace().enter(open).what(what)
     }
 
     /// Runs a function in a VPC's namespace, on a thread of its own: sockets that it makes are in there.

@@ -137,6 +137,7 @@ impl Ruleset {
             let private = address.private;
             let binding = format!("{sender} . {private}");
             self.add("bindings", &binding);
+            self.add("addresses", format!("{tap} . {private}"));
             self.element(Family::Arp, "bindings", binding, None);
             if let Some(public) = address.public.filter(|_| vpc.has_internet_gateway) {
                 self.map("private_of", public, private);

@@ -94,6 +94,7 @@ table inet innkeeper {
     # Who is who.
     set bindings { type ifname . ether_addr . ipv4_addr; }
     set senders { type ifname . ether_addr; }
+    set addresses { type ifname . ipv4_addr; }
     set forwarders { type ifname . ether_addr; }
     set inside { type ipv4_addr; flags interval; }
     set nobodys { type ipv4_addr; flags interval; }
@@ -163,7 +164,11 @@ table inet innkeeper {
 
     chain sender {
         ct state invalid drop
-        ct state related accept
+        # What ICMP says of a connection is for one of its ends to say, or for whoever is on the way.
+        ct state related iifname "uplink" accept
+        ct state related iifname . ether saddr @forwarders accept
+        ct state related ct direction original iifname . ct original ip saddr @addresses accept
+        ct state related ct direction reply iifname . ct reply ip saddr @addresses accept
         ct state established ct direction original ct mark & 1 == 1 goto receiver
         ct state established ct direction reply ct mark & 2 == 2 goto receiver
         iifname vmap @groups_out
@@ -198,6 +203,8 @@ table inet innkeeper {
         type filter hook forward priority filter; policy drop;
         # Nobody's: the services that have such an address are in here, and the host's own are not for guests.
         ip daddr @nobodys drop
+        # Leases are given by the VPC, and by nobody in it.
+        udp sport 67 udp dport 68 drop
         iifname "uplink" jump from_outside
         oifname "uplink" jump to_outside
         meta mark . oifname @within goto sender
