@@ -2,10 +2,12 @@
 //! real guest can show is in `live.rs`.
 
 mod changes;
+mod connections;
 mod elastic;
 mod life;
 mod services;
 mod spoofing;
+mod trace;
 mod tutorial;
 
 use std::net::Ipv4Addr;

@@ -272,3 +272,87 @@ fn believes_no_lie(host: &Host, liar: &Host, capture: &Capture) -> Result<()> {
 fn has(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
+
+/// Not even where groups let everything pass, and with a good guess of the number that the client has chosen.
+#[test]
+fn a_lease_is_offered_by_nobody_else() -> Result<()> {
+    let lab = Lab::start()?;
+    let near = subnet(&lab)?;
+    let mut ids = Vec::new();
+    for address in ["10.0.0.66", "10.0.0.10"] {
+        let own =
+            [("SubnetId", near.0.as_str()), ("SecurityGroupId.1", &near.1), ("PrivateIpAddress", address)];
+        ids.push(lab.launch_with(&own)?);
+    }
+    let hosts: Vec<Host> = ids.iter().map(|id| host(&lab, id)).collect::<Result<_>>()?;
+    let [liar, victim] = &hosts[..] else { bail!("so many hosts") };
+    let capture = victim.guest.capture("eth0")?;
+    victim.guest.lease("eth0")?;
+    let frames = capture.frames();
+    let message = frames
+        .iter()
+        .filter(|f| f.is_outgoing)
+        .filter_map(|f| parse_udp_frame(&f.bytes))
+        .next()
+        .context("a request")?
+        .2
+        .to_vec();
+    let answer = dhcp_answer(&message, 2, Ipv4Addr::new(10, 0, 0, 99), liar.own.1, &[(224, LIE)])?;
+    liar.guest.send_frame(
+        "eth0",
+        &udp_frame(
+            (liar.router, SocketAddrV4::new(victim.own.1, 68)),
+            (liar.own.0, SocketAddrV4::new(liar.own.1, 67)),
+            &answer,
+        ),
+    )?;
+    tell_truth(liar, victim, &capture)?;
+    let came = capture.frames().iter().any(|f| !f.is_outgoing && has(&f.bytes, LIE));
+    ensure!(!came, "a unicast offer arrives");
+    Ok(())
+}
+
+/// A third one that knows addresses and ports could tell either end that packets of this size do not arrive.
+#[test]
+fn only_an_end_of_a_connection_says_that_it_fails() -> Result<()> {
+    let lab = Lab::start()?;
+    let near = subnet(&lab)?;
+    let vpc = lab.one("DescribeSubnets", &[("SubnetId.1", near.0.as_str())], "vpcId")?;
+    let named = [("GroupName", "only"), ("GroupDescription", "open"), ("VpcId", vpc.as_str())];
+    let group = lab.one("CreateSecurityGroup", &named, "groupId")?;
+    lab.rule("AuthorizeSecurityGroupIngress", &group, ("-1", "-1"), "10.0.0.11/32")?;
+    let mut ids = Vec::new();
+    for (group, address) in [(&near.1, "10.0.0.66"), (&group, "10.0.0.10"), (&near.1, "10.0.0.11")] {
+        let own =
+            [("SubnetId", near.0.as_str()), ("SecurityGroupId.1", group), ("PrivateIpAddress", address)];
+        ids.push(lab.launch_with(&own)?);
+    }
+    let hosts: Vec<Host> = ids.iter().map(|id| host(&lab, id)).collect::<Result<_>>()?;
+    let [liar, victim, friend] = &hosts[..] else { bail!("so many hosts") };
+    ensure!(!liar.guest.ping(victim.own.1)?);
+    let server = friend.guest.serve_tcp(7000)?;
+    let mut connection = victim.guest.connect(friend.own.1, server.port(), PATIENCE)?.connected()?;
+    connection.echo(SECRET)?;
+    let capture = victim.guest.capture("eth0")?;
+    connection.echo(SECRET)?;
+    let frames = capture.frames();
+    let packet = frames
+        .iter()
+        .filter(|f| f.is_outgoing)
+        .filter_map(|f| {
+            let (_, _, kind, packet) = parse_ethernet(&f.bytes)?;
+            (kind == IPV4 && packet[9] == 6).then(|| packet[..28].to_vec())
+        })
+        .next()
+        .context("segment")?;
+    // Fragmentation needed, with an MTU of 552.
+    let error = frame::icmp(3, 4, &[&[0, 0, 2, 40][..], &packet].concat());
+    liar.guest.send_frame(
+        "eth0",
+        &ethernet(liar.router, liar.own.0, IPV4, &ipv4(liar.own.1, victim.own.1, ICMP, &error)),
+    )?;
+    std::thread::sleep(Duration::from_millis(500));
+    let came = capture.frames().iter().any(|f| !f.is_outgoing && has(&f.bytes, &error));
+    ensure!(!came, "an error of a third one arrives");
+    Ok(())
+}
