@@ -371,7 +371,10 @@ impl Agent {
     /// As [`Agent::command`], for what may fail.
     pub fn try_command(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.innkeeper();
-        command.args(arguments).arg("--config").arg(self.directory.path().join("innkeeper.toml"));
+        // What follows a -- is somebody else's.
+        let own = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
+        command.args(&arguments[..own]).arg("--config").arg(self.directory.path().join("innkeeper.toml"));
+        command.args(&arguments[own..]);
         command.stdin(Stdio::null()).output().context("cannot run innkeeper")
     }
 

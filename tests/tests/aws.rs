@@ -1,7 +1,7 @@
 //! The real daemon and the real clients, with real guests: the `micro` image. For a host with hardware KVM, or the lab.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
@@ -33,8 +33,8 @@ fn instances_live_in_boto3s_resources() -> Result<()> {
     agent.wait_for_vmms(0)
 }
 
-/// A type with room for a real kernel, and an instance store.
-const REAL: &str = "[[instance-types]]\nname = \"lab.real\"\nvcpus = 1\nmemory = 256\n\
+/// A type with room for a real kernel, an instance store, and little bandwidth: 1 MB in a second.
+const REAL: &str = "[[instance-types]]\nname = \"lab.real\"\nvcpus = 1\nmemory = 256\nbandwidth = 8\n\
                     instance-store = { disks = 1, size = 1 }";
 
 /// What a shell of the `micro` image does first: it says what it finds at the beginning of the disk with a serial number,
@@ -119,6 +119,7 @@ const NETWORK: &str = r#"
 export HOME=/root PATH=/bin
 nc -ll -p 8080 -e cat &
 nc -ll -p 8081 -e cat &
+nc -ll -p 8082 -e dd if=/dev/zero bs=4096 count=1024 &
 while ! ip -4 address show dev eth0 | grep -q inet; do sleep 0.2; done
 echo "address: $(ip -4 -o address show dev eth0 | tr -s ' ' | cut -d' ' -f4)"
 echo "mtu: $(cat /sys/class/net/eth0/mtu)"
@@ -177,12 +178,21 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
         ("GroupId", group.as_str()),
         ("IpPermissions.1.IpProtocol", "tcp"),
         ("IpPermissions.1.FromPort", "8081"),
-        ("IpPermissions.1.ToPort", "8081"),
+        ("IpPermissions.1.ToPort", "8082"),
         ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
     ];
     client.ask("AuthorizeSecurityGroupIngress", &rule)?;
     let host = Place::here()?;
     host.connect(public, 8081, PATIENCE)?.connected()?.echo(b"hello from the host")?;
     ensure!(matches!(host.connect(public, 8080, Duration::from_secs(2))?, Attempt::TimedOut));
+
+    // As fast as its type may be: 4 MiB at 1 MB/s, of which a tenth of a second's worth may come at once.
+    let mut stream = host.connect(public, 8082, PATIENCE)?.connected()?.into_stream();
+    let (begun, mut bytes) = (Instant::now(), Vec::new());
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.read_to_end(&mut bytes)?;
+    let time = begun.elapsed();
+    ensure!(bytes.len() == 4 << 20, "{} bytes", bytes.len());
+    ensure!((3.5..20.0).contains(&time.as_secs_f64()), "4 MiB at 1 MB/s took {time:?}");
     Ok(())
 }

@@ -2,9 +2,11 @@
 //! The kernel would otherwise go on as it began: the next one with an address would get what the last one was allowed,
 //! and who goes on sending would be translated as before, and dropped.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use crate::plan::{Target, Vpc};
+use crate::names;
+use crate::plan::{Interface, NOBODYS, Target, Vpc};
 
 /// What is compared of two plans, to see whether connections have to be looked through at all.
 pub fn may_leave_stale(before: &Vpc, after: &Vpc) -> bool {
@@ -19,61 +21,81 @@ pub fn may_leave_stale(before: &Vpc, after: &Vpc) -> bool {
         || differs(addresses(before) == addresses(after))
 }
 
-/// Whether a connection, by its addresses before and after translation, belongs to a plan and not to the one after it.
-/// `before` is None if it is not known: then only those are stale that are translated in another way.
-pub fn is_stale(
-    before: Option<&Vpc>,
-    after: &Vpc,
-    original: (Ipv4Addr, Ipv4Addr),
-    reply: (Ipv4Addr, Ipv4Addr),
-) -> bool {
-    let has_moved = |address: Ipv4Addr| {
-        let owner = |vpc: &Vpc| vpc.owner(address).map(|(id, _)| id.to_owned());
-        before.is_some_and(|before| owner(before).is_some() && owner(before) != owner(after))
+/// Who had which private address, by the name of its tap: as far as the kernel knows, too.
+pub type Owners = BTreeMap<Ipv4Addr, String>;
+
+/// What a plan has given to whom.
+pub fn owners(vpc: &Vpc) -> Owners {
+    let each = |(id, interface): (&String, &Interface)| {
+        let tap = names::tap(id);
+        interface.addresses.iter().map(|own| (own.private, tap.clone())).collect::<Vec<_>>()
     };
-    if [original.0, original.1, reply.0, reply.1].into_iter().any(has_moved) {
-        return true;
-    }
-    match (after.contains(original.0), after.contains(original.1)) {
-        // Out into the world: by which address?
-        (true, false) => {
-            let translated = after.leaves_as(original.0, original.1);
-            // What an interface of the VPC forwards is not translated.
-            reply.1 != translated.unwrap_or(original.0)
-        }
-        // In, to a public address: whose?
-        (false, false) => after.public_owner(original.1) != Some(reply.0),
-        _ => false,
-    }
+    vpc.interfaces.iter().flat_map(each).collect()
 }
 
-impl Vpc {
+/// Says of connections whether they go on, from one plan to the next.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// Private addresses that are not whose they were.
+    moved: BTreeSet<Ipv4Addr>,
+    /// The private addresses that public ones stand for.
+    private_of: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Interfaces by their private addresses.
+    interfaces: BTreeMap<Ipv4Addr, &'a Interface>,
+    after: &'a Vpc,
+}
+
+impl<'a> Change<'a> {
+    /// From what was, to a plan.
+    pub fn new(before: &Owners, after: &'a Vpc) -> Self {
+        let now = owners(after);
+        let has_moved = |(address, owner): &(&Ipv4Addr, &String)| now.get(*address) != Some(*owner);
+        let moved = before.iter().filter(has_moved).map(|(address, _)| *address).collect();
+        let each = after.interfaces.values();
+        let interfaces = each.flat_map(|one| one.addresses.iter().map(move |own| (own.private, one)));
+        let public = after.interfaces.values().flat_map(|one| &one.addresses);
+        let public = public.filter(|_| after.has_internet_gateway);
+        let private_of = public.filter_map(|own| Some((own.public?, own.private))).collect();
+        Self { moved, private_of, interfaces: interfaces.collect(), after }
+    }
+
+    /// Whether a connection, by its addresses before and after translation, does not go on.
+    pub fn is_stale(&self, original: (Ipv4Addr, Ipv4Addr), reply: (Ipv4Addr, Ipv4Addr)) -> bool {
+        if [original.0, original.1, reply.0, reply.1].iter().any(|one| self.moved.contains(one)) {
+            return true;
+        }
+        // Of the services nothing is translated.
+        if NOBODYS.iter().any(|range| range.contains(original.1)) {
+            return false;
+        }
+        match (self.after.contains(original.0), self.after.contains(original.1)) {
+            // Out into the world: by which address? What an interface forwards is not translated.
+            (true, false) => reply.1 != self.leaves_as(original.0, original.1).unwrap_or(original.0),
+            // In, to a public address: whose? What is nobody's only passes through.
+            (false, false) => reply.0 != *self.private_of.get(&original.1).unwrap_or(&original.1),
+            _ => false,
+        }
+    }
+
     /// The public address that a private one's packets to the world have. None, if they are not translated.
     fn leaves_as(&self, private: Ipv4Addr, destination: Ipv4Addr) -> Option<Ipv4Addr> {
-        let (_, interface) = self.owner(private)?;
-        match &self.route(&interface.subnet, destination)?.target {
-            Target::InternetGateway if self.has_internet_gateway => {
+        let interface = self.interfaces.get(&private)?;
+        match &self.after.route(&interface.subnet, destination)?.target {
+            Target::InternetGateway if self.after.has_internet_gateway => {
                 interface.addresses.iter().find(|own| own.private == private)?.public
             }
-            Target::NatGateway(id) if self.has_internet_gateway => {
-                self.nat_gateways.get(id).map(|gateway| gateway.public)
+            Target::NatGateway(id) if self.after.has_internet_gateway => {
+                self.after.nat_gateways.get(id).map(|gateway| gateway.public)
             }
             _ => None,
         }
-    }
-
-    /// The private address that a public one stands for.
-    fn public_owner(&self, public: Ipv4Addr) -> Option<Ipv4Addr> {
-        let own = self.interfaces.values().flat_map(|interface| &interface.addresses);
-        let mut own = own.filter(|address| self.has_internet_gateway && address.public == Some(public));
-        own.next().map(|address| address.private)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Address, Interface, Mac, NatGateway, Route, Subnet};
+    use crate::plan::{Address, Mac, NatGateway, Route, Subnet};
 
     const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
     const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
@@ -117,6 +139,15 @@ mod tests {
         }
     }
 
+    fn is_stale(
+        before: &Vpc,
+        after: &Vpc,
+        original: (Ipv4Addr, Ipv4Addr),
+        reply: (Ipv4Addr, Ipv4Addr),
+    ) -> bool {
+        Change::new(&owners(before), after).is_stale(original, reply)
+    }
+
     #[test]
     fn what_goes_on_as_it_was_is_not_stale() {
         let plan = vpc(Target::InternetGateway, Some(PUBLIC));
@@ -125,9 +156,12 @@ mod tests {
             ((A, WORLD), (WORLD, PUBLIC)),
             ((WORLD, PUBLIC), (A, WORLD)),
             ((WORLD, A), (A, WORLD)),
+            // In transit, and to a service.
+            ((Ipv4Addr::new(192, 168, 7, 1), WORLD), (WORLD, Ipv4Addr::new(192, 168, 7, 1))),
+            ((A, Ipv4Addr::new(169, 254, 169, 253)), (Ipv4Addr::new(169, 254, 169, 253), A)),
         ] {
-            assert!(!is_stale(Some(&plan), &plan, original, reply), "{original:?}");
-            assert!(!is_stale(None, &plan, original, reply), "{original:?}");
+            assert!(!is_stale(&plan, &plan, original, reply), "{original:?}");
+            assert!(!Change::new(&Owners::new(), &plan).is_stale(original, reply), "{original:?}");
         }
         assert!(!may_leave_stale(&plan, &plan.clone()));
     }
@@ -145,8 +179,8 @@ mod tests {
             (&by_nat, &plan, (A, WORLD), (WORLD, NAT)),
         ] {
             assert!(may_leave_stale(before, after));
-            assert!(is_stale(Some(before), after, original, reply), "{original:?} {reply:?}");
-            assert!(!is_stale(Some(before), before, original, reply) || before == &without, "{original:?}");
+            assert!(is_stale(before, after, original, reply), "{original:?} {reply:?}");
+            assert!(!is_stale(before, before, original, reply) || before == &without, "{original:?}");
         }
     }
 
@@ -155,9 +189,9 @@ mod tests {
         let before = vpc(Target::InternetGateway, None);
         let mut after = before.clone();
         let moved = after.interfaces.remove("eni-a").unwrap();
-        assert!(is_stale(Some(&before), &after, (B, A), (A, B)));
+        assert!(is_stale(&before, &after, (B, A), (A, B)));
         after.interfaces.insert("eni-c".to_owned(), moved);
         assert!(may_leave_stale(&before, &after));
-        assert!(is_stale(Some(&before), &after, (A, B), (B, A)));
+        assert!(is_stale(&before, &after, (A, B), (B, A)));
     }
 }

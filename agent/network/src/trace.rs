@@ -4,7 +4,7 @@
 //! not leave was dropped, and the plan says why: [`crate::verdict`]. What the plan would let pass was stopped by something
 //! that only the kernel knows, such as a connection that it has never heard of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,7 +15,7 @@ use nix::libc;
 use crate::linux::Networks;
 use crate::names;
 use crate::plan::{Vpc, protocol};
-use crate::verdict::{Packet, Passage, Refusal};
+use crate::verdict::{End, Packet, Passage, Refusal};
 
 /// How long a packet may take through the namespace.
 const PASSAGE: Duration = Duration::from_millis(200);
@@ -98,72 +98,91 @@ impl Tracer {
         let mut seen = Vec::new();
         // What has come at last gets its time too.
         while begin.elapsed() < time + PASSAGE && seen.len() < MAX_PACKETS {
-            while let Some(packet) = self.receive()? {
-                if seen.len() < MAX_PACKETS {
-                    seen.push(packet);
-                }
+            match self.receive()? {
+                Received::Packet(packet) => seen.push(packet),
+                Received::Other => {}
+                Received::Nothing => std::thread::sleep(PAUSE),
             }
-            std::thread::sleep(PAUSE);
         }
+        let services = crate::routes::compile(vpc).addresses;
         let concerned =
             |packet: &Packet| addresses.contains(&packet.source) || addresses.contains(&packet.destination);
         let came = seen.iter().filter(|one| !one.is_outgoing && concerned(&one.packet));
         let came = came.filter(|one| one.at.duration_since(begin) < time);
         let traced = came.filter_map(|one| {
             let from = self.interfaces.get(&one.interface)?;
-            let fate = if is_for_services(vpc, one.packet) || seen.iter().any(|other| has_left(one, other)) {
-                Fate::Passed
-            } else {
-                explain(vpc, from.as_deref(), one.packet).map_or_else(Fate::Refused, |_| Fate::Lost)
-            };
+            let fate =
+                if is_for_services(&services, one.packet) || seen.iter().any(|other| has_left(one, other)) {
+                    Fate::Passed
+                } else {
+                    explain(vpc, from.as_deref(), one.packet).map_or_else(Fate::Refused, |_| Fate::Lost)
+                };
             let at = one.at.duration_since(begin);
             Some(Traced { at, from: from.clone(), packet: one.packet, fate })
         });
         Ok(traced.collect())
     }
 
-    fn receive(&self) -> io::Result<Option<Seen>> {
+    fn receive(&self) -> io::Result<Received> {
         let mut buffer = [0_u8; SNAPSHOT];
         // SAFETY: all zeroes are a valid address.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        loop {
-            // SAFETY: buffer and address are as long as they say, and live as long as the call.
-            let received = unsafe {
-                libc::recvfrom(
-                    self.socket.as_raw_fd(),
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len(),
-                    libc::MSG_TRUNC,
-                    (&raw mut address).cast(),
-                    &raw mut length,
-                )
+        // SAFETY: buffer and address are as long as they say, and live as long as the call.
+        let received = unsafe {
+            libc::recvfrom(
+                self.socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_TRUNC,
+                (&raw mut address).cast(),
+                &raw mut length,
+            )
+        };
+        let Ok(received) = usize::try_from(received) else {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock {
+                Ok(Received::Nothing)
+            } else {
+                Err(error)
             };
-            let Ok(received) = usize::try_from(received) else {
-                let error = io::Error::last_os_error();
-                return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
-            };
-            let bytes = buffer.get(..received.min(SNAPSHOT)).unwrap_or_default();
-            // What is no IPv4 packet is looked at no further.
-            if address.sll_protocol == (libc::ETH_P_IP as u16).to_be()
-                && let Some((packet, identification)) = read(bytes)
-            {
-                return Ok(Some(Seen {
-                    at: Instant::now(),
-                    interface: address.sll_ifindex,
-                    is_outgoing: address.sll_pkttype == libc::PACKET_OUTGOING,
-                    identification,
-                    packet,
-                }));
-            }
-        }
+        };
+        let bytes = buffer.get(..received.min(SNAPSHOT)).unwrap_or_default();
+        // What is no IPv4 packet is looked at no further.
+        let packet = match address.sll_protocol == (libc::ETH_P_IP as u16).to_be() {
+            true => read(bytes),
+            false => None,
+        };
+        Ok(packet.map_or(Received::Other, |(packet, identification)| {
+            Received::Packet(Seen {
+                at: Instant::now(),
+                interface: address.sll_ifindex,
+                is_outgoing: address.sll_pkttype == libc::PACKET_OUTGOING,
+                identification,
+                packet,
+            })
+        }))
     }
+}
+
+/// What the socket has.
+enum Received {
+    /// A packet.
+    Packet(Seen),
+    /// Something else.
+    Other,
+    /// Nothing now.
+    Nothing,
 }
 
 /// What becomes of a packet as it comes in, by the plan.
 fn explain(vpc: &Vpc, from: Option<&str>, packet: Packet) -> Result<Passage, Refusal> {
     match from {
         Some(interface) => vpc.sends(interface, packet),
+        // What answers a NAT gateway belongs to a connection, or to none.
+        None if vpc.nat_gateways.values().any(|gateway| gateway.public == packet.destination) => {
+            Ok(Passage { to: End::Outside, packet })
+        }
         None => vpc.receives(packet),
     }
 }
@@ -183,8 +202,8 @@ fn has_left(came: &Seen, other: &Seen) -> bool {
 }
 
 /// Whether a packet is for the services in the namespace, which pass whatever the plan says.
-fn is_for_services(vpc: &Vpc, packet: Packet) -> bool {
-    crate::routes::compile(vpc).addresses.contains(&packet.destination) || packet.destination.is_broadcast()
+fn is_for_services(services: &BTreeSet<Ipv4Addr>, packet: Packet) -> bool {
+    services.contains(&packet.destination) || packet.destination.is_broadcast()
 }
 
 /// What an IPv4 packet is, and the number that its sender has given it.

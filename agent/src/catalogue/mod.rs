@@ -129,6 +129,21 @@ impl InstanceType {
     }
 }
 
+/// A type of the operator's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How many CPUs the guest sees.
+    pub vcpus: u32,
+    /// In MiB.
+    pub memory: u64,
+    /// Its instance store, if it is not the usual one.
+    pub disks: Option<Disks>,
+    /// In Mbit/s, if it is not the usual one.
+    pub bandwidth: Option<u64>,
+}
+
 /// All instance types.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
@@ -143,12 +158,11 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// EC2's types and the operator's: names, vCPUs and MiB of memory, and an instance store. A type that EC2 has too
-    /// keeps what else is known of it.
-    pub fn new<'a>(own: impl IntoIterator<Item = (&'a str, u32, u64, Option<Disks>)>) -> Self {
+    /// EC2's types and the operator's. A type that EC2 has too keeps what else is known of it.
+    pub fn new<'a>(own: impl IntoIterator<Item = Own<'a>>) -> Self {
         let mut types: BTreeMap<String, InstanceType> =
             families::all().map(|found| (found.name.clone(), found)).collect();
-        for (name, vcpus, memory, disks) in own {
+        for Own { name, vcpus, memory, disks, bandwidth } in own {
             let found =
                 types.entry(name.to_owned()).or_insert_with(|| InstanceType::own(name, vcpus, memory));
             found.vcpus = vcpus;
@@ -157,6 +171,11 @@ impl Catalogue {
                 None => {}
                 Some(disks) if disks.count == 0 => found.disks = None,
                 Some(disks) => found.disks = Some(disks),
+            }
+            if let Some(bandwidth) = bandwidth {
+                let gigabits = bandwidth as f64 / 1000.0;
+                found.network.performance = format!("{gigabits} Gigabit");
+                (found.network.baseline, found.network.peak) = (gigabits, gigabits);
             }
         }
         Self { types }
@@ -364,14 +383,16 @@ mod tests {
     fn the_operator_adds_types_and_changes_sizes() {
         let store = Disks { count: 2, size: 3, kind: "ssd" };
         let none = Disks { count: 0, ..store };
+        let own = |name, memory, disks| Own { name, vcpus: 1, memory, disks, bandwidth: None };
         let catalogue = Catalogue::new([
-            ("lab.tiny", 1, 128, None),
-            ("t3.micro", 1, 256, Some(store)),
-            ("i3.large", 1, 128, Some(none)),
-            ("i3.xlarge", 1, 128, None),
+            Own { bandwidth: Some(8), ..own("lab.tiny", 128, None) },
+            own("t3.micro", 256, Some(store)),
+            own("i3.large", 128, Some(none)),
+            own("i3.xlarge", 128, None),
         ]);
         let tiny = catalogue.get("lab.tiny").unwrap();
         assert_eq!((tiny.vcpus, tiny.memory, tiny.burstable), (1, 128, false));
+        assert_eq!((tiny.network.performance.as_str(), tiny.network.peak), ("0.008 Gigabit", 0.008));
         let micro = catalogue.get("t3.micro").unwrap();
         assert_eq!((micro.vcpus, micro.memory, micro.burstable), (1, 256, true));
         let store = |name| {

@@ -100,10 +100,12 @@ fn guests(config: &Config) -> Finding {
 
 /// Whether instances can have a network, and nobody stands in its way.
 fn network() -> Finding {
-    let (verdict, text) = match (fs::metadata("/dev/net/tun"), firewall::barriers()) {
-        (Err(error), _) => (Verdict::Bad, format!("/dev/net/tun: {error} (modprobe tun)")),
-        (_, Err(reason)) => (Verdict::Bad, reason),
-        (Ok(_), Ok(barriers)) => match barriers.first() {
+    let found = (fs::metadata("/dev/net/tun"), firewall::barriers(), innkeeper_network::linux::check());
+    let (verdict, text) = match found {
+        (Err(error), ..) => (Verdict::Bad, format!("/dev/net/tun: {error} (modprobe tun)")),
+        (_, Err(reason), _) => (Verdict::Bad, reason),
+        (_, _, Err(error)) => (Verdict::Bad, format!("{error}: {}", error.cause)),
+        (Ok(_), Ok(barriers), Ok(())) => match barriers.first() {
             None => (Verdict::Good, "nobody on this host drops what is forwarded".to_owned()),
             Some(Barrier { table, chain, owner }) => {
                 let text = format!(

@@ -1,6 +1,7 @@
 //! Other firewalls on the host: those that drop what is forwarded keep instances from the world, whatever our own rules
 //! say, as every firewall has to let a packet pass.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 /// A chain that drops what is forwarded unless a rule of it says otherwise.
@@ -61,7 +62,8 @@ pub fn barriers() -> Result<Vec<Barrier>, String> {
 fn find(ruleset: &str) -> Vec<Barrier> {
     let mut barriers = Vec::new();
     let (mut table, mut chain) = (String::new(), String::new());
-    let mut lets_us_through = false;
+    // By table: who lets through what comes from us, and what goes to us.
+    let mut lets_through: BTreeMap<String, (bool, bool)> = BTreeMap::new();
     for line in ruleset.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("table ") {
             table = name.trim_end_matches([' ', '{']).to_owned();
@@ -70,10 +72,13 @@ fn find(ruleset: &str) -> Vec<Barrier> {
         } else if line.contains("hook forward") && line.contains("policy drop") {
             let owner = owner(ruleset, &table);
             barriers.push(Barrier { table: table.clone(), chain: chain.clone(), owner });
-        } else if line.contains("\"vpc*\"") && line.ends_with("accept") {
-            lets_us_through = true;
+        } else if line.ends_with("accept") {
+            let (from, to) = lets_through.entry(table.clone()).or_default();
+            *from |= line.contains("iifname \"vpc*\"");
+            *to |= line.contains("oifname \"vpc*\"");
         }
     }
+    barriers.retain(|barrier| lets_through.get(&barrier.table) != Some(&(true, true)));
     // firewalld's chain has a rule at its end in place of a policy.
     if let Some(rules) = ruleset.split("chain filter_FORWARD {").nth(1)
         && rules.split("\n\t}").next().is_some_and(|rules| rules.contains("reject"))
@@ -84,7 +89,7 @@ fn find(ruleset: &str) -> Vec<Barrier> {
             owner: Owner::Firewalld,
         });
     }
-    if lets_us_through { Vec::new() } else { barriers }
+    barriers
 }
 
 fn owner(ruleset: &str, table: &str) -> Owner {
@@ -128,7 +133,10 @@ mod tests {
     #[test]
     fn who_lets_us_through_does_not() {
         assert_eq!(find(""), []);
-        let accepting = filter("\tchain DOCKER-USER {\n\t}\n", "\t\tiifname \"vpc*\" counter accept\n");
-        assert_eq!(find(&accepting), []);
+        let docker = "\tchain DOCKER-USER {\n\t}\n";
+        let (from, to) = ("\t\tiifname \"vpc*\" counter accept\n", "\t\toifname \"vpc*\" counter accept\n");
+        assert_eq!(find(&filter(docker, &format!("{from}{to}"))), []);
+        // One direction is not enough.
+        assert_eq!(find(&filter(docker, from)).len(), 1);
     }
 }

@@ -125,30 +125,37 @@ fn usual_groups(client: &Client) -> anyhow::Result<Vec<String>> {
     };
     let login = match named(LOGIN_GROUP) {
         Some(group) => group,
-        None => make_login_group(client, vpc, host)?,
+        None => make_login_group(client, vpc)?,
     };
+    let_in(client, &login, host)?;
     Ok(named("default").into_iter().chain([login]).collect())
 }
 
 /// The group that lets the host log in.
 const LOGIN_GROUP: &str = "innkeeper-login";
 
-fn make_login_group(client: &Client, vpc: &str, host: &str) -> anyhow::Result<String> {
+fn make_login_group(client: &Client, vpc: &str) -> anyhow::Result<String> {
     let group = Parameters::default()
         .with("GroupName", LOGIN_GROUP)
         .with("GroupDescription", "Made by innkeeper run: lets the host log in")
         .with("VpcId", vpc);
     let made = client.call("CreateSecurityGroup", group)?;
-    let id = text(&made, "groupId").to_owned();
+    Ok(text(&made, "groupId").to_owned())
+}
+
+/// Lets the host in. It may be let in already, and another host may have been before.
+fn let_in(client: &Client, group: &str, host: &str) -> anyhow::Result<()> {
     let rule = Parameters::default()
-        .with("GroupId", id.as_str())
+        .with("GroupId", group)
         .with("IpPermissions.1.IpProtocol", "tcp")
         .with("IpPermissions.1.FromPort", "22")
         .with("IpPermissions.1.ToPort", "22")
         .with("IpPermissions.1.IpRanges.1.CidrIp", format!("{host}/32"))
         .with("IpPermissions.1.IpRanges.1.Description", "ssh from the host");
-    client.call("AuthorizeSecurityGroupIngress", rule)?;
-    Ok(id)
+    match client.call("AuthorizeSecurityGroupIngress", rule) {
+        Err(error) if format!("{error:#}").contains("InvalidPermission.Duplicate") => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn read_user_data(path: &Path) -> anyhow::Result<String> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use innkeeper_network::plan::NOBODYS;
+
 use super::{Config, ConfigError};
 
 /// What EC2 allows for a VPC.
@@ -13,6 +15,9 @@ const SUBNET_PREFIX: u8 = 28;
 /// The most disks of an instance store, as many as EC2 has names for, and the size of each in GB.
 const MAX_DISKS: u32 = 24;
 const MAX_DISK: u64 = 65_536;
+
+/// In Mbit/s: a terabit.
+const MAX_BANDWIDTH: u64 = 1_000_000;
 
 /// The most VPCs and the most elastic addresses.
 const MAX_QUOTA: usize = 10_000;
@@ -94,6 +99,13 @@ impl Config {
             let reason = format!("{vpc} has no room for a subnet in each of the {} zones", self.zones.len());
             return invalid("vpc-cidr", reason);
         }
+        let ranges = [vpc].into_iter().map(|range| ("vpc-cidr", range));
+        let ranges = ranges.chain(self.public_addresses.iter().map(|range| ("public-addresses", *range)));
+        for (key, range) in ranges {
+            if let Some(other) = NOBODYS.iter().find(|other| other.overlaps(range)) {
+                return invalid(key, format!("{range} has addresses of {other}, which is reserved"));
+            }
+        }
         for (number, range) in self.public_addresses.iter().enumerate() {
             let others = self.public_addresses.iter().take(number).chain([&vpc]);
             if let Some(other) = others.into_iter().find(|other| range.overlaps(**other)) {
@@ -145,6 +157,10 @@ impl Config {
                     "instance-types",
                     format!("{name} needs at least one vCPU and 1 MiB of memory"),
                 );
+            }
+            if own.bandwidth.is_some_and(|bandwidth| !(1..=MAX_BANDWIDTH).contains(&bandwidth)) {
+                let reason = format!("the bandwidth of {name} has to be 1 to {MAX_BANDWIDTH}, in Mbit/s");
+                return invalid("instance-types", reason);
             }
             if let Some(store) = own.instance_store
                 && (store.disks > MAX_DISKS || store.size == 0 || store.size > MAX_DISK)

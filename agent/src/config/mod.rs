@@ -85,6 +85,8 @@ pub struct OwnInstanceType {
     pub memory: u64,
     /// The disks of its instance store. By default none, or those of EC2's type of this name.
     pub instance_store: Option<OwnInstanceStore>,
+    /// What each network interface may send, and receive, in Mbit/s. By default 10,000, or as much as EC2's type of this name.
+    pub bandwidth: Option<u64>,
 }
 
 /// The instance store of a type.

@@ -27,7 +27,7 @@ pub fn directory(world: &World, vpc: &VpcId, region: &str) -> Directory {
     });
     let leases = leases.collect();
     let zone = record.enable_dns_support.then(|| zone(world, record, region));
-    Directory { leases, zone }
+    Directory { leases, zone, ..Directory::default() }
 }
 
 fn lease(

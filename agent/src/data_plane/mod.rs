@@ -37,6 +37,9 @@ use crate::state::State;
 /// How often everything is looked at.
 const MENDING: Duration = Duration::from_secs(10);
 
+/// When everything is looked at again, if something could not be done.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// How long a guest may take to answer.
 const ANSWER: Duration = Duration::from_millis(500);
 
@@ -100,7 +103,9 @@ impl DataPlane {
             if is_due {
                 mending = Instant::now() + MENDING;
             }
-            self.bring_about(is_due).await;
+            if !self.bring_about(is_due).await {
+                mending = mending.min(Instant::now() + RETRY);
+            }
             loop {
                 let changed = tokio::select! {
                     changed = changes.recv() => changed,
@@ -116,13 +121,15 @@ impl DataPlane {
         }
     }
 
-    async fn bring_about(&self, is_due: bool) {
+    /// Whether all is as it should be.
+    async fn bring_about(&self, is_due: bool) -> bool {
         let shared = self.shared.clone();
         let runtime = tokio::runtime::Handle::current();
         let done = tokio::task::spawn_blocking(move || shared.bring_about(&runtime, is_due)).await;
-        if let Err(error) = done {
+        done.unwrap_or_else(|error| {
             tracing::error!(%error, "the network was not looked at to the end");
-        }
+            false
+        })
     }
 
     /// Opens the tap of an interface whose instance is about to have a VMM, once for each pair of queues, in a network
@@ -175,8 +182,10 @@ impl Shared {
         self.vpcs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings about all VPCs, and takes away what is none's. `is_due` is whether to look at what nobody has changed.
-    fn bring_about(&self, runtime: &tokio::runtime::Handle, is_due: bool) {
+    /// Brings about all VPCs, and takes away what is none's; returns whether that went well. `is_due` is whether to look at
+    /// what nobody has changed.
+    fn bring_about(&self, runtime: &tokio::runtime::Handle, is_due: bool) -> bool {
+        let mut is_well = true;
         let mut vpcs = self.vpcs();
         let world = self.state.read();
         let plans: BTreeMap<VpcId, Plan> = world
@@ -205,8 +214,10 @@ impl Shared {
         for (id, plan) in plans {
             if let Err(error) = self.apply(runtime, &mut vpcs, &id, plan, is_due) {
                 tracing::error!(vpc = %id, error = chain(&error), "a network is not as it should be");
+                is_well = false;
             }
         }
+        is_well
     }
 
     fn remove(&self, vpc: &VpcId) {
@@ -226,9 +237,20 @@ impl Shared {
     ) -> Result<(), HostError> {
         let known = vpcs.get(id);
         if is_due || known.is_none_or(|known| known.plan != plan) {
-            self.host.apply_vpc(&plan, is_due)?;
+            self.host.apply_vpc(&plan, is_due).inspect_err(|_| {
+                // Part of it may have been done: the next plan is a change, even if it is the one before.
+                if let Some(known) = vpcs.get_mut(id) {
+                    known.plan = Plan::default();
+                }
+            })?;
         }
-        let directory = Arc::new(directory::directory(&self.state.read(), id, &self.region));
+        let mut directory = directory::directory(&self.state.read(), id, &self.region);
+        directory.resolvers = match (is_due, vpcs.get(id)) {
+            (false, Some(known)) => known.directory.borrow().resolvers.clone(),
+            // They change when a host moves from one network to another.
+            _ => host_resolvers(),
+        };
+        let directory = Arc::new(directory);
         let applied = vpcs.entry(id.clone()).or_insert_with(|| Applied {
             plan: plan.clone(),
             directory: watch::Sender::new(directory.clone()),
@@ -242,7 +264,7 @@ impl Shared {
         });
         if applied.services.as_ref().is_none_or(JoinHandle::is_finished) {
             let sockets = self.host.vpc_sockets(id)?;
-            let served = serve(id.clone(), sockets, applied.directory.subscribe(), host_resolvers());
+            let served = serve(id.clone(), sockets, applied.directory.subscribe());
             applied.services = Some(runtime.spawn(served));
         }
         Ok(())
@@ -284,13 +306,8 @@ impl Shared {
     }
 }
 
-async fn serve(
-    vpc: VpcId,
-    sockets: Sockets,
-    directory: watch::Receiver<Arc<Directory>>,
-    resolvers: Resolvers,
-) {
-    if let Err(error) = sockets.serve(directory, resolvers).await {
+async fn serve(vpc: VpcId, sockets: Sockets, directory: watch::Receiver<Arc<Directory>>) {
+    if let Err(error) = sockets.serve(directory).await {
         tracing::error!(%vpc, %error, "the services of a VPC have ended, and begin anew");
     }
 }
@@ -298,7 +315,7 @@ async fn serve(
 /// Whom the host asks for names. None, if it does not say.
 fn host_resolvers() -> Resolvers {
     let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    resolvers(&text).into()
+    resolvers(&text)
 }
 
 /// An error and its causes, in one line.

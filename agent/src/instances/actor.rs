@@ -201,7 +201,10 @@ impl Actor {
             Err(_) => None,
         };
         let guest = match &answer {
-            Some(status) => self.ask_guest(instance, status).await,
+            Some(status) => {
+                let asked = timeout(CHECK_PATIENCE, self.ask_guest(instance, status)).await;
+                asked.unwrap_or(Guest::Unasked)
+            }
             None => Guest::Unasked,
         };
         let before = self.shared.healths.get(&self.id);

@@ -82,12 +82,16 @@ fn unknown_types<'w>(world: &'w World, catalogue: &Catalogue) -> BTreeMap<&'w st
 mod tests {
     use super::*;
     use crate::actions::testing::Client;
+    use crate::catalogue::Own;
     use crate::records::InstanceState;
 
     #[test]
     fn beside_an_instance_of_an_unknown_size_there_is_no_room() {
         let host = Capacity { vcpus: 8, memory: 8192, largest: 4 };
-        let (known, smaller) = (Catalogue::new([("lab.tiny", 1, 128, None)]), Catalogue::default());
+        let (known, smaller) = (
+            Catalogue::new([Own { name: "lab.tiny", vcpus: 1, memory: 128, ..Own::default() }]),
+            Catalogue::default(),
+        );
         let wanted = Need::new(known.get("t3.micro").unwrap(), &[]);
         for (state, with, without) in [
             (InstanceState::Pending, 3, 0),

@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use crate::actions;
-use crate::catalogue::{Catalogue, Disks};
+use crate::catalogue::{Catalogue, Disks, Own};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::data_plane::DataPlane;
@@ -160,7 +160,7 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let catalogue = Catalogue::new(config.instance_types.iter().map(|own| {
         let disks =
             own.instance_store.map(|store| Disks { count: store.disks, size: store.size, kind: "ssd" });
-        (own.name.as_str(), own.vcpus, own.memory, disks)
+        Own { name: &own.name, vcpus: own.vcpus, memory: own.memory, disks, bandwidth: own.bandwidth }
     }));
     let agent = Agent::new(config, store, catalogue, capacity, host.clone())?;
     warn_of_unknown_types(&agent.state.read(), &agent.catalogue);

@@ -7,6 +7,7 @@ mod elastic;
 mod life;
 mod services;
 mod spoofing;
+mod ssh;
 mod trace;
 mod tutorial;
 

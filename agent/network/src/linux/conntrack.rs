@@ -87,8 +87,7 @@ fn receive(socket: &Socket, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         while let (Some(length), Some(kind)) = (word32(rest, 0), word(rest, 4)) {
             let length = usize::try_from(length).map_err(io::Error::other)?;
             match kind {
-                DONE => return Ok(()),
-                ERROR => {
+                DONE | ERROR => {
                     let code = word32(rest, HEADER).unwrap_or(0).cast_signed();
                     return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
                 }

@@ -139,7 +139,7 @@ fn public_addresses(vpc: &Vpc) -> BTreeSet<Ipv4Addr> {
     own.chain(vpc.nat_gateways.values().map(|gateway| gateway.public)).collect()
 }
 
-/// In the host's namespace: it forwards. An operator who has switched this off has no instances with public addresses.
+/// In the host's namespace: lets it forward, also for others. Without, nothing would get to instances or from them.
 fn forward() -> io::Result<()> {
     let path = Path::new("/proc/sys/net/ipv4/ip_forward");
     if fs::read_to_string(path)?.trim() == "1" { Ok(()) } else { fs::write(path, "1") }

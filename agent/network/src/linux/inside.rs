@@ -8,20 +8,25 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::libc;
+
 use super::conntrack::{self, Connection};
 use super::netlink::{KernelNeighbour, KernelRoute, Link, Netlink};
 use super::nft::{self, Generation};
 use super::{Error, Namespace, What};
 use crate::names::{UPLINK, host_link, uplink_macs};
 use crate::plan::{Mac, Vpc};
-use crate::routes::{Routes, Way};
+use crate::routes::{INSIDE, Routes, Way};
 use crate::ruleset::Ruleset;
-use crate::stale;
+use crate::stale::{self, Owners};
 
 /// The largest packet within a VPC, as in EC2 (User Guide, "Network MTU").
 pub const INSIDE_MTU: u32 = 9001;
 /// The largest packet from and to the outside.
 pub const OUTSIDE_MTU: u32 = 1500;
+
+/// How often it is tried to change routes while links come and go.
+const ROUTING_TRIES: u32 = 3;
 
 /// How long the kernel may take to let packets through a new uplink.
 const UPLINK_PATIENCE: Duration = Duration::from_secs(5);
@@ -97,11 +102,16 @@ impl Inside {
     /// Brings about a plan, by these rules and routes. Rules come first: a route never leads past them; and what the rules
     /// would not have let begin is forgotten last.
     pub fn apply(&mut self, vpc: &Vpc, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
+        // An agent that has just begun learns from the kernel who had what.
+        let before = match &self.plan {
+            Some(before) => stale::owners(before),
+            None => self.present_owners().what(|| "learn who has which address".into())?,
+        };
         self.tell(ruleset).what(|| "change the rules".into())?;
         self.lead(routes)?;
         if self.plan.as_ref().is_none_or(|before| stale::may_leave_stale(before, vpc)) {
-            let before = self.plan.as_ref();
-            let is_stale = |one: &Connection| stale::is_stale(before, vpc, one.original, one.reply);
+            let change = stale::Change::new(&before, vpc);
+            let is_stale = |one: &Connection| change.is_stale(one.original, one.reply);
             let forgotten = self.namespace.enter(|| conntrack::forget(is_stale));
             let forgotten = forgotten.what(|| "forget connections that are over".into())?;
             tracing::debug!(vpc = vpc.id, forgotten, "looked through the connections");
@@ -120,16 +130,42 @@ impl Inside {
     }
 
     fn lead(&mut self, routes: &Routes) -> Result<(), Error> {
-        self.route(routes)
-            .or_else(|error| {
-                // A link may be another one than it was.
-                if self.links.is_empty() {
-                    return Err(error);
-                }
-                self.links.clear();
-                self.route(routes)
-            })
-            .what(|| "change the routes".into())
+        let mut tries = 1..=ROUTING_TRIES;
+        loop {
+            let result = self.route(routes);
+            let is_gone = |error: &io::Error| {
+                matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::EINVAL))
+            };
+            match (result, tries.next()) {
+                // A link may be another one than it was, or have gone meanwhile.
+                (Err(error), Some(_)) if is_gone(&error) => self.links.clear(),
+                (result, _) => return result.what(|| "change the routes".into()),
+            }
+        }
+    }
+
+    /// Who has which private address as far as the routes say.
+    fn present_owners(&mut self) -> io::Result<Owners> {
+        let names: BTreeMap<u32, String> =
+            self.netlink.links()?.into_iter().map(|(name, link)| (link.index, name)).collect();
+        let inside = self.netlink.routes()?.into_iter().filter(|route| route.table == INSIDE);
+        let owner = |route: KernelRoute| {
+            let is_one = route.destination.prefix() == 32;
+            let name = names.get(&route.link?)?.clone();
+            is_one.then(|| (route.destination.first(), name))
+        };
+        Ok(inside.filter_map(owner).collect())
+    }
+
+    /// Something has gone wrong half-way: nothing is taken for done, and the kernel is asked by new sockets.
+    pub fn distrust(&mut self) {
+        self.told = None;
+        self.links.clear();
+        let opened = self.namespace.enter(|| Ok((Netlink::open()?, Generation::open()?)));
+        match opened {
+            Ok((netlink, generation)) => (self.netlink, self.generation) = (netlink, generation),
+            Err(error) => tracing::warn!(%error, "the kernel cannot be asked for a network anew"),
+        }
     }
 
     /// Forgets what is known of links: somebody else may have done something with them.
@@ -322,6 +358,15 @@ fn prepare_links(netlink: &mut Netlink, vpc: &str, host: &Namespace) -> io::Resu
     let mut links = netlink.links()?;
     if !links.contains_key(UPLINK) {
         let (own, other) = uplink_macs(vpc);
+        // Of a namespace that is going, which takes its time.
+        let name = host_link(vpc);
+        host.enter(|| {
+            let mut netlink = Netlink::open()?;
+            match netlink.link(&name)? {
+                Some(left) => netlink.remove_link(left.index),
+                None => Ok(()),
+            }
+        })?;
         netlink.add_pair((UPLINK, own), (&host_link(vpc), other), host.file().as_raw_fd())?;
         links = netlink.links()?;
     }

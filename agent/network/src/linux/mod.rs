@@ -6,7 +6,7 @@
 //!
 //! Everything can be done again, over whatever is there: what is missing is added, what is too much is removed, and the
 //! rest is not touched. So an agent that starts, a VPC that changes and one that somebody has meddled with are the same
-//! case. All functions block, for milliseconds.
+//! case. All functions block: for milliseconds, or, where somebody else has to let go first, for some seconds.
 
 mod conntrack;
 mod host;
@@ -52,6 +52,11 @@ impl<T, E: Into<io::Error>> What<T> for Result<T, E> {
     }
 }
 
+/// Whether this host's kernel and `nft` know all that the rules of a VPC need.
+pub fn check() -> Result<(), Error> {
+    nft::check(&ruleset::Ruleset::default().replace()).what(|| "have the rules of a VPC".into())
+}
+
 /// The networks of an agent: a namespace for each VPC.
 pub struct Networks {
     /// Where the namespaces are mounted.
@@ -91,8 +96,8 @@ impl Networks {
         let result = result.and_then(|()| self.host.apply(vpc));
         let result = result.and_then(|()| if is_new { inside.wait_for_uplink() } else { Ok(()) });
         if result.is_err() {
-            // What was done of it is not known: the next time it is looked at anew.
-            self.vpcs.remove(&vpc.id);
+            // What was done of it is not known.
+            inside.distrust();
         }
         result
     }

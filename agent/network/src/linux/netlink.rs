@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -31,6 +31,9 @@ use crate::routes::{INSIDE, INSIDE_PRIORITY, MARK_MASK, SUBNET_PRIORITY};
 /// What is ours carries this number, as others have theirs (`/etc/iproute2/rt_protos`).
 const OURS: RouteProtocol = RouteProtocol::Other(236);
 
+/// How often a list is read that changes all the time.
+const MAX_DUMPS: usize = 10;
+
 /// The priority of the rule that ends the search: what finds no way is dropped.
 const LAST_PRIORITY: u32 = 300;
 
@@ -39,6 +42,7 @@ const LAST_PRIORITY: u32 = 300;
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    was_interrupted: bool,
 }
 
 /// A link.
@@ -75,7 +79,7 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let socket = Socket::new(NETLINK_ROUTE)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, was_interrupted: false })
     }
 
     fn send(&mut self, message: Message, flags: u16) -> io::Result<()> {
@@ -103,7 +107,14 @@ impl Netlink {
             }
             match packet.payload {
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Done(done) if done.code != 0 => {
+                    return Err(io::Error::from_raw_os_error(done.code.abs()));
+                }
                 NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(false),
+                // Something has changed meanwhile, and the list may lack what was there all the time.
+                NetlinkPayload::InnerMessage(_) if packet.header.flags & NLM_F_DUMP_INTR != 0 => {
+                    self.was_interrupted = true;
+                }
                 NetlinkPayload::InnerMessage(message) => each(message),
                 _ => {}
             }
@@ -133,10 +144,19 @@ impl Netlink {
         }
     }
 
-    fn dump(&mut self, message: Message, mut each: impl FnMut(Message)) -> io::Result<()> {
-        self.send(message, NLM_F_DUMP)?;
-        while self.receive(&mut each)? {}
-        Ok(())
+    /// Lists something; a list that was changed while it was read is read again.
+    fn dump(&mut self, message: Message, each: impl FnMut(Message)) -> io::Result<()> {
+        for _ in 0..MAX_DUMPS {
+            let mut list = Vec::new();
+            self.was_interrupted = false;
+            self.send(message.clone(), NLM_F_DUMP)?;
+            while self.receive(|message| list.push(message))? {}
+            if !self.was_interrupted {
+                list.into_iter().for_each(each);
+                return Ok(());
+            }
+        }
+        Err(io::ErrorKind::Interrupted.into())
     }
 
     /// All links, by name.

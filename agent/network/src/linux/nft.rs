@@ -7,11 +7,17 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 /// Carries out a script in the namespace of the calling thread: all of it or nothing.
 pub fn run(script: &str) -> io::Result<()> {
-    if script.is_empty() {
-        return Ok(());
-    }
+    if script.is_empty() { Ok(()) } else { with(&["-f", "-"], script) }
+}
+
+/// Whether the kernel would carry a script out.
+pub fn check(script: &str) -> io::Result<()> {
+    with(&["--check", "-f", "-"], script)
+}
+
+fn with(arguments: &[&str], script: &str) -> io::Result<()> {
     let mut child = Command::new("nft")
-        .args(["-f", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 mod ioctl {
-    nix::ioctl_write_ptr_bad!(
+    nix::ioctl_readwrite_bad!(
         set_interface,
         nix::request_code_write!(b'T', 202, size_of::<nix::libc::c_int>()),
         nix::libc::ifreq
@@ -26,6 +26,14 @@ pub fn open(name: &str, queues: u16) -> io::Result<Vec<OwnedFd>> {
     let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     if queues > 1 {
         flags |= libc::IFF_MULTI_QUEUE;
+    }
+    // Who opens one with several queues that another still has would share it.
+    let deadline = Instant::now() + LETTING_GO;
+    while nix::net::if_::if_nametoindex(name).is_ok() {
+        if Instant::now() > deadline {
+            return Err(Errno::EBUSY.into());
+        }
+        std::thread::sleep(LETTING_GO / 200);
     }
     let opened = (0..queues.max(1)).map(|_| open_queue(name, flags)).collect::<io::Result<_>>()?;
     // The kernel answers for others at once, and not after up to 0.8 s, as it would for the sake of a shared cable.
@@ -48,15 +56,7 @@ fn open_queue(name: &str, flags: libc::c_int) -> io::Result<OwnedFd> {
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
-    let deadline = Instant::now() + LETTING_GO;
-    loop {
-        // SAFETY: the request is a whole ifreq that lives as long as the call.
-        match unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) } {
-            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(LETTING_GO / 200),
-            result => {
-                result?;
-                return Ok(file.into());
-            }
-        }
-    }
+    // SAFETY: the request is a whole ifreq, of which the kernel writes the name and the flags, and lives as long as the call.
+    unsafe { ioctl::set_interface(file.as_raw_fd(), &raw mut request) }?;
+    Ok(file.into())
 }

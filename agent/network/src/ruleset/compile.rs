@@ -37,6 +37,9 @@ pub fn compile(vpc: &Vpc) -> Ruleset {
     for range in &vpc.cidrs {
         ruleset.add("inside", range);
     }
+    for service in crate::routes::compile(vpc).addresses {
+        ruleset.add("services", service);
+    }
     for range in NOBODYS {
         ruleset.add("inside", range);
         ruleset.add("nobodys", range);

@@ -96,8 +96,10 @@ table inet innkeeper {
     set senders { type ifname . ether_addr; }
     set addresses { type ifname . ipv4_addr; }
     set forwarders { type ifname . ether_addr; }
+    set services { type ipv4_addr; }
     set inside { type ipv4_addr; flags interval; }
     set nobodys { type ipv4_addr; flags interval; }
+    set connections { type ifname; size 65535; flags dynamic; }
     set link_local_rate { type ifname; size 65535; flags dynamic; timeout 10s; }
 
     # Public addresses, and those of NAT gateways.
@@ -120,7 +122,7 @@ table inet innkeeper {
         iifname . ether saddr . ip saddr @bindings return
         iifname . ether saddr @senders ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 return
         # Without its check, an interface forwards what is somebody's outside of the VPC, and nothing else.
-        iifname . ether saddr @forwarders ip saddr != @inside ip daddr != 169.254.0.0/16 return
+        iifname . ether saddr @forwarders ip saddr != @inside ip daddr != 169.254.0.0/16 ip daddr != @services return
         drop
     }
 
@@ -205,6 +207,8 @@ table inet innkeeper {
         ip daddr @nobodys drop
         # Leases are given by the VPC, and by nobody in it.
         udp sport 67 udp dport 68 drop
+        # What the kernel can track is the host's, and everybody's.
+        iifname != "uplink" ct state new add @connections { iifname ct count over 16384 } drop
         iifname "uplink" jump from_outside
         oifname "uplink" jump to_outside
         meta mark . oifname @within goto sender

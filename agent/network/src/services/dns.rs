@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Current;
@@ -26,11 +25,16 @@ pub const PORT: u16 = 53;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a client may keep a connection on which it says nothing.
 const IDLE: Duration = Duration::from_secs(10);
-/// How many questions of a VPC are asked elsewhere at once, and how many connections it has. Others are dropped, and ask
-/// again.
-const MAX_ASKED: usize = 256;
+/// How long a connection may last, whatever is said on it.
+const LIFE: Duration = Duration::from_secs(60);
+/// How many questions of a VPC are asked elsewhere at once, and how many of them one address may have. Others are dropped,
+/// and ask again. For connections the same.
+const MAX_ASKED: usize = 512;
+const MAX_ASKED_BY_ONE: usize = 32;
 /// The largest datagram that a resolver may send.
 const LARGEST: usize = 4096;
+/// The largest datagram that we take, as we say it.
+const MAX_PAYLOAD: u16 = 1232;
 /// How long an answer of ours may be kept, in seconds, as EC2's.
 const TTL: u32 = 60;
 
@@ -48,7 +52,7 @@ pub struct Zone {
 }
 
 /// Whom to ask for other names, in this order.
-pub type Resolvers = Arc<[SocketAddr]>;
+pub type Resolvers = Vec<SocketAddr>;
 
 /// The resolvers in the text of a `resolv.conf`.
 pub fn resolvers(text: &str) -> Vec<SocketAddr> {
@@ -78,6 +82,7 @@ pub fn look_up(question: &[u8], zone: &Zone) -> Found {
     let mut response = Message::response(metadata.id, metadata.op_code);
     response.metadata.recursion_desired = metadata.recursion_desired;
     response.metadata.recursion_available = true;
+    answer_edns(&message, &mut response);
     let [query] = message.queries.as_slice() else {
         return finish(response, ResponseCode::FormErr);
     };
@@ -110,6 +115,15 @@ pub fn look_up(question: &[u8], zone: &Zone) -> Found {
     }
 }
 
+/// Who speaks EDNS is answered so (RFC 6891 §6.1.1).
+fn answer_edns(question: &Message, response: &mut Message) {
+    if question.edns.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(MAX_PAYLOAD);
+        response.set_edns(edns);
+    }
+}
+
 fn finish(mut response: Message, code: ResponseCode) -> Found {
     response.metadata.response_code = code;
     response.to_vec().map_or(Found::Nothing, Found::Answer)
@@ -134,13 +148,60 @@ fn reversed(name: &str) -> Option<Ipv4Addr> {
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     directory: Current,
-    resolvers: Resolvers,
-    asked: Arc<Semaphore>,
+    asked: Turns,
+    connections: Turns,
+}
+
+/// Turns for a VPC, of which nobody takes all.
+#[derive(Clone, Debug, Default)]
+struct Turns(Arc<Mutex<BTreeMap<Ipv4Addr, usize>>>);
+
+/// A turn, which ends when it is dropped.
+#[derive(Debug)]
+struct Turn {
+    turns: Turns,
+    peer: Ipv4Addr,
+}
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn for somebody, if there is one.
+    fn take(&self, peer: Ipv4Addr) -> Option<Turn> {
+        let mut taken = self.lock();
+        if taken.values().sum::<usize>() >= MAX_ASKED {
+            return None;
+        }
+        let own = taken.entry(peer).or_default();
+        if *own >= MAX_ASKED_BY_ONE {
+            return None;
+        }
+        *own += 1;
+        Some(Turn { turns: self.clone(), peer })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut taken = self.turns.lock();
+        if let Some(own) = taken.get_mut(&self.peer) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                taken.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Server {
-    pub(super) fn new(directory: Current, resolvers: Resolvers) -> Self {
-        Self { directory, resolvers, asked: Arc::new(Semaphore::new(MAX_ASKED)) }
+    pub(super) fn new(directory: Current) -> Self {
+        Self { directory, asked: Turns::default(), connections: Turns::default() }
+    }
+
+    fn resolvers(&self) -> Resolvers {
+        self.directory.borrow().resolvers.clone()
     }
 
     /// Answers datagrams, for ever.
@@ -152,7 +213,7 @@ impl Server {
                 Found::Answer(answer) => socket.send(&answer, peer, interface, to),
                 Found::Nothing => {}
                 Found::Elsewhere => {
-                    let Ok(turn) = self.asked.clone().try_acquire_owned() else { continue };
+                    let Some(turn) = self.asked.take(*peer.ip()) else { continue };
                     let (server, socket) = (self.clone(), socket.clone());
                     tokio::spawn(async move {
                         let answer = server.ask_by_datagram(&bytes).await;
@@ -169,7 +230,7 @@ impl Server {
     /// Answers connections, for ever.
     pub(super) async fn serve_streams(self, listener: TcpListener) -> io::Result<()> {
         loop {
-            let (stream, _) = match listener.accept().await {
+            let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 // Of a client that is gone already, or too many files; the latter passes.
                 Err(error) => {
@@ -178,11 +239,14 @@ impl Server {
                     continue;
                 }
             };
-            let Ok(turn) = self.asked.clone().try_acquire_owned() else { continue };
+            let SocketAddr::V4(peer) = peer else { continue };
+            let Some(turn) = self.connections.take(*peer.ip()) else { continue };
             let server = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = server.serve_stream(stream).await {
-                    tracing::debug!(%error, "a connection for names has ended");
+                match timeout(LIFE, server.serve_stream(stream)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "a connection for names has ended"),
+                    Err(_) => tracing::debug!(%peer, "a connection for names has lasted long enough"),
                 }
                 drop(turn);
             });
@@ -214,7 +278,7 @@ impl Server {
     }
 
     async fn ask_by_datagram(&self, question: &[u8]) -> Option<Vec<u8>> {
-        for resolver in self.resolvers.iter() {
+        for resolver in self.resolvers() {
             let asked = async {
                 // A port of its own for each question: nobody can guess both it and the id.
                 let own: SocketAddr = match resolver {
@@ -243,7 +307,7 @@ impl Server {
     }
 
     async fn ask_by_stream(&self, question: &[u8]) -> Option<Vec<u8>> {
-        for resolver in self.resolvers.iter() {
+        for resolver in self.resolvers() {
             let asked = async {
                 let mut stream = TcpStream::connect(resolver).await?;
                 write(&mut stream, question).await?;
@@ -265,6 +329,7 @@ fn failure(question: &[u8]) -> Option<Vec<u8>> {
     response.metadata.recursion_desired = message.metadata.recursion_desired;
     response.metadata.recursion_available = true;
     response.metadata.response_code = ResponseCode::ServFail;
+    answer_edns(&message, &mut response);
     response.add_queries(message.queries);
     response.to_vec().ok()
 }
@@ -348,6 +413,26 @@ mod tests {
         for name in ["example.com.", "notec2.internal.", "6.0.0.10.in-addr.arpa.", "0.10.in-addr.arpa."] {
             assert_eq!(answered(name, RecordType::A), None, "{name}");
         }
+    }
+
+    #[test]
+    fn who_speaks_edns_is_answered_so() {
+        let mut question = Message::from_vec(&ask("ip-10-0-0-5.ec2.internal.", RecordType::A)).unwrap();
+        question.set_edns(Edns::new());
+        let Found::Answer(answer) = look_up(&question.to_vec().unwrap(), &zone()) else { panic!() };
+        assert_eq!(Message::from_vec(&answer).unwrap().edns.unwrap().max_payload(), MAX_PAYLOAD);
+    }
+
+    #[test]
+    fn nobody_takes_all_turns() {
+        let (turns, one) = (Turns::default(), Ipv4Addr::new(10, 0, 0, 4));
+        let mut taken: Vec<Turn> = std::iter::from_fn(|| turns.take(one)).collect();
+        assert_eq!(taken.len(), MAX_ASKED_BY_ONE);
+        assert!(turns.take(Ipv4Addr::new(10, 0, 0, 5)).is_some());
+        taken.pop();
+        assert!(turns.take(one).is_some());
+        drop(taken);
+        assert!(turns.lock().is_empty());
     }
 
     #[test]

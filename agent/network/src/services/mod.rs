@@ -26,6 +26,8 @@ pub struct Directory {
     pub leases: BTreeMap<String, dhcp::Lease>,
     /// What names mean. None, if the VPC has no DNS support.
     pub zone: Option<dns::Zone>,
+    /// Whom to ask for other names.
+    pub resolvers: dns::Resolvers,
 }
 
 /// The directory as it is now.
@@ -55,12 +57,12 @@ impl Sockets {
         })
     }
 
-    /// Serves until it is dropped. Names that are not ours are asked of `resolvers`.
-    pub async fn serve(self, directory: Current, resolvers: dns::Resolvers) -> io::Result<()> {
+    /// Serves until it is dropped.
+    pub async fn serve(self, directory: Current) -> io::Result<()> {
         let mut services = JoinSet::new();
         services.spawn(dhcp::serve(socket::Socket::new(self.dhcp)?, directory.clone()));
         services.spawn(time::serve(socket::Socket::new(self.time)?));
-        let dns = dns::Server::new(directory, resolvers);
+        let dns = dns::Server::new(directory);
         services.spawn(dns.clone().serve_datagrams(socket::Socket::new(self.dns)?));
         services.spawn(dns.serve_streams(tokio::net::TcpListener::from_std(self.dns_streams)?));
         match services.join_next().await {

@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::socket::{
@@ -18,6 +19,9 @@ mod ioctl {
 
 /// The largest datagram that anybody sends us.
 const LARGEST: usize = 4096;
+
+/// How long a service rests after an error.
+const REST: Duration = Duration::from_millis(5);
 
 /// A datagram that has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +69,11 @@ impl Socket {
             match ready.try_io(|socket| receive(socket.get_ref())) {
                 Ok(Ok(Some(datagram))) => return Ok(datagram),
                 Ok(Ok(None)) => {}
-                // What ICMP has said of a datagram of ours.
-                Ok(Err(error)) if is_passing(&error) => {}
-                Ok(Err(error)) => return Err(error),
+                // What ICMP has said of a datagram of ours, or no memory for the moment: the service goes on.
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a datagram was not received");
+                    tokio::time::sleep(REST).await;
+                }
                 Err(_) => {}
             }
         }
@@ -119,9 +125,4 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Datagram>> {
     let (Some(peer), Some(information)) = (peer, information) else { return Ok(None) };
     let to = Ipv4Addr::from(information.ipi_addr.s_addr.to_ne_bytes());
     Ok(Some(Datagram { bytes, peer: peer.into(), interface: information.ipi_ifindex, to }))
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable};
-    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | Interrupted)
 }

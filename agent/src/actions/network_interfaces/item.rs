@@ -89,7 +89,8 @@ pub fn public_name(
     interface: &NetworkInterface,
     public: &PublicAddress,
 ) -> String {
-    let has_names = world.get::<Vpc>(&interface.vpc).is_some_and(|vpc| vpc.enable_dns_hostnames);
+    let wants_names = |vpc: &std::sync::Arc<Vpc>| vpc.enable_dns_hostnames && vpc.enable_dns_support;
+    let has_names = world.get::<Vpc>(&interface.vpc).is_some_and(wants_names);
     if has_names { public_dns_name(public.address, region) } else { String::new() }
 }
 

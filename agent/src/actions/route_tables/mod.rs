@@ -121,8 +121,12 @@ mod tests {
             "{shown}"
         );
         assert_eq!(states(), ["active", "blackhole"]);
-        // A part of the VPC can lead to an interface, and back.
-        client.ask(&route("ReplaceRoute", &format!("172.31.0.0/16&InstanceId={instance}"))).unwrap();
+        // What is in the VPC leads nowhere else.
+        let inside = ["172.31.0.0/16", "172.31.7.0/24"];
+        for (action, range) in ["ReplaceRoute", "CreateRoute"].into_iter().zip(inside) {
+            let request = route(action, &format!("{range}&InstanceId={instance}"));
+            client.refuses(&[(&request, "InvalidParameterValue")]);
+        }
         client.ask(&route("ReplaceRoute", "172.31.0.0/16&LocalTarget=true")).unwrap();
         client.ask(&route("ReplaceRoute", &to_gateway)).unwrap();
         assert_eq!(states(), ["active", "active"]);

@@ -185,10 +185,11 @@ fn target(
     };
     let vpc = find_own::<Vpc>(world, context, table.vpc.as_str())?;
     let is_inside = vpc.cidrs().any(|cidr| cidr.covers(wish.destination));
-    if is_inside && !matches!(found, RouteTarget::NetworkInterface(_)) {
+    // EC2 lets an interface take it, as a middlebox. Here what is inside is always found directly.
+    if is_inside {
         let message = format!(
-            "The destination CIDR block {} is equal to or more specific than one of this VPC's CIDR blocks. This route \
-             can target only an interface or an instance.",
+            "The destination CIDR block {} is equal to or more specific than one of this VPC's CIDR blocks. Such routes \
+             are not supported: what is in the VPC is always reached directly.",
             wish.destination
         );
         return Err(ApiError::new("InvalidParameterValue", message));

@@ -62,7 +62,7 @@ impl AssociateVpcCidrBlock {
         ])?;
         let mut vpc = Vpc::clone(find_own::<Vpc>(world, context, &self.vpc_id)?);
         let text = self.cidr_block.as_deref().ok_or_else(|| ApiError::missing("cidrBlock"))?;
-        let cidr = in_range(range(text, "cidrBlock")?)?;
+        let cidr = in_range(context, range(text, "cidrBlock")?)?;
         if let Some(other) = vpc.cidrs().find(|other| other.overlaps(cidr)) {
             let message = format!("The CIDR '{cidr}' conflicts with the VPC's CIDR '{other}'.");
             return Err(ApiError::new("InvalidVpc.Range", message));

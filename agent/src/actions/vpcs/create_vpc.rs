@@ -59,7 +59,7 @@ impl CreateVpc {
             ),
         ])?;
         let text = self.cidr_block.as_deref().ok_or_else(|| ApiError::missing("cidrBlock"))?;
-        let cidr = in_range(range(text, "cidrBlock")?)?;
+        let cidr = in_range(context, range(text, "cidrBlock")?)?;
         room_for_one(world, context)?;
         Ok(cidr)
     }

@@ -9,6 +9,8 @@ mod item;
 
 use std::sync::Arc;
 
+use innkeeper_network::plan::NOBODYS;
+
 use crate::network::Cidr;
 use crate::query::dispatch::Registry;
 use crate::query::{ApiError, Context};
@@ -36,12 +38,16 @@ pub(crate) fn range(text: &str, parameter: &str) -> Result<Cidr, ApiError> {
     Cidr::lenient(text).map_err(|_| ApiError::invalid(text, parameter, "This is not a valid CIDR block."))
 }
 
-/// A range that a VPC can have.
-fn in_range(cidr: Cidr) -> Result<Cidr, ApiError> {
-    if (16..=28).contains(&cidr.prefix()) {
+/// A range that a VPC can have. What is nobody's, and what public addresses are taken from, it cannot.
+fn in_range(context: Context<'_>, cidr: Cidr) -> Result<Cidr, ApiError> {
+    let public = &context.agent.config.public_addresses;
+    let message = if !(16..=28).contains(&cidr.prefix()) {
+        format!("The CIDR '{cidr}' is invalid: a VPC has a range of /16 to /28.")
+    } else if let Some(other) = NOBODYS.iter().chain(public).find(|other| other.overlaps(cidr)) {
+        format!("The CIDR '{cidr}' is invalid: {other} is reserved.")
+    } else {
         return Ok(cidr);
-    }
-    let message = format!("The CIDR '{cidr}' is invalid: a VPC has a range of /16 to /28.");
+    };
     Err(ApiError::new("InvalidVpc.Range", message))
 }
 
