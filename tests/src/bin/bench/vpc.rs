@@ -1,4 +1,4 @@
-//! `bench net`, second part: guests in a VPC, one to another and from the host, by the data plane that the daemon uses. And
+//! `bench vpc`: guests in a VPC, one to another and from the host, by the data plane that the daemon uses. And
 //! `bench interface`: how long it takes to bring an interface about among many.
 
 use std::net::Ipv4Addr;
@@ -152,7 +152,7 @@ impl Pair {
 }
 
 pub fn bench(runs: usize) -> Result<ExitCode> {
-    println!("\nTwo guests in a VPC, routed and filtered, {CPUS} CPU, {MIB} MiB, one connection:\n");
+    println!("Two guests in a VPC, routed and filtered, {CPUS} CPU, {MIB} MiB, one connection:\n");
     let directory = tempfile::tempdir()?;
     let initrd = initrd_with_netprobe()?;
     let lines = JOBS.iter().map(|job| Line { name: job.0, better: Better::Higher });
