@@ -22,7 +22,7 @@ use crate::vmms::{Contender, Guest};
 const CPUS: u32 = 1;
 const MIB: u32 = 192;
 const ID: &str = "vpc-0123456789abcdef0";
-const INTERFACES: [&str; 2] = ["eni-00000000000000001", "eni-00000000000000002"];
+const INTERFACES: [&str; 2] = ["eni-10000000000000000", "eni-20000000000000000"];
 const PRIVATE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 4), Ipv4Addr::new(10, 0, 0, 5)];
 const PUBLIC: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 19, 0, 4), Ipv4Addr::new(198, 19, 0, 5)];
 
