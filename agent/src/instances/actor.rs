@@ -201,10 +201,17 @@ impl Actor {
             Err(_) => None,
         };
         let guest = match &answer {
-            Some(status) => {
-                let asked = timeout(CHECK_PATIENCE, self.ask_guest(instance, status)).await;
-                asked.unwrap_or(Guest::Unasked)
-            }
+            Some(status) => tokio::select! {
+                asked = timeout(CHECK_PATIENCE, self.ask_guest(instance, status)) => {
+                    asked.unwrap_or(Guest::Unasked)
+                }
+                // A guest that says nothing keeps nobody waiting who wants something else.
+                () = self.changed.notified() => {
+                    self.changed.notify_one();
+                    self.check = Instant::now() + CHECKS.1;
+                    return;
+                }
+            },
             None => Guest::Unasked,
         };
         let before = self.shared.healths.get(&self.id);
