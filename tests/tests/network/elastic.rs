@@ -102,11 +102,9 @@ fn an_elastic_address_stays_and_then_goes_to_another() -> Result<()> {
         let come: Vec<_> = frames.iter().filter(of_old).filter(|frame| !frame.is_outgoing).collect();
         ensure!(come.is_empty(), "the {whose} gets {come:x?}");
     }
+    // And the capture is not blind.
     let is_new = |frame: &Frame| tcp_ports(&frame.bytes).is_some_and(|ports| ports.contains(&OPEN));
-    ensure!(
-        captures[1].frames().iter().any(|frame| !frame.is_outgoing && is_new(frame)),
-        "the capture is blind"
-    );
+    captures[1].wait_for(|frame| !frame.is_outgoing && is_new(frame), PATIENCE)?;
     for (client, _) in &mut old {
         client.set_read_timeout(Some(SILENCE))?;
         ensure!(client.read(&mut [0; 16]).is_err(), "an old connection goes on");

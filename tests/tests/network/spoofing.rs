@@ -288,15 +288,8 @@ fn a_lease_is_offered_by_nobody_else() -> Result<()> {
     let [liar, victim] = &hosts[..] else { bail!("so many hosts") };
     let capture = victim.guest.capture("eth0")?;
     victim.guest.lease("eth0")?;
-    let frames = capture.frames();
-    let message = frames
-        .iter()
-        .filter(|f| f.is_outgoing)
-        .filter_map(|f| parse_udp_frame(&f.bytes))
-        .next()
-        .context("a request")?
-        .2
-        .to_vec();
+    let request = capture.wait_for(|f| f.is_outgoing && parse_udp_frame(&f.bytes).is_some(), PATIENCE)?;
+    let message = parse_udp_frame(&request.bytes).context("a request")?.2.to_vec();
     let answer = dhcp_answer(&message, 2, Ipv4Addr::new(10, 0, 0, 99), liar.own.1, &[(224, LIE)])?;
     liar.guest.send_frame(
         "eth0",
@@ -335,16 +328,12 @@ fn only_an_end_of_a_connection_says_that_it_fails() -> Result<()> {
     connection.echo(SECRET)?;
     let capture = victim.guest.capture("eth0")?;
     connection.echo(SECRET)?;
-    let frames = capture.frames();
-    let packet = frames
-        .iter()
-        .filter(|f| f.is_outgoing)
-        .filter_map(|f| {
-            let (_, _, kind, packet) = parse_ethernet(&f.bytes)?;
-            (kind == IPV4 && packet[9] == 6).then(|| packet[..28].to_vec())
-        })
-        .next()
-        .context("segment")?;
+    let segment = |bytes: &[u8]| {
+        let (_, _, kind, packet) = parse_ethernet(bytes)?;
+        (kind == IPV4 && packet[9] == 6).then(|| packet[..28].to_vec())
+    };
+    let sent = capture.wait_for(|f| f.is_outgoing && segment(&f.bytes).is_some(), PATIENCE)?;
+    let packet = segment(&sent.bytes).context("a segment")?;
     // Fragmentation needed, with an MTU of 552.
     let error = frame::icmp(3, 4, &[&[0, 0, 2, 40][..], &packet].concat());
     liar.guest.send_frame(
