@@ -83,16 +83,32 @@ pub mod services {
     pub const TIME: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 123);
 }
 
+/// The addresses of a namespace itself: those that every VPC has, its resolver's and its subnets' routers'.
+pub fn addresses(vpc: &Vpc) -> BTreeSet<Ipv4Addr> {
+    let resolver = vpc.cidrs.first().and_then(|range| after(*range, RESOLVER));
+    let routers = vpc.subnets.values().filter_map(|subnet| after(subnet.cidr, ROUTER));
+    [services::METADATA, services::DNS, services::TIME].into_iter().chain(resolver).chain(routers).collect()
+}
+
+/// The router that the guests of a subnet know: the first address after its first one, as EC2 reserves it.
+pub fn router(subnet: Cidr) -> Ipv4Addr {
+    after(subnet, ROUTER).unwrap_or(subnet.last())
+}
+
+/// Who resolves names in a VPC with this first range: the second address after its first one.
+pub fn resolver(vpc: Cidr) -> Ipv4Addr {
+    after(vpc, RESOLVER).unwrap_or(vpc.last())
+}
+
+/// So many addresses after the first one of a subnet, and of a VPC.
+const ROUTER: u32 = 1;
+const RESOLVER: u32 = 2;
+
 /// Compiles a plan.
 pub fn compile(vpc: &Vpc) -> Routes {
-    let mut routes = Routes::default();
-    routes.addresses.extend([services::METADATA, services::DNS, services::TIME]);
+    let mut routes = Routes { addresses: addresses(vpc), ..Routes::default() };
     for range in &vpc.cidrs {
         routes.add(INSIDE, *range, Way::Blackhole);
-    }
-    if let Some(range) = vpc.cidrs.first() {
-        // Names are served at the VPC's base plus two.
-        routes.addresses.extend(after(*range, 2));
     }
     let at_uplink = |hop| Neighbour { device: names::UPLINK.to_owned(), address: hop, mac: None };
     if vpc.has_internet_gateway {
@@ -110,8 +126,6 @@ pub fn compile(vpc: &Vpc) -> Routes {
         routes.taps.insert(tap);
     }
     for subnet in vpc.subnets.values() {
-        // The router that guests know.
-        routes.addresses.extend(after(subnet.cidr, 1));
         let table = mark(subnet.cidr);
         routes.marks.insert(table);
         for (destination, way) in vpc.ways(&subnet.route_table) {

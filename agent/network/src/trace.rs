@@ -104,7 +104,7 @@ impl Tracer {
                 Received::Nothing => std::thread::sleep(PAUSE),
             }
         }
-        let services = crate::routes::compile(vpc).addresses;
+        let services = crate::routes::addresses(vpc);
         let concerned =
             |packet: &Packet| addresses.contains(&packet.source) || addresses.contains(&packet.destination);
         let came = seen.iter().filter(|one| !one.is_outgoing && concerned(&one.packet));

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use innkeeper_network::names::tap;
+use innkeeper_network::routes::{resolver, router};
 use innkeeper_network::services::Directory;
 use innkeeper_network::services::dhcp::Lease;
 use innkeeper_network::services::dns::Zone;
 
-use super::plan::{resolver, router, used};
+use super::plan::used;
 use crate::ids::VpcId;
 use crate::network::names::{domain_name, private_dns_name, public_dns_name};
 use crate::records::{DhcpOptions, NetworkInterface, Subnet, Vpc};

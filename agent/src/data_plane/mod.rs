@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use innkeeper_network::plan::Vpc as Plan;
+use innkeeper_network::routes::router;
 use innkeeper_network::services::dns::{Resolvers, resolvers};
 use innkeeper_network::services::{Directory, Sockets};
 use innkeeper_network::trace::Traced;
@@ -280,7 +281,7 @@ impl Shared {
             let plan = &vpcs.get(&vpc).ok_or_else(gone)?.plan;
             let interface = plan.interfaces.get(id.as_str()).ok_or_else(gone)?;
             let subnet = plan.subnets.get(&interface.subnet).ok_or_else(gone)?;
-            self.host.probe(&vpc, id, interface, plan::router(subnet.cidr))?
+            self.host.probe(&vpc, id, interface, router(subnet.cidr))?
         };
         probe.is_answered(ANSWER).map_err(|cause| HostError { what: what(), cause })
     }

@@ -1,7 +1,6 @@
 //! From the records to what the network of a VPC is.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use innkeeper_network::plan::{
@@ -148,14 +147,4 @@ fn rule(record: &records::Rule) -> Option<GroupRule> {
 
 fn range(first: i32, last: i32) -> Option<RangeInclusive<u16>> {
     Some(u16::try_from(first).ok()?..=u16::try_from(last).ok()?)
-}
-
-/// The router of a subnet: its first address but one, as EC2 reserves it.
-pub fn router(subnet: Cidr) -> Ipv4Addr {
-    Ipv4Addr::from_bits(subnet.first().to_bits().saturating_add(1))
-}
-
-/// Who resolves names in a VPC: the second address after its first one.
-pub fn resolver(vpc: Cidr) -> Ipv4Addr {
-    Ipv4Addr::from_bits(vpc.first().to_bits().saturating_add(2))
 }

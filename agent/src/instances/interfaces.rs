@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use innkeeper_protocol::{Command, DeviceStatus, DriverState, Limit, Limits, Status};
+use innkeeper_protocol::{DeviceStatus, DriverState, Limit, Limits, Status};
 
-use super::actor::{Actor, blocking};
+use super::actor::Actor;
 use super::chain;
 use super::health::Guest;
 use super::settle::{detach_interface, interface_attached};
 use crate::catalogue::Network;
-use crate::ids::NetworkInterfaceId;
 use crate::records::{AttachmentStatus, Instance, NetworkInterface};
-use crate::state::Draft;
-use crate::store::StoreError;
 
 /// The most pairs of queues that a VMM's interface has.
 const MAX_QUEUES: u32 = 8;
@@ -36,17 +33,15 @@ impl Actor {
             let Some(attachment) = &interface.attachment else { continue };
             let result = match (attachment.status, self.interfaces.contains(id)) {
                 (AttachmentStatus::Attached, true) => Ok(()),
-                (AttachmentStatus::Attaching, true) => self.change_interface(id, interface_attached).await,
+                (AttachmentStatus::Attaching, true) => self.change(id, interface_attached).await,
                 (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
                     match self.attach_interface(instance, &interface).await {
-                        Ok(()) => self.change_interface(id, interface_attached).await,
+                        Ok(()) => self.change(id, interface_attached).await,
                         Err(error) => Err(error),
                     }
                 }
-                (AttachmentStatus::Detaching { force }, true) => self.ask_for_interface(id, force).await,
-                (AttachmentStatus::Detaching { .. }, false) => {
-                    self.change_interface(id, detach_interface).await
-                }
+                (AttachmentStatus::Detaching { force }, true) => self.ask_for(id.as_str(), force).await,
+                (AttachmentStatus::Detaching { .. }, false) => self.change(id, detach_interface).await,
             };
             if let Err(error) = result {
                 tracing::warn!(
@@ -97,29 +92,6 @@ impl Actor {
         self.interfaces.insert(interface.id.clone());
         tracing::debug!(instance = %self.id, interface = %interface.id, slot, "attached");
         Ok(())
-    }
-
-    /// Asks the guest to let go of an interface, or takes it away. An event tells when it has.
-    async fn ask_for_interface(&mut self, id: &NetworkInterfaceId, force: bool) -> Result<()> {
-        let vmm = self.vmm.as_mut().context("there is no VMM")?;
-        vmm.say(Command::Detach { id: id.to_string(), force }).await?;
-        Ok(())
-    }
-
-    /// Records a change of an interface.
-    async fn change_interface(
-        &self,
-        id: &NetworkInterfaceId,
-        change: fn(&mut Draft, &NetworkInterfaceId),
-    ) -> Result<()> {
-        let (shared, id) = (self.shared.clone(), id.clone());
-        let changed = blocking(move || {
-            shared.state.change(|draft| -> Result<(), StoreError> {
-                change(draft, &id);
-                Ok(())
-            })
-        });
-        Ok(changed.await?)
     }
 }
 

@@ -285,7 +285,7 @@ impl Actor {
                         Err(error) => Err(error),
                     }
                 }
-                (AttachmentStatus::Detaching { force }, true) => self.ask_for_disk(id, force).await,
+                (AttachmentStatus::Detaching { force }, true) => self.ask_for(id.as_str(), force).await,
                 (AttachmentStatus::Detaching { .. }, false) => self.change(id, detach).await,
             };
             if let Err(error) = result {
@@ -294,14 +294,18 @@ impl Actor {
         }
     }
 
-    /// Asks the guest to let go of a volume, or takes it away. An event tells when it has.
-    async fn ask_for_disk(&mut self, id: &VolumeId, force: bool) -> Result<()> {
-        self.vmm()?.say(Command::Detach { id: id.to_string(), force }).await?;
+    /// Asks the guest to let go of a device, or takes it away. An event tells when it has.
+    pub(super) async fn ask_for(&mut self, id: &str, force: bool) -> Result<()> {
+        self.vmm()?.say(Command::Detach { id: id.to_owned(), force }).await?;
         Ok(())
     }
 
-    /// Records a change of a volume.
-    async fn change(&self, id: &VolumeId, change: fn(&mut Draft, &VolumeId)) -> Result<()> {
+    /// Records a change of a volume or an interface.
+    pub(super) async fn change<Id: Clone + Send + 'static>(
+        &self,
+        id: &Id,
+        change: fn(&mut Draft, &Id),
+    ) -> Result<()> {
         let (shared, id) = (self.shared.clone(), id.clone());
         let changed = blocking(move || {
             shared.state.change(|draft| -> Result<(), StoreError> {

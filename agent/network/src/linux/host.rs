@@ -70,11 +70,7 @@ impl Host {
     pub fn remove(&mut self, vpc: &str) -> Result<(), Error> {
         let link = host_link(vpc);
         self.links.remove(&link);
-        let removed = self.netlink.links().and_then(|links| match links.get(&link) {
-            Some(link) => self.netlink.remove_link(link.index),
-            None => Ok(()),
-        });
-        removed.what(|| format!("remove {link}"))?;
+        self.netlink.remove_link(&link).what(|| format!("remove {link}"))?;
         self.tell().what(|| "change the host's rules".into())
     }
 
@@ -97,8 +93,8 @@ impl Host {
     }
 
     fn lead(&mut self, vpc: &str, name: &str) -> io::Result<()> {
-        let links = self.netlink.links()?;
-        let link = *links.get(name).ok_or_else(|| io::Error::other(format!("there is no {name}")))?;
+        let link = self.netlink.link(name)?;
+        let link = link.ok_or_else(|| io::Error::other(format!("there is no {name}")))?;
         if !link.is_up || link.mtu != OUTSIDE_MTU {
             self.netlink.set_up(link.index, Some(OUTSIDE_MTU))?;
         }

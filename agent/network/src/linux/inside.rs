@@ -102,14 +102,15 @@ impl Inside {
     /// Brings about a plan, by these rules and routes. Rules come first: a route never leads past them; and what the rules
     /// would not have let begin is forgotten last.
     pub fn apply(&mut self, vpc: &Vpc, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
-        // An agent that has just begun learns from the kernel who had what.
         let before = match &self.plan {
-            Some(before) => stale::owners(before),
-            None => self.present_owners().what(|| "learn who has which address".into())?,
+            Some(before) if stale::may_leave_stale(before, vpc) => Some(stale::owners(before)),
+            Some(_) => None,
+            // An agent that has just begun learns from the kernel who had what.
+            None => Some(self.present_owners().what(|| "learn who has which address".into())?),
         };
         self.tell(ruleset).what(|| "change the rules".into())?;
         self.lead(routes)?;
-        if self.plan.as_ref().is_none_or(|before| stale::may_leave_stale(before, vpc)) {
+        if let Some(before) = before {
             let change = stale::Change::new(&before, vpc);
             let is_stale = |one: &Connection| change.is_stale(one.original, one.reply);
             let forgotten = self.namespace.enter(|| conntrack::forget(is_stale));
@@ -182,7 +183,7 @@ impl Inside {
     pub fn wait_for_uplink(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + UPLINK_PATIENCE;
         let mut running = || -> io::Result<()> {
-            while !self.netlink.links()?.get(UPLINK).is_some_and(|link| link.is_running) {
+            while !self.netlink.link(UPLINK)?.is_some_and(|link| link.is_running) {
                 if Instant::now() > deadline {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -360,14 +361,8 @@ fn prepare_links(netlink: &mut Netlink, vpc: &str, host: &Namespace) -> io::Resu
         let (own, other) = uplink_macs(vpc);
         // Of a namespace that is going, which takes its time.
         let name = host_link(vpc);
-        host.enter(|| {
-            let mut netlink = Netlink::open()?;
-            match netlink.link(&name)? {
-                Some(left) => netlink.remove_link(left.index),
-                None => Ok(()),
-            }
-        })?;
-        netlink.add_pair((UPLINK, own), (&host_link(vpc), other), host.file().as_raw_fd())?;
+        host.enter(|| Netlink::open()?.remove_link(&name))?;
+        netlink.add_pair((UPLINK, own), (&name, other), host.file().as_raw_fd())?;
         links = netlink.links()?;
     }
     for (name, mtu) in [("lo", None), (UPLINK, Some(OUTSIDE_MTU))] {

@@ -200,10 +200,11 @@ impl Netlink {
         self.request(Message::NewLink(link(one, LinkAttribute::LinkInfo(kind))), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Removes a link.
-    pub fn remove_link(&mut self, index: u32) -> io::Result<()> {
+    /// Removes a link, if it is there.
+    pub fn remove_link(&mut self, name: &str) -> io::Result<()> {
+        let Some(link) = self.link(name)? else { return Ok(()) };
         let mut message = LinkMessage::default();
-        message.header.index = index;
+        message.header.index = link.index;
         self.remove(Message::DelLink(message))
     }
 

@@ -37,7 +37,7 @@ pub fn compile(vpc: &Vpc) -> Ruleset {
     for range in &vpc.cidrs {
         ruleset.add("inside", range);
     }
-    for service in crate::routes::compile(vpc).addresses {
+    for service in crate::routes::addresses(vpc) {
         ruleset.add("services", service);
     }
     for range in NOBODYS {
