@@ -147,7 +147,13 @@ impl<'a> Header<'a> {
         };
         match le32(&header, 12) {
             BEGUN => return Err(Error::NotEnded),
-            NOTHING => return Err(Error::Nothing(String::from_utf8_lossy(&read_text()?).into_owned())),
+            NOTHING => {
+                let reason = String::from_utf8_lossy(&read_text()?).trim().to_owned();
+                if reason.is_empty() {
+                    return Err(Error::Malformed("there is nothing to boot, for no reason"));
+                }
+                return Err(Error::Nothing(reason));
+            }
             FOUND => {}
             _ => return Err(Error::Malformed("its state is none")),
         }

@@ -177,6 +177,7 @@ fn lies_are_found_out() {
     for (lying, expected) in [
         (put(0, b"X"), "has not come so far"),
         (put(12, &[7]), "its state is none"),
+        (put(12, &[2, 0, 0, 0, 0, 0, 0, 0]), "for no reason"),
         (put(16, &(MAX_TEXT + 1).to_le_bytes()), "its text is too long"),
         (put(16, &u64::MAX.to_le_bytes()), "its text is too long"),
         (put(16, &MAX_TEXT.to_le_bytes()), "there is something behind its text"),
