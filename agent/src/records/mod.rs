@@ -8,6 +8,7 @@ mod image;
 mod instance;
 mod meter;
 mod network;
+pub mod secret;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use network::{
     NetworkInterface, Peer, PrivateAddress, PublicAddress, Route, RouteOrigin, RouteTable,
     RouteTableAssociation, RouteTarget, Rule, SecurityGroup, Subnet, Vpc,
 };
+pub use secret::Secret;
 pub use storage::{
     Attachment, AttachmentStatus, MappedVolume, Mapping, RootDeviceType, Snapshot, StoreDisk, Volume,
     VolumeState,

@@ -1,4 +1,5 @@
-//! What an account begins with: an access key, and the default VPC. What an older agent has made of that is completed.
+//! What an agent begins with, its secret, and an account: an access key, and the default VPC. What an older agent has made
+//! of that is completed.
 
 use jiff::Timestamp;
 use rand::RngExt;
@@ -8,7 +9,7 @@ use crate::ids::NetworkAclId;
 use crate::network::default_vpc;
 use crate::network::furnishing::{acl_of, default_acl, main_route_table};
 use crate::network::routes::main_table;
-use crate::records::{AccessKey, Subnet, Vpc};
+use crate::records::{AccessKey, Secret, Subnet, Vpc};
 use crate::state::{Draft, State};
 use crate::store::StoreError;
 
@@ -25,6 +26,9 @@ pub struct Bootstrap {
 pub fn bootstrap(state: &State, config: &Config, now: Timestamp) -> Result<Bootstrap, StoreError> {
     state.change(|draft| {
         complete_older_vpcs(draft);
+        if draft.get::<Secret>(Secret::THIS).is_none() {
+            draft.put(Secret::random());
+        }
         let oldest = draft
             .all::<AccessKey>()
             .filter(|key| key.account == config.account)
@@ -117,12 +121,15 @@ mod tests {
         let state = State::open(Arc::clone(&store)).unwrap();
         let first = bootstrap(&state, &config, Timestamp::UNIX_EPOCH).unwrap();
         assert!(first.is_first_start);
+        let secret = state.read().get::<Secret>(Secret::THIS).cloned();
+        assert!(secret.is_some());
         assert_eq!(counts(&state), [1, 1, 1, 3, 1, 1, 1, 1]);
 
         let state = State::open(store).unwrap();
         let second = bootstrap(&state, &config, Timestamp::now()).unwrap();
         assert!(!second.is_first_start);
         assert_eq!(second.access_key, first.access_key);
+        assert_eq!(state.read().get::<Secret>(Secret::THIS).cloned(), secret);
         assert_eq!(counts(&state), [1, 1, 1, 3, 1, 1, 1, 1]);
 
         let other = Config { account: "123456789012".into(), ..config };

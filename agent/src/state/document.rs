@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::records::{AccessKey, Record};
+use crate::records::{AccessKey, Record, Secret};
 
 #[derive(Serialize, Deserialize)]
 struct Envelope<D> {
@@ -68,7 +68,7 @@ impl Document {
 
     /// Takes out what nobody needs to see.
     pub fn without_secrets(mut self) -> Self {
-        if self.is_one_of(AccessKey::KIND)
+        if (self.is_one_of(AccessKey::KIND) || self.is_one_of(Secret::KIND))
             && let Some(secret) = self.document.get_mut("secret")
         {
             *secret = "(masked)".into();
@@ -170,6 +170,8 @@ mod tests {
         assert_eq!(stored, Document::new(&key).unwrap());
         assert_eq!(stored.document["secret"], "swordfish");
         assert_eq!(stored.without_secrets().document["secret"], "(masked)");
+        let own = Document::new(&Secret::random()).unwrap();
+        assert_eq!(own.without_secrets().document["secret"], "(masked)");
     }
 
     #[test]

@@ -20,8 +20,8 @@ use tokio::sync::broadcast;
 
 use crate::records::{
     AccessKey, DhcpOptions, ElasticAddress, Idempotency, Image, Instance, InternetGateway, KeyPair, Machine,
-    Meter, NatGateway, NetworkAcl, NetworkInterface, Record, RouteTable, ScheduledEvent, SecurityGroup,
-    Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
+    Meter, NatGateway, NetworkAcl, NetworkInterface, Record, RouteTable, ScheduledEvent, Secret,
+    SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -101,6 +101,7 @@ world! {
     network_interfaces: NetworkInterface,
     route_tables: RouteTable,
     scheduled_events: ScheduledEvent,
+    secrets: Secret,
     security_groups: SecurityGroup,
     snapshots: Snapshot,
     state_changes: StateChange,
