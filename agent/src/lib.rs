@@ -8,6 +8,7 @@
 //! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' types and files,
 //!   [`images`] the images' files, [`network`] the address plans, and [`ids`] the forms of EC2's ids.
 //! - [`data_plane`] brings the network about that the records describe.
+//! - [`metadata`] is what instances are told about themselves.
 //! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
 //! - [`metrics`] is what was counted, for a Prometheus server.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
@@ -28,6 +29,7 @@ pub mod ids;
 pub mod images;
 pub mod instances;
 pub mod keys;
+pub mod metadata;
 pub mod metrics;
 pub mod network;
 pub mod query;

@@ -31,6 +31,8 @@ pub struct Vpc {
     pub interfaces: BTreeMap<String, Interface>,
     /// By id.
     pub nat_gateways: BTreeMap<String, NatGateway>,
+    /// How many packets each interface may send to the VPC's services, in a second: 2 or more. None is as many as it likes.
+    pub service_packets: Option<u32>,
 }
 
 /// A subnet.

@@ -24,6 +24,9 @@ pub(crate) mod testing;
 mod volumes;
 mod vpcs;
 
+pub(crate) use instances::{architecture, enabled};
+pub(crate) use regions::zone_id;
+
 use crate::query::dispatch::Registry;
 
 /// Makes every action known.

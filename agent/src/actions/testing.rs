@@ -121,6 +121,7 @@ impl Client {
             instance_type: "t3.micro".into(),
             launch_index: 0,
             launch_time: Timestamp::UNIX_EPOCH,
+            public_key: None,
             key_name: None,
             user_data: None,
             client_token: None,

@@ -1,5 +1,6 @@
 //! How instances are, and what is announced for them.
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::cli::answer::{list, text, without_request};
@@ -69,12 +70,53 @@ pub enum Maintenance {
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
     },
+    /// Let an instance know by its metadata that it is going to be interrupted, as EC2 does with a spot instance. Nothing else
+    /// is done to it
+    Notify {
+        /// Id or name of an instance
+        instance: String,
+        /// What of
+        notice: Notice,
+        /// How it is going to be interrupted [default: terminate]
+        #[arg(long)]
+        action: Option<Interruption>,
+        /// When, such as 2026-12-24T18:00:00Z [default: in two minutes; of a recommendation: now]
+        #[arg(long, value_name = "TIME")]
+        time: Option<String>,
+    },
     /// Take back events that have not happened yet
     Cancel {
         /// Ids of events
         #[arg(required = true, value_name = "EVENT")]
         events: Vec<String>,
     },
+}
+
+/// What an instance is let know.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Notice {
+    /// It is going to be interrupted.
+    Interruption,
+    /// It may be interrupted soon: its work is better done elsewhere.
+    Rebalance,
+    /// Nothing of what it was let know is true any more.
+    None,
+}
+
+/// How an instance is interrupted.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Interruption {
+    /// Its memory is kept.
+    Hibernate,
+    /// It can be started again.
+    Stop,
+    /// It is gone.
+    Terminate,
+}
+
+/// As it is typed.
+fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 impl Maintenance {
@@ -102,6 +144,16 @@ impl Maintenance {
                     .with_some("Description", description);
                 let made = client.call("InnkeeperScheduleEvent", parameters)?;
                 global.show(&EVENTS, &[without_request(made)])?;
+            }
+            Self::Notify { instance, notice, action, time } => {
+                let id = names::instance(&client, &instance)?;
+                let parameters = Parameters::default()
+                    .with("InstanceId", id.as_str())
+                    .with("Notice", word(notice))
+                    .with_some("InterruptionAction", action.map(word))
+                    .with_some("Time", time);
+                client.call("InnkeeperNotifyInstance", parameters)?;
+                global.done("instanceId", &[id])?;
             }
             Self::Cancel { events } => {
                 for event in &events {

@@ -1,6 +1,7 @@
 //! What a configuration has to be to work.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use innkeeper_network::plan::NOBODYS;
 
@@ -18,6 +19,9 @@ const MAX_DISK: u64 = 65_536;
 
 /// In Mbit/s: a terabit.
 const MAX_BANDWIDTH: u64 = 1_000_000;
+
+/// What the budget of an interface may be, in packets a second. With less, no lease would be had.
+const SERVICE_PACKETS: RangeInclusive<u32> = 16..=1_000_000;
 
 /// The most VPCs and the most elastic addresses.
 const MAX_QUOTA: usize = 10_000;
@@ -122,6 +126,11 @@ impl Config {
             if quota > MAX_QUOTA {
                 return invalid(key, format!("{quota} is more than the {MAX_QUOTA} that are allowed"));
             }
+        }
+        if self.service_packets != 0 && !SERVICE_PACKETS.contains(&self.service_packets) {
+            let (least, most) = SERVICE_PACKETS.into_inner();
+            let reason = format!("{} is not 0 and not in {least} to {most}", self.service_packets);
+            return invalid("service-packets", reason);
         }
         for (key, seconds, most) in [
             ("stop-timeout", self.stop_timeout, DAY),
@@ -228,6 +237,10 @@ mod tests {
             (
                 "public-addresses = ['172.31.4.0/24']",
                 "public-addresses in the configuration: 172.31.4.0/24 and 172",
+            ),
+            (
+                "service-packets = 7",
+                "service-packets in the configuration: 7 is not 0 and not in 16 to 1000000",
             ),
             ("vpc-quota = 10001", "vpc-quota in the configuration: 10001 is more than the 10000"),
             ("elastic-address-quota = 10001", "elastic-address-quota in the configuration: 10001 is more"),

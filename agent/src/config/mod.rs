@@ -14,6 +14,7 @@ use innkeeper_network::linux::HostSettings;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::data_plane;
 use crate::host::Settings;
 use crate::network::Cidr;
 use crate::network::public_addresses::Pool;
@@ -55,6 +56,9 @@ pub struct Config {
     pub masquerade: bool,
     /// How many VPCs an account can have, the default one included.
     pub vpc_quota: usize,
+    /// How many packets each network interface may send in a second to the VPC's services: metadata, names, time, the API. 0 is
+    /// as many as it likes.
+    pub service_packets: u32,
     /// How many elastic addresses an account can have.
     pub elastic_address_quota: usize,
     /// How long a guest has to switch itself off before it is switched off, in seconds.
@@ -117,6 +121,7 @@ impl Default for Config {
             public_addresses: vec![Cidr::PUBLIC_ADDRESSES],
             masquerade: true,
             vpc_quota: 5,
+            service_packets: 1024,
             elastic_address_quota: 5,
             stop_timeout: 120,
             reboot_timeout: 120,
@@ -151,6 +156,12 @@ impl Config {
 }
 
 impl Config {
+    /// What the network needs to know.
+    pub fn data_plane_settings(&self) -> data_plane::Settings {
+        let service_packets = Some(self.service_packets).filter(|packets| *packets > 0);
+        data_plane::Settings { region: self.region.clone(), service_packets }
+    }
+
     /// By what our table is recognised. Linux keeps 128 bytes of it.
     fn comment(&self) -> String {
         let directory = self.run_directory.to_string_lossy();

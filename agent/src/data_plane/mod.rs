@@ -22,6 +22,7 @@ use innkeeper_network::routes::router;
 use innkeeper_network::services::dns::{Resolvers, resolvers};
 use innkeeper_network::services::{Directory, Sockets};
 use innkeeper_network::trace::Traced;
+use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -29,11 +30,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::host::{Host, HostError};
 use crate::ids::{NetworkInterfaceId, VpcId};
+use crate::metadata::Metadata;
 use crate::records::{
     self, DhcpOptions, Instance, InternetGateway, NatGateway, NetworkAcl, NetworkInterface, Record,
     RouteTable, SecurityGroup, Subnet,
 };
-use crate::state::State;
+use crate::state::{State, World};
 
 /// How often everything is looked at.
 const MENDING: Duration = Duration::from_secs(10);
@@ -70,8 +72,17 @@ pub struct DataPlane {
 struct Shared {
     state: Arc<State>,
     host: Arc<dyn Host>,
-    region: String,
+    metadata: Arc<Metadata>,
+    settings: Settings,
     vpcs: Mutex<BTreeMap<VpcId, Applied>>,
+}
+
+/// What the operator has chosen.
+pub struct Settings {
+    /// The region.
+    pub region: String,
+    /// How many packets an interface may send to the services in a second.
+    pub service_packets: Option<u32>,
 }
 
 /// What was brought about for a VPC.
@@ -91,8 +102,8 @@ impl Drop for Applied {
 
 impl DataPlane {
     /// Nothing is brought about yet: see [`DataPlane::supervise`].
-    pub fn new(state: Arc<State>, host: Arc<dyn Host>, region: String) -> Self {
-        Self { shared: Arc::new(Shared { state, host, region, vpcs: Mutex::default() }) }
+    pub fn new(state: Arc<State>, host: Arc<dyn Host>, metadata: Arc<Metadata>, settings: Settings) -> Self {
+        Self { shared: Arc::new(Shared { state, host, metadata, settings, vpcs: Mutex::default() }) }
     }
 
     /// Brings about what the records say, and keeps it so, until it is dropped. The network stays as it is then.
@@ -158,7 +169,7 @@ impl DataPlane {
         time: Duration,
     ) -> Result<Option<Vec<Traced>>, HostError> {
         let world = self.shared.state.read();
-        let Some(plan) = plan::plan(&world, &interface.vpc) else { return Ok(None) };
+        let Some(plan) = self.shared.plan(&world, &interface.vpc) else { return Ok(None) };
         if !plan.interfaces.contains_key(interface.id.as_str()) {
             return Ok(None);
         }
@@ -183,6 +194,12 @@ impl Shared {
         self.vpcs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a VPC's network is to be. None if nobody in it uses it.
+    fn plan(&self, world: &World, vpc: &VpcId) -> Option<Plan> {
+        let service_packets = self.settings.service_packets;
+        plan::plan(world, vpc).map(|plan| Plan { service_packets, ..plan })
+    }
+
     /// Brings about all VPCs, and takes away what is none's; returns whether that went well. `is_due` is whether to look at
     /// what nobody has changed.
     fn bring_about(&self, runtime: &tokio::runtime::Handle, is_due: bool) -> bool {
@@ -191,7 +208,7 @@ impl Shared {
         let world = self.state.read();
         let plans: BTreeMap<VpcId, Plan> = world
             .all::<records::Vpc>()
-            .filter_map(|vpc| Some((vpc.id.clone(), plan::plan(&world, &vpc.id)?)))
+            .filter_map(|vpc| Some((vpc.id.clone(), self.plan(&world, &vpc.id)?)))
             .collect();
         if is_due {
             match self.host.vpcs() {
@@ -245,7 +262,7 @@ impl Shared {
                 }
             })?;
         }
-        let mut directory = directory::directory(&self.state.read(), id, &self.region);
+        let mut directory = directory::directory(&self.state.read(), id, &self.settings.region);
         directory.resolvers = match (is_due, vpcs.get(id)) {
             (false, Some(known)) => known.directory.borrow().resolvers.clone(),
             // They change when a host moves from one network to another.
@@ -265,7 +282,7 @@ impl Shared {
         });
         if applied.services.as_ref().is_none_or(JoinHandle::is_finished) {
             let sockets = self.host.vpc_sockets(id)?;
-            let served = serve(id.clone(), sockets, applied.directory.subscribe());
+            let served = serve(id.clone(), sockets, applied.directory.subscribe(), self.metadata.clone());
             applied.services = Some(runtime.spawn(served));
         }
         Ok(())
@@ -299,7 +316,7 @@ impl Shared {
             cause: io::Error::other("it is not an interface of an instance that is to run"),
         };
         let vpc = world.get::<NetworkInterface>(interface).ok_or_else(gone)?.vpc.clone();
-        let plan = plan::plan(&world, &vpc).ok_or_else(gone)?;
+        let plan = self.plan(&world, &vpc).ok_or_else(gone)?;
         self.apply(runtime, &mut vpcs, &vpc, plan.clone(), false)?;
         let tap = self.host.open_tap(&vpc, interface, queues)?;
         self.host.apply_vpc(&plan, false)?;
@@ -307,8 +324,23 @@ impl Shared {
     }
 }
 
-async fn serve(vpc: VpcId, sockets: Sockets, directory: watch::Receiver<Arc<Directory>>) {
-    if let Err(error) = sockets.serve(directory).await {
+/// Runs all services of a VPC, until one of them ends.
+async fn serve(
+    vpc: VpcId,
+    sockets: Sockets,
+    directory: watch::Receiver<Arc<Directory>>,
+    metadata: Arc<Metadata>,
+) {
+    let of_metadata = async {
+        let listener = TcpListener::from_std(sockets.metadata)?;
+        metadata.serve(vpc.clone(), listener).await;
+        Ok(())
+    };
+    let ended = tokio::select! {
+        ended = sockets.own.serve(directory) => ended,
+        ended = of_metadata => ended,
+    };
+    if let Err(error) = ended {
         tracing::error!(%vpc, %error, "the services of a VPC have ended, and begin anew");
     }
 }

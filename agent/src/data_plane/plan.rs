@@ -49,6 +49,7 @@ pub fn plan(world: &World, vpc: &VpcId) -> Option<Vpc> {
             .filter_map(|gateway| Some((gateway.id.to_string(), nat_gateway(gateway)?)))
             .collect(),
         interfaces,
+        service_packets: None,
     })
 }
 

@@ -68,6 +68,60 @@ impl ScheduledEvent {
     }
 }
 
+/// What an operator has let an instance know of, which it finds in its metadata. It is for the guest that runs: a start makes
+/// an end of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Whom.
+    pub instance: InstanceId,
+    /// When.
+    pub given: Timestamp,
+    /// That it is going to be interrupted, as a spot instance is.
+    pub interruption: Option<Interruption>,
+    /// That it may be interrupted soon, and since when this is so.
+    pub rebalance: Option<Timestamp>,
+}
+
+/// The interruption of an instance. It is announced; nobody carries it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interruption {
+    /// How.
+    pub action: InterruptionAction,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// How an instance is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterruptionAction {
+    /// Its memory is kept.
+    Hibernate,
+    /// It can be started again.
+    Stop,
+    /// It is gone.
+    Terminate,
+}
+
+impl InterruptionAction {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hibernate, Self::Stop, Self::Terminate];
+
+    /// Whether nothing is left to start again.
+    pub fn is_termination(self) -> bool {
+        self == Self::Terminate
+    }
+
+    /// EC2's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hibernate => "hibernate",
+            Self::Stop => "stop",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
 /// What a scheduled event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -26,6 +26,9 @@ pub struct Instance {
     pub launch_time: Timestamp,
     /// The key pair's name; the pair may be gone since.
     pub key_name: Option<String>,
+    /// The public half of the key pair, in OpenSSH's one-line form, as it was at the launch.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// As in the request: base64.
     pub user_data: Option<String>,
     /// The client token of its RunInstances.

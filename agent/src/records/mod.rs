@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use event::{EventCode, ScheduledEvent, StateChange};
+pub use event::{EventCode, Interruption, InterruptionAction, Notice, ScheduledEvent, StateChange};
 pub use image::{BootFiles, Image, ImageState};
 pub use instance::{
     BlockDevice, Endings, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason,
@@ -92,6 +92,7 @@ records! {
     Meter, "meter", name;
     NatGateway, "nat-gateway", id;
     NetworkAcl, "network-acl", id;
+    Notice, "notice", instance;
     RouteTable, "route-table", id;
     ScheduledEvent, "scheduled-event", id;
     SecurityGroup, "security-group", id;

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Agent;
 use crate::ids::InstanceId;
 use crate::records::{
-    Idempotency, Instance, InstanceState, Meter, NatGateway, NatGatewayState, NetworkInterface, Tags,
+    Idempotency, Instance, InstanceState, Meter, NatGateway, NatGatewayState, NetworkInterface, Notice, Tags,
 };
 use crate::state::{State, World};
 use crate::store::StoreError;
@@ -77,6 +77,7 @@ fn tidy(state: &State, retention: SignedDuration, now: Timestamp) -> Result<(), 
             draft.remove::<Instance>(id);
             draft.remove::<Tags>(id);
             draft.remove::<Meter>(id);
+            draft.remove::<Notice>(id);
         }
         for interface in &old.interfaces {
             draft.remove::<NetworkInterface>(interface);

@@ -32,6 +32,7 @@ use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
 use crate::instances::host_reboot::settle_reboot;
 use crate::instances::{Consoles, Instances, MAX_BOOT_GUESTS, MAX_BOOT_READERS, MAX_MAKERS, Shared};
+use crate::metadata::Metadata;
 use crate::metrics::{self, Metrics};
 use crate::query::dispatch::Registry;
 use crate::state::State;
@@ -73,7 +74,8 @@ impl Agent {
         let state = Arc::new(State::open(store)?);
         let catalogue = Arc::new(catalogue);
         let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
-        let data_plane = DataPlane::new(state.clone(), host.clone(), config.region.clone());
+        let metadata = Arc::new(Metadata::new(state.clone(), config.region.clone()));
+        let data_plane = DataPlane::new(state.clone(), host.clone(), metadata, config.data_plane_settings());
         let instances = Instances::new(Shared {
             state: state.clone(),
             host,

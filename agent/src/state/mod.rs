@@ -20,7 +20,7 @@ use tokio::sync::broadcast;
 
 use crate::records::{
     AccessKey, DhcpOptions, ElasticAddress, Idempotency, Image, Instance, InternetGateway, KeyPair, Machine,
-    Meter, NatGateway, NetworkAcl, NetworkInterface, Record, RouteTable, ScheduledEvent, Secret,
+    Meter, NatGateway, NetworkAcl, NetworkInterface, Notice, Record, RouteTable, ScheduledEvent, Secret,
     SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
@@ -99,6 +99,7 @@ world! {
     nat_gateways: NatGateway,
     network_acls: NetworkAcl,
     network_interfaces: NetworkInterface,
+    notices: Notice,
     route_tables: RouteTable,
     scheduled_events: ScheduledEvent,
     secrets: Secret,

@@ -44,6 +44,12 @@ pub fn compile(vpc: &Vpc) -> Ruleset {
         ruleset.add("inside", range);
         ruleset.add("nobodys", range);
     }
+    // Half a second's worth may come at once.
+    let budget = vpc.service_packets.map(|rate| {
+        let burst = (rate / 2).max(1);
+        format!("update @service_rate {{ iifname limit rate over {rate}/second burst {burst} packets }} drop")
+    });
+    ruleset.chains.insert("budget".to_owned(), budget.into_iter().collect());
     ruleset
 }
 

@@ -100,7 +100,7 @@ table inet innkeeper {
     set inside { type ipv4_addr; flags interval; }
     set nobodys { type ipv4_addr; flags interval; }
     set connections { type ifname; size 65535; flags dynamic; }
-    set link_local_rate { type ifname; size 65535; flags dynamic; timeout 10s; }
+    set service_rate { type ifname; size 65535; flags dynamic; timeout 10s; }
 
     # Public addresses, and those of NAT gateways.
     map private_of { type ipv4_addr : ipv4_addr; }
@@ -137,11 +137,15 @@ table inet innkeeper {
         iifname "uplink" dnat ip to ip daddr map @private_of
     }
 
+    # Filled from the plan: it drops what is too much.
+    chain budget {
+    }
+
     chain input {
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
         iifname "uplink" drop
-        update @link_local_rate { iifname limit rate over 1024/second burst 512 packets } drop
+        jump budget
         udp dport { 53, 67, 123 } accept
         tcp dport { 53, 80 } accept
         ct state related accept

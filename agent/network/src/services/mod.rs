@@ -1,4 +1,5 @@
-//! The services that every VPC has, inside of its namespace: addresses (`dhcp`), names (`dns`), the time (`time`).
+//! The services that every VPC has, inside of its namespace: addresses (`dhcp`), names (`dns`), the time (`time`). For
+//! those that others provide, there is a socket here.
 //!
 //! Each has a pure part that answers a packet from what the [`Directory`] says, and a loop over a socket that was made in
 //! the namespace. Anti-spoofing makes the interface and the address that a packet comes from trustworthy.
@@ -10,7 +11,7 @@ pub mod time;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::linux::Networks;
+use crate::routes::services::METADATA;
 
 /// What the services of a VPC know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,9 +38,18 @@ pub type Current = watch::Receiver<Arc<Directory>>;
 /// The sockets of a VPC's services.
 #[derive(Debug)]
 pub struct Sockets {
+    /// Those of the services that are here.
+    pub own: OwnSockets,
+    /// Where the metadata service is asked, non-blocking.
+    pub metadata: TcpListener,
+}
+
+/// The sockets of addresses, names and the time.
+#[derive(Debug)]
+pub struct OwnSockets {
     dhcp: OwnedFd,
     dns: OwnedFd,
-    dns_streams: std::net::TcpListener,
+    dns_streams: TcpListener,
     time: OwnedFd,
 }
 
@@ -46,17 +57,27 @@ impl Sockets {
     /// Opens them in a VPC's namespace, in which its own addresses are there already.
     pub fn open(networks: &Networks, vpc: &str) -> io::Result<Self> {
         networks.enter(vpc, || {
-            let dns_streams = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, dns::PORT))?;
-            dns_streams.set_nonblocking(true)?;
-            Ok(Self {
+            let own = OwnSockets {
                 dhcp: socket::open(dhcp::PORT)?,
                 dns: socket::open(dns::PORT)?,
-                dns_streams,
+                dns_streams: listen(Ipv4Addr::UNSPECIFIED, dns::PORT)?,
                 time: socket::open(time::PORT)?,
-            })
+            };
+            Ok(Self { own, metadata: listen(METADATA, HTTP)? })
         })
     }
+}
 
+/// The port of HTTP.
+const HTTP: u16 = 80;
+
+fn listen(address: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((address, port))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl OwnSockets {
     /// Serves until it is dropped.
     pub async fn serve(self, directory: Current) -> io::Result<()> {
         let mut services = JoinSet::new();

@@ -69,5 +69,6 @@ pub fn two_subnets() -> Vpc {
         groups: [("sg-1".to_owned(), vec![outbound()])].into(),
         interfaces: (0..3).map(interface).collect(),
         nat_gateways: Default::default(),
+        service_packets: None,
     }
 }

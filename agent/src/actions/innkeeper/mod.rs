@@ -2,6 +2,7 @@
 
 mod describe_host;
 mod describe_state;
+mod notify_instance;
 mod schedule_event;
 mod trace_packets;
 
@@ -11,6 +12,7 @@ pub use schedule_event::find_event;
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<describe_host::DescribeHost>();
     registry.add::<describe_state::DescribeState>();
+    registry.add::<notify_instance::NotifyInstance>();
     registry.add::<schedule_event::ScheduleEvent>();
     registry.add::<schedule_event::CancelEvent>();
     registry.add::<trace_packets::TracePackets>();

@@ -30,6 +30,7 @@ mod view;
 
 use crate::query::dispatch::Registry;
 pub use run_instances::MAX_VOLUMES;
+pub(crate) use view::{architecture, enabled};
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<describe_instance_attribute::DescribeInstanceAttribute>();

@@ -65,6 +65,7 @@ fn vpc(interfaces: impl IntoIterator<Item = (String, Interface)>) -> Result<Vpc>
         groups: [("sg-1".to_owned(), vec![rule(false)?, rule(true)?])].into(),
         interfaces: interfaces.into_iter().collect(),
         nat_gateways: Default::default(),
+        service_packets: None,
     })
 }
 

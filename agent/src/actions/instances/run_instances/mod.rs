@@ -44,6 +44,7 @@ const TAGGABLE: [&str; 3] = ["instance", "volume", "network-interface"];
 struct Plan {
     image: Arc<Image>,
     instance_type: String,
+    public_key: Option<String>,
     count: usize,
     place: Place,
     devices: Devices,
@@ -69,12 +70,7 @@ impl RunInstances {
             let message = "EBS-optimized instances are not supported for your requested configuration.";
             return Err(ApiError::combination(message));
         }
-        if let Some(name) = &self.key_name
-            && !key_pairs(world, context).any(|pair| pair.name == *name)
-        {
-            let message = format!("The key pair '{name}' does not exist");
-            return Err(ApiError::new("InvalidKeyPair.NotFound", message));
-        }
+        let public_key = self.key_name.as_deref().map(|name| public_key(world, context, name)).transpose()?;
         let user_data = self.user_data.as_deref().map(user_data::checked).transpose()?.flatten();
         let shutdown_behavior = shutdown_behavior(self, &image)?;
         let metadata_options = metadata_options(self, &image)?;
@@ -98,6 +94,7 @@ impl RunInstances {
         Ok(Plan {
             image,
             instance_type: name.to_owned(),
+            public_key,
             count,
             place,
             devices,
@@ -149,6 +146,7 @@ impl RunInstances {
                 launch_index,
                 launch_time: now,
                 key_name: self.key_name.clone(),
+                public_key: plan.public_key.clone(),
                 user_data: plan.user_data.clone(),
                 client_token: self.client_token.clone(),
                 availability_zone: place.subnet.availability_zone.clone(),
@@ -195,6 +193,15 @@ fn image(world: &World, context: Context<'_>, id: Option<&str>) -> Result<Arc<Im
         return Err(ApiError::new("InvalidAMIID.Unavailable", message));
     }
     Ok(image.clone())
+}
+
+/// The public half of a key pair. The instance keeps it, whatever becomes of the pair.
+fn public_key(world: &World, context: Context<'_>, name: &str) -> Result<String, ApiError> {
+    let pair = key_pairs(world, context).find(|pair| pair.name == name).ok_or_else(|| {
+        let message = format!("The key pair '{name}' does not exist");
+        ApiError::new("InvalidKeyPair.NotFound", message)
+    })?;
+    Ok(pair.public_key.clone())
 }
 
 /// MinCount and MaxCount.

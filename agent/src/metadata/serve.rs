@@ -1,0 +1,259 @@
+//! HTTP for the guests of a VPC. What one of them can make us hold is bounded: connections, of which each has its own, the
+//! time that it may take to ask, and the size of a request. No answer is larger than what its socket takes at once.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{Answer, Asker, Content, Metadata, Refusal, answer};
+use crate::ids::VpcId;
+
+const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+const TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
+const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The hops that a packet may go which has no limit of its own: Linux's default.
+const HOPS: u8 = 64;
+
+/// What the guests of a VPC may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once. The next ones wait to be accepted.
+    connections: usize,
+    /// Connections of one address at once. The next ones are closed.
+    connections_each: usize,
+    /// For a guest to send a request, and before the next one on the same connection.
+    request: Duration,
+    /// For a connection altogether. Guests open another.
+    connection: Duration,
+    /// The longest request, in bytes, without its body, of which nothing is read.
+    size: usize,
+    /// The most headers of a request.
+    headers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            connections_each: 32,
+            request: Duration::from_secs(10),
+            connection: Duration::from_secs(600),
+            size: 16 * 1024,
+            headers: 64,
+        }
+    }
+}
+
+impl Metadata {
+    /// Serves the guests of a VPC until it is dropped.
+    pub async fn serve(self: Arc<Self>, vpc: VpcId, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        let mut each: HashMap<Ipv4Addr, usize> = HashMap::new();
+        loop {
+            let room = connections.len() < self.limits.connections;
+            let accepted = tokio::select! {
+                Some(ended) = connections.join_next() => {
+                    if let Ok(address) = ended
+                        && let Some(count) = each.get_mut(&address)
+                    {
+                        *count -= 1;
+                        if *count == 0 {
+                            each.remove(&address);
+                        }
+                    }
+                    continue;
+                }
+                accepted = listener.accept(), if room => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let IpAddr::V4(address) = peer.ip() else { continue };
+                    let count = each.entry(address).or_default();
+                    if *count < self.limits.connections_each {
+                        *count += 1;
+                        let metadata = Arc::clone(&self);
+                        let vpc = vpc.clone();
+                        connections.spawn(async move {
+                            // Who is not known has nothing to ask for.
+                            let asker = Asker::find(&metadata.state.read(), &vpc, address);
+                            if let Some(asker) = asker {
+                                metadata.connection(stream, asker).await;
+                            }
+                            address
+                        });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%vpc, %error, "cannot accept a connection to the metadata service");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, asker: Asker) {
+        let limits = self.limits;
+        // Answers are small, and whole when they are sent.
+        let _ = stream.set_nodelay(true);
+        let hops = Arc::new(AtomicU8::new(HOPS));
+        let stream = Limited { stream, wanted: Arc::clone(&hops), current: HOPS };
+        let service = service_fn(|request| {
+            let (metadata, asker, hops) = (&self, &asker, &hops);
+            async move { Ok::<_, Infallible>(metadata.respond(&request, asker, hops).await) }
+        });
+        let mut connection = http1::Builder::new();
+        let connection = connection
+            .timer(TokioTimer::new())
+            .title_case_headers(true)
+            .header_read_timeout(limits.request)
+            .max_buf_size(limits.size)
+            .max_headers(limits.headers)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = match timeout(limits.connection, connection.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                timeout(limits.request, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %asker.address, %error, "a connection to the metadata service ended early");
+        }
+    }
+
+    async fn respond(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+        asker: &Asker,
+        hops: &AtomicU8,
+    ) -> Response<Full<Bytes>> {
+        let header = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
+        let asked = answer::Request {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            token: header(TOKEN),
+            ttl: header(TTL),
+            is_forwarded: request.headers().contains_key(FORWARDED),
+        };
+        let mut answer = self.answer(asker, asked);
+        if let Ok(Content::Signature(kind, document)) = answer.content {
+            answer.content = Arc::clone(self).sign(kind, document).await;
+        }
+        tracing::debug!(
+            peer = %asker.address, method = asked.method, path = asked.path,
+            status = answer.content.as_ref().map_or_else(|refusal| refusal.status().0, |_| 200),
+            "answered for the metadata"
+        );
+        hops.store(answer.hop_limit.unwrap_or(HOPS), Ordering::Relaxed);
+        response(answer)
+    }
+}
+
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let allowed = match answer.content {
+        Err(Refusal::MethodNotAllowed { allowed }) => Some(allowed),
+        _ => None,
+    };
+    let (status, media_type, body) = match answer.content {
+        Ok(Content::Text(text)) => (200, "text/plain", text.into_bytes()),
+        Ok(Content::Bytes(bytes)) => (200, "application/octet-stream", bytes),
+        Ok(Content::Signature(..)) => {
+            let refusal = Refusal::Unavailable;
+            (refusal.status().0, "text/html", refusal.document().into_bytes())
+        }
+        Err(refusal) => (refusal.status().0, "text/html", refusal.document().into_bytes()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static(media_type));
+    headers.insert("accept-ranges", HeaderValue::from_static("none"));
+    headers.insert("server", HeaderValue::from_static("EC2ws"));
+    if let Some(ttl) = answer.token_ttl {
+        headers.insert(TTL, ttl.into());
+    }
+    if let Some(allowed) = allowed {
+        headers.insert("allow", HeaderValue::from_static(allowed));
+    }
+    response
+}
+
+/// A connection whose packets go as many hops as is wanted of what they say.
+struct Limited {
+    stream: TcpStream,
+    wanted: Arc<AtomicU8>,
+    current: u8,
+}
+
+impl AsyncRead for Limited {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl Limited {
+    fn limit(&mut self) -> io::Result<()> {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        if wanted != self.current {
+            self.stream.set_ttl(wanted.into())?;
+            self.current = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl AsyncWrite for Limited {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.limit()?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.limit()?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
