@@ -4,13 +4,14 @@
 //! some runs, after one that is thrown away. The peers are QEMU's microvm, and Firecracker and Cloud Hypervisor if
 //! $FIRECRACKER and $CLOUD_HYPERVISOR name their programs. A bench fails if Innkeeper misses what is to be reached.
 //!
-//! `api` is about the daemon, which has no peer: what counts there is what 99 of 100 requests take.
+//! `api` and `metadata` are about the daemon, which has no peer: what counts there is what 99 of 100 requests take.
 
 mod api;
 mod block;
 mod figures;
 mod launch;
 mod memory;
+mod metadata;
 mod net;
 mod vmms;
 mod vpc;
@@ -24,7 +25,7 @@ fn main() -> Result<ExitCode> {
     let (name, runs) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [name] => (name, None),
         [name, runs] => (name, Some(runs.parse::<usize>().context("RUNS is not a number")?)),
-        _ => bail!("usage: bench launch|boot|memory|block|net|vpc|interface|api [RUNS]"),
+        _ => bail!("usage: bench launch|boot|memory|block|net|vpc|interface|metadata|api [RUNS]"),
     };
     ensure!(runs != Some(0), "no median of no runs");
     match name {
@@ -35,7 +36,10 @@ fn main() -> Result<ExitCode> {
         "net" => net::bench(runs.unwrap_or(7)),
         "vpc" => vpc::bench(runs.unwrap_or(7)),
         "interface" => vpc::interface_among_many(runs.unwrap_or(21)),
+        "metadata" => metadata::bench(runs.unwrap_or(3)),
         "api" => api::bench(runs.unwrap_or(100)),
-        _ => bail!("there is no bench {name:?}: launch, boot, memory, block, net, vpc, interface or api"),
+        _ => bail!(
+            "there is no bench {name:?}: launch, boot, memory, block, net, vpc, interface, metadata or api"
+        ),
     }
 }
