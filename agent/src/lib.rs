@@ -11,6 +11,7 @@
 //! - [`metadata`] is what instances are told about themselves.
 //! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
 //! - [`metrics`] is what was counted, for a Prometheus server.
+//! - [`identity`] signs what guests and clients are to believe.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
 //! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 
@@ -25,6 +26,7 @@ pub mod credentials;
 pub mod data_plane;
 pub mod events;
 pub mod host;
+pub mod identity;
 pub mod ids;
 pub mod images;
 pub mod instances;

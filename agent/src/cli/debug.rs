@@ -38,7 +38,7 @@ struct State {
     #[command(flatten)]
     config: ConfigFile,
 
-    /// Also print the secrets of access keys; only while the daemon does not run.
+    /// Also print the secrets of access keys and the agent's own; only while the daemon does not run.
     #[arg(long)]
     secrets: bool,
 }
@@ -90,7 +90,7 @@ impl State {
     fn of_daemon(&self, client: &Client) -> anyhow::Result<Vec<Document>> {
         if self.secrets {
             bail!(
-                "the daemon runs, and tells nobody the secrets of access keys: stop it first (guests go on), or leave \
+                "the daemon runs, and tells nobody what is secret: stop it first (guests go on), or leave \
                  --secrets out"
             );
         }

@@ -15,6 +15,7 @@ mod events;
 mod firewall;
 mod global;
 mod groups;
+mod identity;
 mod images;
 mod instances;
 mod keys;

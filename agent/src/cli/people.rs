@@ -7,6 +7,7 @@ use crate::cli::console::Console;
 use crate::cli::events::Events;
 use crate::cli::global::Global;
 use crate::cli::groups::Groups;
+use crate::cli::identity::Identity;
 use crate::cli::images::Images;
 use crate::cli::instances::{Describe, Ps, Reboot, Start, Stop, Terminate};
 use crate::cli::keys::Keys;
@@ -70,6 +71,8 @@ pub enum Command {
     Net(Choosing<Network>),
     /// Tag a resource
     Tag(Asking<Tag>),
+    /// Print what the agent's signatures are verified with
+    Identity(Choosing<Identity>),
     /// List instance types
     Types(Asking<Types>),
     /// Print completions for a shell
@@ -115,6 +118,7 @@ impl Command {
             Self::Group(Choosing { command, global }) => command.execute(&global),
             Self::Net(Choosing { command, global }) => command.execute(&global),
             Self::Tag(Asking { arguments, global }) => arguments.execute(&global),
+            Self::Identity(Choosing { command, global }) => command.execute(&global),
             Self::Types(Asking { arguments, global }) => arguments.execute(&global),
             Self::Completions(completions) => completions.execute(root),
         }

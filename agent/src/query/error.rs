@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::identity::IdentityError;
 use crate::store::StoreError;
 
 /// An answer that is an error.
@@ -24,6 +25,15 @@ impl std::error::Error for ApiError {}
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         Self::internal(format_args!("{error}: {}", error.cause))
+    }
+}
+
+impl From<IdentityError> for ApiError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Authority(cause) => Self::internal(cause),
+            IdentityError::Store(cause) => cause.into(),
+        }
     }
 }
 

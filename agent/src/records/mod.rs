@@ -4,6 +4,7 @@
 //! [`Record::migrate`] learns to read the one before.
 
 mod event;
+mod identity;
 mod image;
 mod instance;
 mod meter;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use event::{EventCode, Interruption, InterruptionAction, Notice, ScheduledEvent, StateChange};
+pub use identity::Identity;
 pub use image::{BootFiles, Image, ImageState};
 pub use instance::{
     BlockDevice, Endings, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason,

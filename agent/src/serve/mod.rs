@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::data_plane::DataPlane;
 use crate::host::{Host, Linux};
+use crate::identity::Identity;
 use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
@@ -60,6 +61,8 @@ pub struct Agent {
     pub copying: Copying,
     /// What is counted.
     pub metrics: Metrics,
+    /// The authority that signs for the agent.
+    pub identity: Identity,
 }
 
 impl Agent {
@@ -91,7 +94,19 @@ impl Agent {
             boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
         let (copying, metrics) = (Copying::default(), Metrics::default());
-        Ok(Self { config, state, catalogue, capacity, instances, data_plane, volumes, copying, metrics })
+        let identity = Identity::new(state.clone(), config.region.clone());
+        Ok(Self {
+            config,
+            state,
+            catalogue,
+            capacity,
+            instances,
+            data_plane,
+            volumes,
+            copying,
+            metrics,
+            identity,
+        })
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.

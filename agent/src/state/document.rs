@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::records::{AccessKey, Record, Secret};
+use crate::records::{AccessKey, Identity, Record, Secret};
+
+/// By kind, what nobody needs to see.
+const SECRETS: [(&str, &[&str]); 3] =
+    [(AccessKey::KIND, &["secret"]), (Identity::KIND, &["rsa_key", "dsa_key"]), (Secret::KIND, &["secret"])];
 
 #[derive(Serialize, Deserialize)]
 struct Envelope<D> {
@@ -68,10 +72,11 @@ impl Document {
 
     /// Takes out what nobody needs to see.
     pub fn without_secrets(mut self) -> Self {
-        if (self.is_one_of(AccessKey::KIND) || self.is_one_of(Secret::KIND))
-            && let Some(secret) = self.document.get_mut("secret")
-        {
-            *secret = "(masked)".into();
+        let secrets = SECRETS.into_iter().filter(|(kind, _)| self.is_one_of(kind));
+        for name in secrets.flat_map(|(_, names)| names).collect::<Vec<_>>() {
+            if let Some(secret) = self.document.get_mut(name) {
+                *secret = "(masked)".into();
+            }
         }
         self
     }
@@ -82,6 +87,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
+    use innkeeper_identity::Keys;
     use jiff::Timestamp;
 
     use super::*;
@@ -172,6 +178,16 @@ mod tests {
         assert_eq!(stored.without_secrets().document["secret"], "(masked)");
         let own = Document::new(&Secret::random()).unwrap();
         assert_eq!(own.without_secrets().document["secret"], "(masked)");
+        let text = |text: &str| text.to_owned();
+        let keys = Keys {
+            rsa_key: text("swordfish"),
+            rsa_certificate: text("an RSA certificate"),
+            dsa_key: text("swordfish"),
+            dsa_certificate: text("a DSA certificate"),
+        };
+        let identity = Document::new(&Identity { name: Identity::THIS.into(), keys }).unwrap();
+        let shown = serde_json::to_string(&identity.without_secrets()).unwrap();
+        assert!(!shown.contains("swordfish") && shown.contains("an RSA certificate"), "{shown}");
     }
 
     #[test]

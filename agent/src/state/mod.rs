@@ -19,9 +19,9 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::records::{
-    AccessKey, DhcpOptions, ElasticAddress, Idempotency, Image, Instance, InternetGateway, KeyPair, Machine,
-    Meter, NatGateway, NetworkAcl, NetworkInterface, Notice, Record, RouteTable, ScheduledEvent, Secret,
-    SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
+    AccessKey, DhcpOptions, ElasticAddress, Idempotency, Identity, Image, Instance, InternetGateway, KeyPair,
+    Machine, Meter, NatGateway, NetworkAcl, NetworkInterface, Notice, Record, RouteTable, ScheduledEvent,
+    Secret, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -90,6 +90,7 @@ world! {
     dhcp_options: DhcpOptions,
     elastic_addresses: ElasticAddress,
     idempotency: Idempotency,
+    identities: Identity,
     images: Image,
     instances: Instance,
     internet_gateways: InternetGateway,

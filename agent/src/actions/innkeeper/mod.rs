@@ -1,6 +1,7 @@
 //! Actions that EC2 does not have, for people on the host.
 
 mod describe_host;
+mod describe_identity;
 mod describe_state;
 mod notify_instance;
 mod schedule_event;
@@ -11,6 +12,7 @@ pub use schedule_event::find_event;
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<describe_host::DescribeHost>();
+    registry.add::<describe_identity::DescribeIdentity>();
     registry.add::<describe_state::DescribeState>();
     registry.add::<notify_instance::NotifyInstance>();
     registry.add::<schedule_event::ScheduleEvent>();
