@@ -1,4 +1,4 @@
-//! EC2's resource ids: a prefix, a dash, and 17 hexadecimal digits (8 in ids of before 2016).
+//! EC2's resource ids: a prefix, a dash, and 17 hexadecimal digits (8 in ids of before 2016); and IAM's, in base 32.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,6 +19,15 @@ pub struct Malformed {
 fn digits() -> String {
     let number: u128 = rand::random();
     format!("{:017x}", number >> 60)
+}
+
+/// The digits of base 32, which the ids of access keys and of what IAM has are made of.
+pub const BASE_32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// An id of IAM's that nobody else has, such as `AROA` and 17 more for a role.
+pub fn unique_id(prefix: &str, digits: usize) -> String {
+    let random = std::iter::repeat_with(|| BASE_32[usize::from(rand::random::<u8>() % 32)]);
+    prefix.chars().chain(random.take(digits).map(char::from)).collect()
 }
 
 macro_rules! ids {
@@ -134,6 +143,8 @@ ids! {
     NetworkAclId = "acl";
     /// Where a network ACL is used.
     NetworkAclAssociationId = "aclassoc";
+    /// Where an instance profile is used.
+    ProfileAssociationId = "iip-assoc";
     /// An elastic address.
     AllocationId = "eipalloc";
     /// Where an elastic address is used.

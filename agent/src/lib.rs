@@ -7,6 +7,7 @@
 //!
 //! - [`catalogue`] has the instance types, [`keys`] the key pairs' cryptography, [`volumes`] the disks' types and files,
 //!   [`images`] the images' files, [`network`] the address plans, and [`ids`] the forms of EC2's ids.
+//! - [`iam`] knows who may do what, and makes the credentials of instance profiles.
 //! - [`data_plane`] brings the network about that the records describe.
 //! - [`metadata`] is what instances are told about themselves.
 //! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
@@ -26,6 +27,7 @@ pub mod credentials;
 pub mod data_plane;
 pub mod events;
 pub mod host;
+pub mod iam;
 pub mod identity;
 pub mod ids;
 pub mod images;

@@ -36,7 +36,8 @@ impl Debian {
         std::fs::write(&user_data, USER_DATA)?;
         agent.command(&["key", "create", "mine", "--file", path(&key_file)])?;
         agent.command(&["image", "import", path(&disk), "--format", "raw", "--name", "debian-12"])?;
-        let run = ["run", "debian-12", "--type", TYPE, "--name", "web", "--key", "mine", "--quiet", "--user-data"];
+        let run =
+            ["run", "debian-12", "--type", TYPE, "--name", "web", "--key", "mine", "--quiet", "--user-data"];
         let id = agent.command(&[&run[..], &[path(&user_data)]].concat())?;
         let client = agent.client()?;
         let debian = Self { agent, client, id, key, begun };
@@ -99,7 +100,10 @@ fn stock_cloud_init_configures_its_instance_once() -> Result<()> {
     // By itself: nothing tells it, neither on the command line nor on a disk.
     ensure!(!debian.ssh("cat /proc/cmdline")?.contains("ds="));
     let detected = debian.ssh("sudo cat /run/cloud-init/ds-identify.log")?;
-    ensure!(detected.contains("Found single datasource: Ec2") || detected.contains("DSLIST=[Ec2"), "{detected}");
+    ensure!(
+        detected.contains("Found single datasource: Ec2") || detected.contains("DSLIST=[Ec2"),
+        "{detected}"
+    );
     let status = debian.ssh("cloud-init status --long")?;
     ensure!(status.contains("DataSourceEc2Local") && status.contains("status: done"), "{status}");
     ensure!(debian.ssh("cloud-id")? == "aws");

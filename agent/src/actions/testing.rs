@@ -39,12 +39,7 @@ impl Client {
     pub fn ask_as(&self, account: &str, request: &str) -> Result<String, ApiError> {
         let text = format!("Version=2016-11-15&Action={request}");
         let call = Call::read(parameters::decode(text.as_bytes())?)?;
-        let caller = Caller {
-            account: account.to_owned(),
-            access_key: "AKIA".into(),
-            arn: String::new(),
-            user_id: String::new(),
-        };
+        let caller = Caller::root(account, "AKIA");
         let context = Context { agent: &self.agent, caller: &caller, request_id: "id", digest: &call.digest };
         self.registry.answer(Service::Ec2, &call, context)
     }
@@ -140,6 +135,7 @@ impl Client {
             monitoring: false,
             cpu_credits: None,
             metadata_options: Default::default(),
+            instance_profile: None,
             lifecycle,
         });
         id

@@ -395,8 +395,8 @@ pub(crate) mod tests {
             .collect();
         let request =
             Signed { method: "POST", path: "/", query: &[], headers: &headers, body: body.as_bytes() };
-        let signer = sigv4::verify(request, "us-east-1", Timestamp::now(), |key| {
-            (key == "AKIAEXAMPLE").then(|| "secret".into())
+        let signer = sigv4::verify(request, "us-east-1", Timestamp::now(), |key, _| {
+            if key == "AKIAEXAMPLE" { Ok("secret".into()) } else { Err(sigv4::Unfit::Unknown) }
         });
         assert_eq!(signer.unwrap().access_key, "AKIAEXAMPLE");
     }

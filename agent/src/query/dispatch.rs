@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use crate::iam;
 use crate::query::{ApiError, parameters, xml};
 use crate::serve::Agent;
 
@@ -20,6 +21,21 @@ pub struct Caller {
     pub arn: String,
     /// For `GetCallerIdentity`.
     pub user_id: String,
+    /// The id of the role whose policies say what it may do. Without one it is the account, which may do everything.
+    pub role: Option<String>,
+}
+
+impl Caller {
+    /// The account itself, by one of its access keys.
+    pub fn root(account: &str, access_key: &str) -> Self {
+        Self {
+            account: account.to_owned(),
+            access_key: access_key.to_owned(),
+            arn: format!("arn:aws:iam::{account}:root"),
+            user_id: account.to_owned(),
+            role: None,
+        }
+    }
 }
 
 /// What an action works with.
@@ -35,11 +51,13 @@ pub struct Context<'a> {
     pub digest: &'a str,
 }
 
-/// Whose action it is. Both are at one address, and differ in how answers look.
+/// Whose action it is. All are at one address, and differ in how answers look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// EC2.
     Ec2,
+    /// The identity and access management, which has roles and instance profiles.
+    Iam,
     /// The security token service, which clients ask who they are.
     Sts,
 }
@@ -49,25 +67,32 @@ impl Service {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ec2 => "ec2",
+            Self::Iam => "iam",
             Self::Sts => "sts",
         }
     }
 
     /// The service with this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Ec2, Self::Sts].into_iter().find(|service| service.name() == name)
+        [Self::Ec2, Self::Iam, Self::Sts].into_iter().find(|service| service.name() == name)
+    }
+
+    /// Whether it is the same everywhere, so that clients sign for us-east-1 wherever they are.
+    pub fn is_global(self) -> bool {
+        self != Self::Ec2
     }
 
     /// The XML namespace of its answers.
     pub fn namespace(self) -> &'static str {
         match self {
             Self::Ec2 => "http://ec2.amazonaws.com/doc/2016-11-15/",
+            Self::Iam => "https://iam.amazonaws.com/doc/2010-05-08/",
             Self::Sts => "https://sts.amazonaws.com/doc/2011-06-15/",
         }
     }
 }
 
-/// One of EC2's actions. The type is its request: field names in `PascalCase` are EC2's parameters
+/// One of EC2's actions, or another service's. The type is its request: field names in `PascalCase` are EC2's parameters
 /// (`#[serde(rename_all = "PascalCase", deny_unknown_fields)]`); `Vec` is a list (`InstanceId.1`), a struct a nested
 /// one (`Placement.AvailabilityZone`). `Action`, `Version`, `DryRun` and the signature's parameters are not among them.
 ///
@@ -77,8 +102,9 @@ pub trait Action: DeserializeOwned + Send + 'static {
     const NAME: &'static str;
     /// Whose it is.
     const SERVICE: Service = Service::Ec2;
-    /// What is answered: a struct whose field names in `camelCase` are EC2's elements. `None` is left out, and a `Vec`
-    /// is a list of `item` elements. For an action without output, `()` makes `<return>true</return>`.
+    /// What is answered: a struct whose field names in `camelCase` are EC2's elements, or in `PascalCase` another
+    /// service's. `None` is left out, and a `Vec` is a list of `item` elements (EC2) or of `member` elements. For an
+    /// action without output, `()` makes `<return>true</return>` (EC2) or nothing.
     type Response: Serialize;
 
     /// What a request with `DryRun` is to be spared. Called with and without; checks, and changes nothing.
@@ -204,10 +230,16 @@ impl Registry {
         self.actions.keys().copied()
     }
 
-    /// Runs an action, for a request that was signed for `service`. Blocks.
+    /// Runs an action, for a request that was signed for `service`, if the caller may do that. Blocks.
     pub fn answer(&self, service: Service, call: &Call, context: Context<'_>) -> Result<String, ApiError> {
         let entry = self.find(service, &call.action)?;
-        (entry.handle)(call, context)
+        iam::authorise(
+            &context.agent.state.read(),
+            context.caller,
+            service,
+            &iam::permission(service, &call.action),
+        )?;
+        (entry.handle)(call, context).map_err(|error| error.of(service))
     }
 
     fn find(&self, service: Service, action: &str) -> Result<Entry, ApiError> {
@@ -233,6 +265,10 @@ impl Registry {
 
 fn handle<A: Action>(call: &Call, context: Context<'_>) -> Result<String, ApiError> {
     let action: A = parameters::parse(&call.parameters)?;
+    // Whoever sends it does not want it to be done.
+    if call.dry_run && A::SERVICE != Service::Ec2 {
+        return Err(ApiError::new("UnknownParameter", "The parameter DryRun is EC2's: leave it out."));
+    }
     action.check(context)?;
     if call.dry_run {
         let message = "Request would have succeeded, but DryRun flag is set.";
@@ -303,13 +339,7 @@ mod tests {
         let mut registry = Registry::default();
         actions::register(&mut registry);
         registry.add::<Probe>();
-        let text = |text: &str| text.to_owned();
-        let caller = Caller {
-            account: text("000000000000"),
-            access_key: text("AKIA"),
-            arn: text("arn:aws:iam::000000000000:root"),
-            user_id: text("000000000000"),
-        };
+        let caller = Caller::root("000000000000", "AKIA");
         let call = read(&format!("Version=2016-11-15&{query}"))?;
         let agent = Agent::for_tests();
         let context = Context { agent: &agent, caller: &caller, request_id: "id", digest: &call.digest };

@@ -1,8 +1,9 @@
-//! EC2's errors: a code for programs, a sentence for people, an HTTP status.
+//! EC2's errors, and those of the services beside it: a code for programs, a sentence for people, an HTTP status.
 
 use std::fmt;
 
 use crate::identity::IdentityError;
+use crate::query::Service;
 use crate::store::StoreError;
 
 /// An answer that is an error.
@@ -47,18 +48,38 @@ impl ApiError {
     pub fn status(&self) -> u16 {
         match self.code {
             "AuthFailure" => 401,
-            "InvalidClientTokenId"
+            "AccessDenied"
+            | "ExpiredToken"
+            | "InvalidClientTokenId"
             | "MissingAuthenticationToken"
             | "SignatureDoesNotMatch"
             | "UnauthorizedOperation" => 403,
+            "NoSuchEntity" => 404,
             "MethodNotAllowed" => 405,
             "RequestTimeout" => 408,
+            "DeleteConflict" | "EntityAlreadyExists" | "LimitExceeded" => 409,
             "DryRunOperation" => 412,
             "RequestEntityTooLarge" => 413,
             "InsufficientInstanceCapacity" | "InternalError" | "InternalFailure" => 500,
             "RequestLimitExceeded" | "ServiceUnavailable" | "Unavailable" => 503,
             _ => 400,
         }
+    }
+
+    /// The same in the words of a service. What is wrong with a parameter has a code for each kind of mistake with EC2,
+    /// and one for all with the others.
+    pub fn of(self, service: Service) -> Self {
+        let code = match self.code {
+            code if service == Service::Ec2 => code,
+            "InvalidNextToken"
+            | "InvalidParameterCombination"
+            | "InvalidParameterValue"
+            | "MissingParameter"
+            | "UnknownParameter" => "ValidationError",
+            "TagLimitExceeded" => "LimitExceeded",
+            code => code,
+        };
+        Self { code, ..self }
     }
 
     /// A parameter that has to be there is not.

@@ -27,10 +27,10 @@ use tokio::time::{Instant as Moment, sleep, sleep_until, timeout};
 use tracing::Instrument;
 
 use crate::events::{self, Follower, Wish};
+use crate::iam::{self, Identity};
 use crate::query::dispatch::{Call, Registry};
-use crate::query::sigv4::{self, Signed};
+use crate::query::sigv4::{self, Signed, Unfit};
 use crate::query::{ApiError, Caller, Context, Service, parameters, xml};
-use crate::records::AccessKey;
 use crate::serve::Agent;
 
 /// The longest body that is read, in bytes. User data, the largest thing that a request has, is at most 16 KiB.
@@ -98,14 +98,14 @@ trait Application: Send + Sync + 'static {
     /// The region that requests are signed for.
     fn region(&self) -> &str;
 
-    /// The access key with this id.
-    fn access_key(&self, id: &str) -> Option<AccessKey>;
+    /// Finds out whose an access key is, with its security token if it goes with one.
+    fn identify(&self, key: &str, token: Option<&str>, now: Timestamp) -> Result<Identity, Unfit>;
 
     /// Runs an action. Blocks.
     fn answer(&self, service: Service, call: &Call, caller: &Caller, id: &str) -> Result<String, ApiError>;
 
     /// Begins to read events.
-    fn follow(&self, wish: Wish) -> Follower;
+    fn follow(&self, caller: &Caller, wish: Wish) -> Result<Follower, ApiError>;
 
     /// Counts a request. The action is as the client has named it, or empty.
     fn count(&self, action: &str, code: &'static str, took: Duration) {
@@ -124,8 +124,8 @@ impl Application for Api {
         &self.agent.config.region
     }
 
-    fn access_key(&self, id: &str) -> Option<AccessKey> {
-        self.agent.state.read().get::<AccessKey>(id).map(|key| AccessKey::clone(key))
+    fn identify(&self, key: &str, token: Option<&str>, now: Timestamp) -> Result<Identity, Unfit> {
+        iam::identify(&self.agent.state.read(), key, token, now)
     }
 
     fn answer(&self, service: Service, call: &Call, caller: &Caller, id: &str) -> Result<String, ApiError> {
@@ -133,8 +133,9 @@ impl Application for Api {
         self.registry.answer(service, call, context)
     }
 
-    fn follow(&self, wish: Wish) -> Follower {
-        Follower::new(Arc::clone(&self.agent.state), &self.agent.config.region, wish)
+    fn follow(&self, caller: &Caller, wish: Wish) -> Result<Follower, ApiError> {
+        iam::authorise(&self.agent.state.read(), caller, Service::Ec2, iam::FOLLOW_EVENTS)?;
+        Ok(Follower::new(Arc::clone(&self.agent.state), &self.agent.config.region, wish))
     }
 
     fn count(&self, action: &str, code: &'static str, took: Duration) {
@@ -331,32 +332,36 @@ impl<A: Application> Front<A> {
             body: &body,
         };
         *service = sigv4::service(signed).unwrap_or(Service::Ec2);
-        let mut found = None;
-        let signer = sigv4::verify(signed, self.application.region(), Timestamp::now(), |key| {
-            found = self.application.access_key(key);
-            found.as_ref().map(|key| key.secret.clone())
+        let (mut found, now) = (None, Timestamp::now());
+        let signer = sigv4::verify(signed, self.application.region(), now, |key, token| {
+            let Identity { secret, caller } = self.application.identify(key, token, now)?;
+            found = Some(caller);
+            Ok(secret)
         })?;
         trace.access_key = signer.access_key;
-        let Some(key) = found else { return Err(ApiError::internal("a signature was good without a key")) };
+        let Some(caller) = found else {
+            return Err(ApiError::internal("a signature was good without a key"));
+        };
         if head.uri.path() == events::PATH {
             trace.action = EVENTS.into();
-            return self.events(wish(&query, &head.headers, key.account)?, ending).map(Answer::Events);
+            let wish = wish(&query, &head.headers, &caller.account)?;
+            return self.events(&caller, wish, ending).map(Answer::Events);
         }
         let mut all = query;
         all.extend(parameters::decode(&body)?);
         drop(body);
         let call = Call::read(all)?;
         trace.action.clone_from(&call.action);
-        self.run(signer.service, call, caller(key), id).await.map(Answer::Document)
+        self.run(signer.service, call, caller, id).await.map(Answer::Document)
     }
 
     /// Begins a stream of events. It costs no more than its place, however slowly it is read: the next piece is made
     /// when there is room for it.
-    fn events(&self, wish: Wish, mut ending: Ending) -> Result<Channel<Bytes>, ApiError> {
+    fn events(&self, caller: &Caller, wish: Wish, mut ending: Ending) -> Result<Channel<Bytes>, ApiError> {
         let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
             return Err(ApiError::new("RequestLimitExceeded", "Too many streams of events are open."));
         };
-        let mut follower = self.application.follow(wish);
+        let mut follower = self.application.follow(caller, wish)?;
         let (mut sender, stream) = Channel::new(1);
         tokio::spawn(async move {
             let _place = place;
@@ -394,7 +399,7 @@ impl<A: Application> Front<A> {
 }
 
 /// What a reader of events asks for.
-fn wish(query: &[(String, String)], headers: &HeaderMap, account: String) -> Result<Wish, ApiError> {
+fn wish(query: &[(String, String)], headers: &HeaderMap, account: &str) -> Result<Wish, ApiError> {
     let parameter =
         |name: &str| query.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
@@ -413,16 +418,7 @@ fn wish(query: &[(String, String)], headers: &HeaderMap, account: String) -> Res
         Some("false") => false,
         Some(other) => return Err(invalid("follow", other, "true or false")),
     };
-    Ok(Wish { account, after, follow })
-}
-
-fn caller(key: AccessKey) -> Caller {
-    Caller {
-        arn: format!("arn:aws:iam::{}:root", key.account),
-        user_id: key.account.clone(),
-        account: key.account,
-        access_key: key.id,
-    }
+    Ok(Wish { account: account.to_owned(), after, follow })
 }
 
 /// The headers as text. What is not UTF-8 is changed, so that a signature over it does not match.
@@ -463,6 +459,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::records::AccessKey;
 
     const SHORT: Duration = Duration::from_millis(150);
     /// For what has to be long enough for a busy machine to do something else in it.
@@ -501,15 +498,9 @@ mod tests {
             "us-east-1"
         }
 
-        fn access_key(&self, id: &str) -> Option<AccessKey> {
-            let text = |text: &str| text.to_owned();
-            let key = AccessKey {
-                id: text(id),
-                secret: text("secret"),
-                account: text("000000000000"),
-                created: Timestamp::now(),
-            };
-            (id == "AKIA").then_some(key)
+        fn identify(&self, key: &str, token: Option<&str>, _: Timestamp) -> Result<Identity, Unfit> {
+            let identity = Identity { secret: "secret".into(), caller: Caller::root("000000000000", key) };
+            if (key, token) == ("AKIA", None) { Ok(identity) } else { Err(Unfit::Unknown) }
         }
 
         fn answer(&self, _: Service, call: &Call, caller: &Caller, id: &str) -> Result<String, ApiError> {
@@ -525,9 +516,10 @@ mod tests {
             Ok(format!("{} {} {} {}", call.action, caller.arn, id.len(), call.parameters.len()))
         }
 
-        fn follow(&self, wish: Wish) -> Follower {
+        fn follow(&self, _: &Caller, wish: Wish) -> Result<Follower, ApiError> {
             let store = Arc::new(crate::store::memory::Memory::default());
-            Follower::new(Arc::new(crate::state::State::open(store).unwrap()), self.region(), wish)
+            let state = Arc::new(crate::state::State::open(store).unwrap());
+            Ok(Follower::new(state, self.region(), wish))
         }
     }
 

@@ -1,7 +1,7 @@
 //! Answers as XML.
 //!
 //! An answer is a serde struct, and its form is EC2's: a field is an element with its name, `None` is left out, the
-//! members of a list are `item` elements. Everything goes straight into one text; there is no tree.
+//! members of a list are `item` elements. Other services have `member` elements, and an element around the whole answer. Everything goes straight into one text; there is no tree.
 
 use std::fmt::{Display, Write};
 
@@ -31,11 +31,10 @@ pub fn answer(
     let _ = write!(out, "<{action}Response xmlns=\"{}\">", service.namespace());
     if service == Service::Ec2 {
         element(&mut out, "requestId", request_id);
-        write_to(&mut out, response)?;
+        write_to(&mut out, None, response)?;
     } else {
-        let _ = write!(out, "<{action}Result>");
-        write_to(&mut out, response)?;
-        let _ = write!(out, "</{action}Result><ResponseMetadata>");
+        write_to(&mut out, Some(&format!("{action}Result")), response)?;
+        out.push_str("<ResponseMetadata>");
         element(&mut out, "RequestId", request_id);
         out.push_str("</ResponseMetadata>");
     }
@@ -43,8 +42,9 @@ pub fn answer(
     Ok(out)
 }
 
-fn write_to(out: &mut String, response: &impl Serialize) -> Result<(), ApiError> {
-    response.serialize(Root(out)).map_err(|Unwritable(reason)| ApiError::internal(reason))
+/// Writes an answer; with a wrapper, an element around it, as services other than EC2 have it.
+fn write_to(out: &mut String, wrapper: Option<&str>, response: &impl Serialize) -> Result<(), ApiError> {
+    response.serialize(Root { out, wrapper }).map_err(|Unwritable(reason)| ApiError::internal(reason))
 }
 
 /// The answer that is an error.
@@ -155,12 +155,24 @@ fn not_xml<T>(what: &str) -> Result<T, Unwritable> {
 }
 
 /// The content of the document's element.
-struct Root<'a>(&'a mut String);
+struct Root<'a> {
+    out: &'a mut String,
+    wrapper: Option<&'a str>,
+}
+
+impl Root<'_> {
+    /// What the members of lists are called.
+    fn member(&self) -> &'static str {
+        if self.wrapper.is_some() { "member" } else { "item" }
+    }
+}
 
 /// An element, whose content is the value.
 struct Element<'a> {
     out: &'a mut String,
     name: &'a str,
+    /// What the members of lists are called.
+    member: &'static str,
 }
 
 impl Element<'_> {
@@ -176,14 +188,16 @@ impl Element<'_> {
 struct Content<'a> {
     out: &'a mut String,
     name: Option<&'a str>,
+    member: &'static str,
     start: usize,
     key: String,
 }
 
 impl<'a> Content<'a> {
     fn of(element: Element<'a>) -> Self {
-        open(element.out, element.name);
-        Self { start: element.out.len(), out: element.out, name: Some(element.name), key: String::new() }
+        let Element { out, name, member } = element;
+        open(out, name);
+        Self { start: out.len(), out, name: Some(name), member, key: String::new() }
     }
 
     fn end(self) -> Written {
@@ -270,7 +284,9 @@ impl<'a> Serializer for Root<'a> {
     }
 
     fn serialize_unit(self) -> Written {
-        element(self.0, "return", "true");
+        if self.wrapper.is_none() {
+            element(self.out, "return", "true");
+        }
         Ok(())
     }
 
@@ -311,7 +327,11 @@ impl<'a> Serializer for Root<'a> {
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Content<'a>, Unwritable> {
-        Ok(Content { start: self.0.len(), out: self.0, name: None, key: String::new() })
+        let member = self.member();
+        Ok(match self.wrapper {
+            Some(name) => Content::of(Element { out: self.out, name, member }),
+            None => Content { start: self.out.len(), out: self.out, name: None, member, key: String::new() },
+        })
     }
 
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Content<'a>, Unwritable> {
@@ -400,7 +420,7 @@ macro_rules! items {
             type Error = Unwritable;
 
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Written {
-                value.serialize(Element { out: self.out, name: "item" })
+                value.serialize(Element { out: self.out, name: self.member, member: self.member })
             }
 
             fn end(self) -> Written {
@@ -421,7 +441,7 @@ impl ser::SerializeStruct for Content<'_> {
     type Error = Unwritable;
 
     fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Written {
-        value.serialize(Element { out: self.out, name })
+        value.serialize(Element { out: self.out, name, member: self.member })
     }
 
     fn end(self) -> Written {
@@ -437,7 +457,7 @@ impl ser::SerializeMap for Content<'_> {
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Written {
         // Serde's keys are values too. The text of one is what stands between its tags.
         let mut text = String::new();
-        key.serialize(Element { out: &mut text, name: "" })?;
+        key.serialize(Element { out: &mut text, name: "", member: self.member })?;
         self.key =
             text.strip_prefix("<>").and_then(|text| text.strip_suffix("</>")).unwrap_or_default().into();
         let name = self.key.as_bytes();
@@ -449,7 +469,7 @@ impl ser::SerializeMap for Content<'_> {
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Written {
-        value.serialize(Element { out: self.out, name: &self.key })
+        value.serialize(Element { out: self.out, name: &self.key, member: self.member })
     }
 
     fn end(self) -> Written {
@@ -542,6 +562,24 @@ mod tests {
             <groupId>x</groupId></GetResult><ResponseMetadata><RequestId>id</RequestId></ResponseMetadata>\
             </GetResponse>";
         assert_eq!(document.strip_prefix(HEAD), Some(expected));
+    }
+
+    #[test]
+    fn what_is_not_ec2s_has_members_and_may_be_nothing() {
+        #[derive(Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Names {
+            names: Vec<Vec<u8>>,
+        }
+        let content = |answer: String| {
+            let (_, rest) = answer.split_once("2010-05-08/\">").unwrap();
+            rest.split_once("<ResponseMetadata>").unwrap().0.to_owned()
+        };
+        let names = answer(Service::Iam, "List", "id", &Names { names: vec![vec![1], vec![]] }).unwrap();
+        let expected = "<ListResult><Names><member><member>1</member></member><member/></Names></ListResult>";
+        assert_eq!(content(names), expected);
+        assert_eq!(content(answer(Service::Iam, "Update", "id", &Empty {}).unwrap()), "<UpdateResult/>");
+        assert_eq!(content(answer(Service::Iam, "Delete", "id", &()).unwrap()), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{BootFiles, Record, RootDeviceType, StoreDisk, fields};
+use super::{BootFiles, ProfileAssociation, Record, RootDeviceType, StoreDisk, fields};
 use crate::ids::{ImageId, InstanceId, NetworkInterfaceId, ReservationId, SubnetId, VolumeId, VpcId};
 
 /// An instance.
@@ -65,6 +65,9 @@ pub struct Instance {
     pub cpu_credits: Option<String>,
     /// How the metadata service answers.
     pub metadata_options: MetadataOptions,
+    /// The instance profile that gives it a role.
+    #[serde(default)]
+    pub instance_profile: Option<ProfileAssociation>,
     /// Where it is in its life.
     pub lifecycle: Lifecycle,
 }

@@ -4,6 +4,7 @@
 //! [`Record::migrate`] learns to read the one before.
 
 mod event;
+mod iam;
 mod identity;
 mod image;
 mod instance;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use event::{EventCode, Interruption, InterruptionAction, Notice, ScheduledEvent, StateChange};
+pub use iam::{InstanceProfile, ProfileAssociation, Role};
 pub use identity::Identity;
 pub use image::{BootFiles, Image, ImageState};
 pub use instance::{
@@ -88,6 +90,7 @@ records! {
     ElasticAddress, "elastic-address", id;
     Idempotency, "idempotency", key;
     Image, "image", id;
+    InstanceProfile, "instance-profile", id;
     InternetGateway, "internet-gateway", id;
     KeyPair, "key-pair", id;
     Machine, "machine", name;
@@ -95,6 +98,7 @@ records! {
     NatGateway, "nat-gateway", id;
     NetworkAcl, "network-acl", id;
     Notice, "notice", instance;
+    Role, "role", id;
     RouteTable, "route-table", id;
     ScheduledEvent, "scheduled-event", id;
     SecurityGroup, "security-group", id;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rand::RngExt;
 
 use crate::config::Config;
-use crate::ids::NetworkAclId;
+use crate::ids::{NetworkAclId, unique_id};
 use crate::network::default_vpc;
 use crate::network::furnishing::{acl_of, default_acl, main_route_table};
 use crate::network::routes::main_table;
@@ -66,25 +66,22 @@ fn complete_older_vpcs(draft: &mut Draft) {
     }
 }
 
-/// The digits of an access key's id are those of base 32.
-const ID_DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-
-/// Those of a secret, 40 of which are 238 bits. EC2 also has `/` and `+`, which would have to be escaped in some places.
+/// The digits of a secret, 40 of which are 238 bits. EC2 also has `/` and `+`, which would have to be escaped in some places.
 const SECRET_DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 fn new_access_key(account: &str, now: Timestamp) -> AccessKey {
     AccessKey {
-        id: format!("AKIA{}", random_text(ID_DIGITS, 16)),
-        secret: random_text(SECRET_DIGITS, 40),
+        id: unique_id("AKIA", 16),
+        secret: random_secret(),
         account: account.to_owned(),
         created: now,
     }
 }
 
-fn random_text(digits: &[u8], length: usize) -> String {
+fn random_secret() -> String {
     let mut random = rand::rng();
-    let digit = || digits.get(random.random_range(0..digits.len())).copied().map(char::from);
-    std::iter::repeat_with(digit).flatten().take(length).collect()
+    let digit = || SECRET_DIGITS.get(random.random_range(0..SECRET_DIGITS.len())).copied().map(char::from);
+    std::iter::repeat_with(digit).flatten().take(40).collect()
 }
 
 #[cfg(test)]

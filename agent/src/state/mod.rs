@@ -19,9 +19,9 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use crate::records::{
-    AccessKey, DhcpOptions, ElasticAddress, Idempotency, Identity, Image, Instance, InternetGateway, KeyPair,
-    Machine, Meter, NatGateway, NetworkAcl, NetworkInterface, Notice, Record, RouteTable, ScheduledEvent,
-    Secret, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
+    AccessKey, DhcpOptions, ElasticAddress, Idempotency, Identity, Image, Instance, InstanceProfile,
+    InternetGateway, KeyPair, Machine, Meter, NatGateway, NetworkAcl, NetworkInterface, Notice, Record, Role,
+    RouteTable, ScheduledEvent, Secret, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -92,6 +92,7 @@ world! {
     idempotency: Idempotency,
     identities: Identity,
     images: Image,
+    instance_profiles: InstanceProfile,
     instances: Instance,
     internet_gateways: InternetGateway,
     key_pairs: KeyPair,
@@ -101,6 +102,7 @@ world! {
     network_acls: NetworkAcl,
     network_interfaces: NetworkInterface,
     notices: Notice,
+    roles: Role,
     route_tables: RouteTable,
     scheduled_events: ScheduledEvent,
     secrets: Secret,

@@ -64,12 +64,7 @@ mod tests {
 
     fn describe_as(account: &str, key: Option<&str>) -> Result<Vec<Item>, ApiError> {
         let agent = Agent::for_tests();
-        let caller = Caller {
-            account: account.into(),
-            access_key: "AKIA".into(),
-            arn: format!("arn:aws:iam::{account}:root"),
-            user_id: account.into(),
-        };
+        let caller = Caller::root(account, "AKIA");
         let context = Context { agent: &agent, caller: &caller, request_id: "r", digest: "d" };
         let request = DescribeState { key: key.map(str::to_owned) };
         request.check(context)?;

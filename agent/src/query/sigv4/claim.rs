@@ -31,7 +31,8 @@ pub(super) struct Claim<'a> {
     pub(super) date: &'a str,
     /// In seconds, if it is presigned.
     expires: Option<&'a str>,
-    pub(super) has_token: bool,
+    /// What goes with a temporary access key.
+    pub(super) token: Option<&'a str>,
 }
 
 impl<'a> Claim<'a> {
@@ -58,7 +59,7 @@ impl<'a> Claim<'a> {
             signature: part("Signature")?,
             date: date.ok_or_else(|| incomplete("A signed request requires the header 'X-Amz-Date'."))?,
             expires: None,
-            has_token: request.header("x-amz-security-token")?.is_some(),
+            token: request.header("x-amz-security-token")?,
         })
     }
 
@@ -80,8 +81,12 @@ impl<'a> Claim<'a> {
             signature: need("X-Amz-Signature")?,
             date: need("X-Amz-Date")?,
             expires: Some(need("X-Amz-Expires")?),
-            has_token: find("X-Amz-Security-Token")?.is_some()
-                || request.header("x-amz-security-token")?.is_some(),
+            token: match (find("X-Amz-Security-Token")?, request.header("x-amz-security-token")?) {
+                (Some(_), Some(_)) => {
+                    return Err(incomplete("The security token is in the query and in a header."));
+                }
+                (query, header) => query.or(header),
+            },
         })
     }
 
@@ -96,7 +101,7 @@ impl<'a> Claim<'a> {
         };
         let Some(service) = Service::named(service) else {
             let message =
-                format!("Credential should be scoped to the service 'ec2' or 'sts', not '{service}'.");
+                format!("Credential should be scoped to the service 'ec2', 'iam' or 'sts', not '{service}'.");
             return Err(ApiError::new("SignatureDoesNotMatch", message));
         };
         Ok((access_key, Scope { day, region, service }))

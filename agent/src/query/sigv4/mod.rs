@@ -47,6 +47,15 @@ pub struct Signer {
     pub service: Service,
 }
 
+/// Why nothing can be signed with an access key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Nobody has it, or not with this security token.
+    Unknown,
+    /// It was temporary.
+    Expired,
+}
+
 /// Signs a request: the headers to send with it. Its own have to have `host`.
 pub fn sign(
     request: Signed<'_>,
@@ -78,21 +87,17 @@ pub fn service(request: Signed<'_>) -> Option<Service> {
     Some(scope.service)
 }
 
-/// Finds out who signed a request, and refuses it if that is not certain. `secret` finds an access key's secret.
+/// Finds out who signed a request, and refuses it if that is not certain. `secret` finds the secret of an access key and
+/// the security token that goes with it, if one does.
 pub fn verify(
     request: Signed<'_>,
     region: &str,
     now: Timestamp,
-    secret: impl FnOnce(&str) -> Option<String>,
+    secret: impl FnOnce(&str, Option<&str>) -> Result<String, Unfit>,
 ) -> Result<Signer, ApiError> {
     let claim = Claim::of(request)?;
     let (access_key, scope) = claim.credential()?;
-    if claim.has_token {
-        let message = "Security tokens are not supported: use an access key that is not temporary.";
-        return Err(ApiError::new("InvalidClientTokenId", message));
-    }
-    // Clients that know no region ask STS in us-east-1.
-    if scope.region != region && (scope.service, scope.region) != (Service::Sts, "us-east-1") {
+    if scope.region != region && !(scope.service.is_global() && scope.region == "us-east-1") {
         let message =
             format!("Credential should be scoped to the region '{region}', not '{}'.", scope.region);
         return Err(ApiError::new("AuthFailure", message));
@@ -105,26 +110,40 @@ pub fn verify(
         let message = "The header x-amz-content-sha256 is not the hash of the body.";
         return Err(ApiError::new("AuthFailure", message));
     }
-    let Some(secret) = secret(access_key) else { return Err(refused(scope.service, true)) };
+    let secret = secret(access_key, claim.token).map_err(|unfit| unfit.of(scope.service))?;
     // The signature is no part of what it signs.
     let query: Vec<_> = request.query.iter().filter(|(name, _)| name != "X-Amz-Signature").cloned().collect();
     let expected = signature(Signed { query: &query, ..request }, &names, claim.date, scope, &secret);
     if !bool::from(expected.as_bytes().ct_eq(claim.signature.as_bytes())) {
-        return Err(refused(scope.service, false));
+        return Err(mismatch(scope.service));
     }
     Ok(Signer { access_key: access_key.to_owned(), service: scope.service })
 }
 
-/// The error for an unknown key or a wrong signature. EC2 does not say which of them it is.
-fn refused(service: Service, unknown: bool) -> ApiError {
-    match (service, unknown) {
-        (Service::Ec2, _) => {
+impl Unfit {
+    /// The error. EC2 does not say whether it is the key that is wrong or the signature.
+    fn of(self, service: Service) -> ApiError {
+        match (service, self) {
+            (Service::Ec2, Self::Unknown) => mismatch(service),
+            (Service::Ec2, Self::Expired) => ApiError::new("RequestExpired", "Request has expired."),
+            (_, Self::Unknown) => ApiError::new(
+                "InvalidClientTokenId",
+                "The security token included in the request is invalid.",
+            ),
+            (_, Self::Expired) => {
+                ApiError::new("ExpiredToken", "The security token included in the request is expired")
+            }
+        }
+    }
+}
+
+/// The error for a wrong signature.
+fn mismatch(service: Service) -> ApiError {
+    match service {
+        Service::Ec2 => {
             ApiError::new("AuthFailure", "AWS was not able to validate the provided access credentials")
         }
-        (Service::Sts, true) => {
-            ApiError::new("InvalidClientTokenId", "The security token included in the request is invalid.")
-        }
-        (Service::Sts, false) => ApiError::new(
+        Service::Iam | Service::Sts => ApiError::new(
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided. Check your secret \
              access key and signing method.",
@@ -165,7 +184,7 @@ fn single_spaced(value: &str) -> String {
 }
 
 /// Percent-encodes a text; slashes too, but in a path.
-fn encode(text: &str, path: bool) -> String {
+pub fn encode(text: &str, path: bool) -> String {
     use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         match byte {
@@ -205,6 +224,10 @@ mod tests {
     use crate::query::parameters;
 
     const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+    /// A temporary key, what goes with it, and what went with it before.
+    const TEMPORARY: &str = "ASIAIOSFODNN7EXAMPLE";
+    const TOKEN: &str = "aSBhbSB/dGhlIHRva2Vu+w==";
+    const OLD: &str = "b2xk";
     const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
     const REGION: &str = "eu-west-1";
 
@@ -254,7 +277,11 @@ mod tests {
         }
 
         fn verify_at(&self, now: Timestamp) -> Result<Signer, ApiError> {
-            verify(self.borrow(), REGION, now, |key| (key == KEY).then(|| SECRET.to_owned()))
+            verify(self.borrow(), REGION, now, |key, token| match (key, token) {
+                (KEY, None) | (TEMPORARY, Some(TOKEN)) => Ok(SECRET.to_owned()),
+                (TEMPORARY, Some(OLD)) => Err(Unfit::Expired),
+                _ => Err(Unfit::Unknown),
+            })
         }
 
         fn code(&self) -> &'static str {
@@ -268,8 +295,12 @@ mod tests {
         }
 
         /// Signed by Amazon's signer.
-        fn signed_by_oracle(mut self, secret: &str, settings: SigningSettings, service: &str) -> Self {
-            let identity = Credentials::new(KEY, secret, None, None, "test").into();
+        fn signed_by_oracle(self, secret: &str, settings: SigningSettings, service: &str) -> Self {
+            self.signed_with(Credentials::new(KEY, secret, None, None, "test"), settings, service)
+        }
+
+        fn signed_with(mut self, key: Credentials, settings: SigningSettings, service: &str) -> Self {
+            let identity = key.into();
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(now().as_second() as u64);
             let parameters = SigningParams::builder()
                 .identity(&identity)
@@ -327,11 +358,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_amazons_signer_signs_is_good(request in requests(), in_query in any::<bool>(), sts in any::<bool>()) {
+        fn what_amazons_signer_signs_is_good(
+            request in requests(),
+            in_query in any::<bool>(),
+            temporary in any::<bool>(),
+            service in prop::sample::select(&[Service::Ec2, Service::Iam, Service::Sts][..]),
+        ) {
             let settings = if in_query { presigned() } else { SigningSettings::default() };
-            let service = if sts { Service::Sts } else { Service::Ec2 };
-            let request = request.signed_by_oracle(SECRET, settings, service.name());
-            let signer = Signer { access_key: KEY.to_owned(), service };
+            let (key, token) = if temporary { (TEMPORARY, Some(TOKEN.to_owned())) } else { (KEY, None) };
+            let request =
+                request.signed_with(Credentials::new(key, SECRET, token, None, "test"), settings, service.name());
+            let signer = Signer { access_key: key.to_owned(), service };
             prop_assert_eq!(request.verify_at(now()), Ok(signer));
         }
 
@@ -399,9 +436,11 @@ mod tests {
 
     #[test]
     fn who_cannot_sign_is_refused_in_the_services_words() {
-        for (service, unknown, wrong) in
-            [("ec2", "AuthFailure", "AuthFailure"), ("sts", "InvalidClientTokenId", "SignatureDoesNotMatch")]
-        {
+        for (service, unknown, wrong) in [
+            ("ec2", "AuthFailure", "AuthFailure"),
+            ("iam", "InvalidClientTokenId", "SignatureDoesNotMatch"),
+            ("sts", "InvalidClientTokenId", "SignatureDoesNotMatch"),
+        ] {
             let settings = SigningSettings::default;
             assert_eq!(Owned::post("").signed_by_oracle("wrong", settings(), service).code(), wrong);
             let mut request = Owned::post("").signed_by_oracle(SECRET, settings(), service);
@@ -415,7 +454,10 @@ mod tests {
     #[test]
     fn a_signature_for_elsewhere_is_refused() {
         let signed = |region, service| Owned::post("").signed(region, service, now());
-        assert!(signed("us-east-1", Service::Sts).verify_at(now()).is_ok());
+        for service in [Service::Iam, Service::Sts] {
+            assert!(signed("us-east-1", service).verify_at(now()).is_ok());
+            assert!(signed(REGION, service).verify_at(now()).is_ok());
+        }
         assert_eq!(signed("us-east-1", Service::Ec2).code(), "AuthFailure");
         assert_eq!(signed("us-west-2", Service::Sts).code(), "AuthFailure");
         let other = Owned::post("").signed_by_oracle(SECRET, SigningSettings::default(), "s3");
@@ -440,7 +482,39 @@ mod tests {
         let hash = hex(&Sha256::digest("body"));
         assert!(with("x-amz-content-sha256", &hash).verify_at(now()).is_ok());
         assert_eq!(with("x-amz-content-sha256", "UNSIGNED-PAYLOAD").code(), "AuthFailure");
-        assert_eq!(with("x-amz-security-token", "x").code(), "InvalidClientTokenId");
+    }
+
+    #[test]
+    fn a_temporary_key_goes_with_its_token_and_another_with_none() {
+        let code = |key: &str, token: Option<&str>, settings: SigningSettings, service: &str| {
+            let key = Credentials::new(key, SECRET, token.map(str::to_owned), None, "test");
+            let found = Owned::post("").signed_with(key, settings, service).verify_at(now());
+            found.map_or_else(|error| error.code, |_| "")
+        };
+        for (key, token, of_ec2, of_iam) in [
+            (TEMPORARY, Some(TOKEN), "", ""),
+            (TEMPORARY, Some(OLD), "RequestExpired", "ExpiredToken"),
+            (TEMPORARY, Some("x"), "AuthFailure", "InvalidClientTokenId"),
+            (TEMPORARY, None, "AuthFailure", "InvalidClientTokenId"),
+            (KEY, Some(TOKEN), "AuthFailure", "InvalidClientTokenId"),
+        ] {
+            for settings in [SigningSettings::default, presigned] {
+                assert_eq!(code(key, token, settings(), "ec2"), of_ec2, "{key} {token:?}");
+                assert_eq!(code(key, token, settings(), "iam"), of_iam, "{key} {token:?}");
+                assert_eq!(code(key, token, settings(), "sts"), of_iam, "{key} {token:?}");
+            }
+        }
+        let key = || Credentials::new(TEMPORARY, SECRET, Some(TOKEN.into()), None, "test");
+        let mut stolen = Owned::post("").signed_with(key(), SigningSettings::default(), "ec2");
+        *stolen.header_mut("x-amz-security-token") = OLD.to_owned();
+        assert_eq!(stolen.code(), "RequestExpired");
+        // A token that was not signed, or is there twice.
+        let mut added = Owned::post("").signed_by_oracle(SECRET, SigningSettings::default(), "ec2");
+        added.headers.push(("x-amz-security-token".to_owned(), TOKEN.to_owned()));
+        assert_eq!(added.code(), "AuthFailure");
+        let mut twice = Owned::post("").signed_with(key(), presigned(), "ec2");
+        twice.headers.push(("x-amz-security-token".to_owned(), TOKEN.to_owned()));
+        assert_eq!(twice.code(), "IncompleteSignature");
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl RunInstances {
                 monitoring: self.monitoring.enabled,
                 cpu_credits: self.credit_specification.as_ref().map(|wanted| wanted.cpu_credits.clone()),
                 metadata_options: plan.metadata_options.clone(),
+                instance_profile: None,
                 lifecycle: Lifecycle::launch(now),
                 id,
             };
