@@ -1,10 +1,12 @@
-//! EC2's actions, one small file each, in a folder per kind of resource; and STS's one.
+//! EC2's actions, one small file each, in a folder per kind of resource; and those of IAM and STS that instances need.
 
 mod addresses;
 mod device_name;
 mod dhcp_options;
+mod iam;
 mod images;
 mod innkeeper;
+mod instance_profiles;
 mod instances;
 mod internet_gateways;
 mod key_pairs;
@@ -33,8 +35,10 @@ use crate::query::dispatch::Registry;
 pub fn register(registry: &mut Registry) {
     addresses::register(registry);
     dhcp_options::register(registry);
+    iam::register(registry);
     images::register(registry);
     innkeeper::register(registry);
+    instance_profiles::register(registry);
     instances::register(registry);
     internet_gateways::register(registry);
     key_pairs::register(registry);

@@ -37,11 +37,41 @@ impl Client {
 
     /// The same for any account.
     pub fn ask_as(&self, account: &str, request: &str) -> Result<String, ApiError> {
+        self.ask_by(&Caller::root(account, "AKIA"), Service::Ec2, request)
+    }
+
+    /// The same for any caller and any service.
+    pub fn ask_by(&self, caller: &Caller, service: Service, request: &str) -> Result<String, ApiError> {
         let text = format!("Version=2016-11-15&Action={request}");
         let call = Call::read(parameters::decode(text.as_bytes())?)?;
-        let caller = Caller::root(account, "AKIA");
-        let context = Context { agent: &self.agent, caller: &caller, request_id: "id", digest: &call.digest };
-        self.registry.answer(Service::Ec2, &call, context)
+        let context = Context { agent: &self.agent, caller, request_id: "id", digest: &call.digest };
+        self.registry.answer(service, &call, context)
+    }
+
+    /// The answer to a request to IAM.
+    pub fn ask_iam(&self, request: &str) -> Result<String, ApiError> {
+        self.ask_by(&Caller::root(OWNER, "AKIA"), Service::Iam, request)
+    }
+
+    /// Makes a role that EC2 may have, and an instance profile of the same name that has it.
+    pub fn profile(&self, name: &str) {
+        let trust = r#"{"Statement":{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},
+            "Action":"sts:AssumeRole"}}"#;
+        let trust: String = form_urlencoded::byte_serialize(trust.as_bytes()).collect();
+        for request in [
+            format!("CreateRole&RoleName={name}&AssumeRolePolicyDocument={trust}"),
+            format!("CreateInstanceProfile&InstanceProfileName={name}"),
+            format!("AddRoleToInstanceProfile&InstanceProfileName={name}&RoleName={name}"),
+        ] {
+            self.ask_iam(&request).unwrap();
+        }
+    }
+
+    /// Lets a role do what a statement such as `"Effect":"Allow","Action":"ec2:*"` says, of everything.
+    pub fn permit(&self, role: &str, statement: &str) -> Result<String, ApiError> {
+        let document = format!(r#"{{"Statement":{{{statement},"Resource":"*"}}}}"#);
+        let document: String = form_urlencoded::byte_serialize(document.as_bytes()).collect();
+        self.ask_iam(&format!("PutRolePolicy&RoleName={role}&PolicyName=rights&PolicyDocument={document}"))
     }
 
     /// What a request that succeeds has in the elements of a name.

@@ -173,3 +173,178 @@ pub fn authorise(world: &World, caller: &Caller, service: Service, permission: &
         Service::Iam | Service::Sts => ApiError::new("AccessDenied", message),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use aws_credential_types::Credentials;
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    use aws_sigv4::sign::v4::SigningParams;
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::actions::testing::Client;
+    use crate::ids::InstanceId;
+    use crate::query::sigv4::{self, Signed};
+
+    const BODY: &str = "Action=DescribeInstances&Version=2016-11-15";
+
+    /// A client with an instance that has a profile, whose role may describe.
+    fn client() -> (Client, InstanceId) {
+        let client = Client::new();
+        client.profile("web");
+        client.permit("web", r#""Effect":"Allow","Action":"ec2:Describe*""#).unwrap();
+        let id = client.instance(InstanceState::Running);
+        client
+            .ask(&format!("AssociateIamInstanceProfile&InstanceId={id}&IamInstanceProfile.Name=web"))
+            .unwrap();
+        (client, id)
+    }
+
+    fn given(client: &Client, id: &InstanceId, now: Timestamp) -> Option<SessionCredentials> {
+        let world = client.agent.state.read();
+        credentials(&world, world.get::<Instance>(id).unwrap(), now)
+    }
+
+    /// What Amazon's signer has signed with credentials, and the agent has found of it.
+    fn signed(
+        client: &Client,
+        with: &SessionCredentials,
+        service: &str,
+        now: Timestamp,
+    ) -> Result<Caller, ApiError> {
+        let token = Some(with.token.clone());
+        let identity =
+            Credentials::new(&with.access_key_id, &with.secret_access_key, token, None, "test").into();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_second() as u64);
+        let parameters = SigningParams::builder()
+            .identity(&identity)
+            .region("us-east-1")
+            .name(service)
+            .time(time)
+            .settings(SigningSettings::default())
+            .build()
+            .unwrap()
+            .into();
+        let mut headers = vec![("host".to_owned(), "169.254.169.254".to_owned())];
+        let borrowed = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let body = SignableBody::Bytes(BODY.as_bytes());
+        let request = SignableRequest::new("POST", "http://169.254.169.254/", borrowed, body).unwrap();
+        let (instructions, _) = sign(request, &parameters).unwrap().into_parts();
+        let added: Vec<_> =
+            instructions.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        headers.extend(added);
+        let request =
+            Signed { method: "POST", path: "/", query: &[], headers: &headers, body: BODY.as_bytes() };
+        let world = client.agent.state.read();
+        let mut found = None;
+        sigv4::verify(request, "us-east-1", now, |key, token| {
+            let Identity { secret, caller } = identify(&world, key, token, now)?;
+            found = Some(caller);
+            Ok(secret)
+        })?;
+        Ok(found.unwrap())
+    }
+
+    #[test]
+    fn an_instance_signs_with_what_it_is_given_and_does_what_its_role_may() {
+        let (client, id) = client();
+        let now = Timestamp::now();
+        let with = given(&client, &id, now).unwrap();
+        assert_eq!(with.role, "web");
+        assert!(!format!("{with:?}").contains(&with.secret_access_key));
+        let caller = signed(&client, &with, "ec2", now).unwrap();
+        assert_eq!(caller.arn, format!("arn:aws:sts::000000000000:assumed-role/web/{id}"));
+        assert!(client.ask_by(&caller, Service::Ec2, "DescribeInstances").is_ok());
+        let stop = format!("StopInstances&InstanceId.1={id}");
+        let code = |request: &str| client.ask_by(&caller, Service::Ec2, request).unwrap_err().code;
+        assert_eq!(code(&stop), "UnauthorizedOperation");
+        let identity = client.ask_by(&caller, Service::Sts, "GetCallerIdentity").unwrap();
+        assert!(identity.contains(&format!("<Arn>{}</Arn><UserId>AROA", caller.arn)), "{identity}");
+        assert!(identity.contains(&format!(":{id}</UserId>")), "{identity}");
+        // A policy that is changed counts at once.
+        client.permit("web", r#""Effect":"Allow","Action":"ec2:DescribeVpcs""#).unwrap();
+        assert_eq!(code("DescribeInstances"), "UnauthorizedOperation");
+    }
+
+    #[test]
+    fn credentials_change_and_end_and_survive_a_restart() {
+        let (client, id) = client();
+        let now = Timestamp::now();
+        let later = |hours| now + SignedDuration::from_hours(hours);
+        let first = given(&client, &id, now).unwrap();
+        assert_eq!(first, given(&client, &id, later(4)).unwrap());
+        let second = given(&client, &id, later(5)).unwrap();
+        assert_ne!(first.access_key_id, second.access_key_id);
+        for with in [&first, &second] {
+            assert!(signed(&client, with, "ec2", later(5)).is_ok());
+        }
+        assert_eq!(signed(&client, &first, "ec2", later(6)).unwrap_err().code, "RequestExpired");
+        assert_eq!(signed(&client, &first, "iam", later(6)).unwrap_err().code, "ExpiredToken");
+        assert!(signed(&client, &second, "ec2", later(6)).is_ok());
+        // Taken away from the instance, they are good until their end, as in AWS.
+        let association = client.text("DescribeIamInstanceProfileAssociations", "associationId");
+        client.ask(&format!("DisassociateIamInstanceProfile&AssociationId={association}")).unwrap();
+        assert_eq!(given(&client, &id, now), None);
+        assert!(signed(&client, &first, "ec2", later(1)).is_ok());
+    }
+
+    #[test]
+    fn credentials_end_with_their_role_and_their_instance() {
+        let (client, id) = client();
+        let now = Timestamp::now();
+        let with = given(&client, &id, now).unwrap();
+        for (state, code) in [
+            (InstanceState::Stopped, ""),
+            (InstanceState::ShuttingDown, ""),
+            (InstanceState::Terminated, "AuthFailure"),
+            (InstanceState::Running, ""),
+        ] {
+            let mut instance = Instance::clone(client.agent.state.read().get::<Instance>(&id).unwrap());
+            instance.lifecycle.state = state;
+            client.put(instance);
+            let found = signed(&client, &with, "ec2", now).map_or_else(|error| error.code, |_| "");
+            assert_eq!(found, code, "{state:?}");
+        }
+        // A new role of the same name is another one.
+        for request in [
+            "DeleteRolePolicy&RoleName=web&PolicyName=rights",
+            "RemoveRoleFromInstanceProfile&InstanceProfileName=web&RoleName=web",
+            "DeleteRole&RoleName=web",
+            "DeleteInstanceProfile&InstanceProfileName=web",
+        ] {
+            client.ask_iam(request).unwrap();
+        }
+        client.profile("web");
+        assert_eq!(signed(&client, &with, "ec2", now).unwrap_err().code, "AuthFailure");
+        assert_eq!(signed(&client, &with, "sts", now).unwrap_err().code, "InvalidClientTokenId");
+    }
+
+    #[test]
+    fn a_role_that_does_not_trust_ec2_is_given_to_nobody() {
+        let (client, id) = client();
+        let trust = "%7B%22Statement%22%3A%7B%22Effect%22%3A%22Allow%22%2C%22Principal%22%3A%7B%22Service%22%3A\
+                     %22lambda.amazonaws.com%22%7D%2C%22Action%22%3A%22sts%3AAssumeRole%22%7D%7D";
+        client.ask_iam(&format!("UpdateAssumeRolePolicy&RoleName=web&PolicyDocument={trust}")).unwrap();
+        assert_eq!(given(&client, &id, Timestamp::now()), None);
+    }
+
+    #[test]
+    fn only_what_is_the_operators_own_is_called_so() {
+        for (service, action, expected) in [
+            (Service::Ec2, "DescribeInstances", "ec2:DescribeInstances"),
+            (Service::Ec2, "InnkeeperDescribeHost", "innkeeper:DescribeHost"),
+            (Service::Iam, "GetRole", "iam:GetRole"),
+            (Service::Sts, "GetCallerIdentity", "sts:GetCallerIdentity"),
+        ] {
+            assert_eq!(permission(service, action), expected);
+        }
+        let (client, _) = client();
+        let world = client.agent.state.read();
+        let role = world.all::<Role>().next().map(|role| role.id.clone());
+        let caller = Caller { role, ..Caller::root("000000000000", "ASIA") };
+        let refused = authorise(&world, &caller, Service::Ec2, FOLLOW_EVENTS).unwrap_err();
+        assert_eq!(refused.code, "UnauthorizedOperation");
+    }
+}

@@ -11,7 +11,8 @@ use crate::network::names::private_dns_name;
 use crate::query::Context;
 use crate::query::filters::{Field, Filtered};
 use crate::records::{
-    Instance, InstanceState, InterfaceAttachment, NetworkInterface, PrivateAddress, SecurityGroup,
+    Instance, InstanceState, InterfaceAttachment, NetworkInterface, PrivateAddress, ProfileAssociation,
+    SecurityGroup,
 };
 use crate::state::World;
 
@@ -42,6 +43,14 @@ impl<'w> Seen<'w> {
         match self.instance.lifecycle.state {
             InstanceState::Terminated => Vec::new(),
             _ => vec![value.to_string()],
+        }
+    }
+
+    /// A value of the instance profile.
+    fn of_profile(&self, value: impl Fn(&ProfileAssociation) -> Option<String>) -> Vec<String> {
+        match self.instance.lifecycle.state {
+            InstanceState::Terminated => Vec::new(),
+            _ => self.instance.instance_profile.iter().filter_map(value).collect(),
         }
     }
 
@@ -144,6 +153,11 @@ impl Filtered for Seen<'_> {
             "ena-support" => always!("true"),
             "enclave-options.enabled" | "hibernation-options.configured" => always!("false"),
             "hypervisor" => always!("xen"),
+            "iam-instance-profile.arn" => |seen| seen.of_profile(|one| Some(one.arn.clone())),
+            "iam-instance-profile.id" => |seen| seen.of_profile(|one| Some(one.profile.clone())),
+            "iam-instance-profile.name" => {
+                |seen| seen.of_profile(|one| one.arn.rsplit('/').next().map(str::to_owned))
+            }
             "image-id" => |seen| vec![seen.instance.image.to_string()],
             "instance-id" => |seen| vec![seen.instance.id.to_string()],
             "instance-state-code" => |seen| vec![seen.instance.lifecycle.state.code().to_string()],
@@ -208,9 +222,6 @@ impl Filtered for Seen<'_> {
             | "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-id"
             | "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-resource-group-arn"
             | "host-id"
-            | "iam-instance-profile.arn"
-            | "iam-instance-profile.id"
-            | "iam-instance-profile.name"
             | "instance-lifecycle"
             | "ipv6-address"
             | "kernel-id"

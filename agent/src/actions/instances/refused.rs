@@ -15,10 +15,6 @@ pub fn check(request: &RunInstances, kind: &InstanceType) -> Result<(), ApiError
             request.instance_market_options.is_some(),
             "This host has no spot market: leave InstanceMarketOptions out.",
         ),
-        (
-            request.iam_instance_profile.is_some(),
-            "This host has no instance profiles: leave IamInstanceProfile out.",
-        ),
         (!request.elastic_gpus.is_empty(), "This host has no elastic GPUs."),
         (!request.inference_accelerators.is_empty(), "This host has no inference accelerators."),
         (!request.licenses.is_empty(), "This host has no license configurations."),

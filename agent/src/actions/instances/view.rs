@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::actions::instance_profiles::ProfileItem;
 use crate::actions::lookup::time;
 use crate::actions::network_interfaces::item::{Address, Association, Attachment, addresses, public_name};
 pub use crate::actions::network_interfaces::item::{Group, groups};
@@ -61,6 +62,7 @@ pub struct Item {
     client_token: String,
     tag_set: Vec<Tag>,
     hypervisor: &'static str,
+    iam_instance_profile: Option<ProfileItem>,
     network_interface_set: Vec<Interface>,
     ebs_optimized: bool,
     ena_support: bool,
@@ -299,6 +301,7 @@ fn item(world: &World, context: Context<'_>, interfaces: &Interfaces<'_>, instan
         tag_set: tag_set(world.tags(&instance.id)),
         // For Nitro, too.
         hypervisor: "xen",
+        iam_instance_profile: instance.instance_profile.as_ref().filter(|_| there).map(ProfileItem::from),
         network_interface_set: interfaces
             .iter()
             .map(|interface| interface_item(world, region, interface))

@@ -16,6 +16,7 @@ pub use request::{RunInstances, Switch};
 use super::start_instances::no_capacity;
 use super::view;
 use super::{metadata, refused, user_data};
+use crate::actions::instance_profiles::associate;
 use crate::actions::lookup::{find, key_pairs};
 use crate::actions::network_interfaces::new::{interface as new_interface, used_macs};
 use crate::ids::{AttachmentId, InstanceId, ReservationId, VolumeId};
@@ -24,8 +25,9 @@ use crate::network::public_addresses::give_automatic;
 use crate::query::tags::specified;
 use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
-    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, InterfaceAttachment, Lifecycle,
-    MetadataOptions, NetworkInterface, RootDeviceType, ShutdownBehavior, Volume, VolumeState,
+    Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, InstanceProfile,
+    InterfaceAttachment, Lifecycle, MetadataOptions, NetworkInterface, RootDeviceType, ShutdownBehavior,
+    Volume, VolumeState,
 };
 use crate::state::{Draft, World};
 use devices::{Device, Devices};
@@ -51,6 +53,7 @@ struct Plan {
     user_data: Option<String>,
     shutdown_behavior: ShutdownBehavior,
     metadata_options: MetadataOptions,
+    instance_profile: Option<Arc<InstanceProfile>>,
     /// By kind of resource.
     tags: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -76,6 +79,8 @@ impl RunInstances {
         let metadata_options = metadata_options(self, &image)?;
         let tags = specified(&self.tags, &TAGGABLE)?;
         check_tag_keys(&tags, &metadata_options)?;
+        let specification = self.iam_instance_profile.as_ref();
+        let instance_profile = specification.map(|wanted| wanted.find(world, context)).transpose()?.cloned();
         let devices = devices::plan(world, context, &image, kind, &self.block_devices)?;
         let place = network::place(world, context, self, kind, most)?;
         if place.instances.len() < least {
@@ -101,6 +106,7 @@ impl RunInstances {
             user_data,
             shutdown_behavior,
             metadata_options,
+            instance_profile,
             tags,
         })
     }
@@ -164,7 +170,7 @@ impl RunInstances {
                 monitoring: self.monitoring.enabled,
                 cpu_credits: self.credit_specification.as_ref().map(|wanted| wanted.cpu_credits.clone()),
                 metadata_options: plan.metadata_options.clone(),
-                instance_profile: None,
+                instance_profile: plan.instance_profile.as_ref().map(|profile| associate(profile, now)),
                 lifecycle: Lifecycle::launch(now),
                 id,
             };

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::actions::instance_profiles::Specification;
 use crate::actions::instances::metadata;
 use crate::actions::network_interfaces::new::PrivateIpAddress;
 use crate::query::tags::TagSpecification;
@@ -67,7 +68,7 @@ pub struct RunInstances {
     pub ramdisk_id: Option<String>,
     pub launch_template: Option<IgnoredAny>,
     pub instance_market_options: Option<IgnoredAny>,
-    pub iam_instance_profile: Option<IgnoredAny>,
+    pub iam_instance_profile: Option<Specification>,
     #[serde(default, rename = "ElasticGpuSpecification")]
     pub elastic_gpus: Vec<IgnoredAny>,
     #[serde(default, rename = "ElasticInferenceAccelerator")]

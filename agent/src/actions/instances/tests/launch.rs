@@ -71,6 +71,23 @@ fn a_launch_records_all_that_belongs_to_it() {
 }
 
 #[test]
+fn an_instance_has_its_profile_from_the_beginning() {
+    let client = Client::new();
+    client.profile("web");
+    let answer = run(&client, &[("IamInstanceProfile.Name", "web")]).unwrap();
+    let arn = "arn:aws:iam::000000000000:instance-profile/web";
+    assert!(answer.0.contains(&format!("<iamInstanceProfile><arn>{arn}</arn><id>AIPA")), "{}", answer.0);
+    let id = answer.one("instanceId");
+    assert_eq!(run(&client, &[("IamInstanceProfile.Arn", arn)]).unwrap().all("arn"), [arn]);
+    assert_eq!(client.texts("DescribeIamInstanceProfileAssociations", "associationId").len(), 2);
+    client.settle();
+    client.call("TerminateInstances", &[("InstanceId.1", &id)]).unwrap();
+    client.settle();
+    assert_eq!(client.texts("DescribeIamInstanceProfileAssociations", "associationId").len(), 1);
+    assert!(!client.ask(&format!("DescribeInstances&InstanceId.1={id}")).unwrap().contains("iamInstance"));
+}
+
+#[test]
 fn what_cannot_be_launched_is_refused() {
     let client = Client::new();
     let long = "A".repeat(16 * 1024 * 4 / 3 + 8);
@@ -133,7 +150,7 @@ fn what_cannot_be_launched_is_refused() {
         (&[("CapacityReservationSpecification.CapacityReservationPreference", "none of it")], "InvalidParameterValue"),
         (&[("LaunchTemplate.LaunchTemplateName", "web")], "UnsupportedOperation"),
         (&[("InstanceMarketOptions.MarketType", "spot")], "UnsupportedOperation"),
-        (&[("IamInstanceProfile.Name", "web")], "UnsupportedOperation"),
+        (&[("IamInstanceProfile.Name", "web")], "InvalidParameterValue"),
         (&[("Ipv6AddressCount", "1")], "UnsupportedOperation"),
         (&[("Monitoring.Enabled", "true"), ("Monitoring.MetricCategoryId.1", "x")], "UnsupportedOperation"),
         (&[("TagSpecification.1.ResourceType", "vpc")], "InvalidParameterValue"),
