@@ -97,6 +97,12 @@ ASKED = [
         run(TagSpecification__1__ResourceType="instance", TagSpecification__1__Tag__1__Key="aws:a"),
         "InvalidParameterValue",
     ),
+    ("RunInstances", run(IamInstanceProfile__Name="nobody's"), "InvalidParameterValue"),
+    (
+        "RunInstances",
+        run(IamInstanceProfile__Arn="arn:aws:iam::000000000000:instance-profile/nobodys"),
+        "InvalidParameterValue",
+    ),
     ("RunInstances", run(ClientToken="x" * 65), "InvalidParameterValue"),
     ("RunInstances", run(ClientToken="{token}", MaxCount="2"), "IdempotentParameterMismatch"),
     ("RunInstances", run(DryRun="true"), "DryRunOperation", 412),
@@ -163,6 +169,23 @@ ASKED = [
         "InvalidParameterValue",
     ),
     ("ModifyInstanceAttribute", {"InstanceId": "{stopped}"}, "InvalidParameterCombination"),
+    # Instance profiles.
+    (
+        "AssociateIamInstanceProfile",
+        {"InstanceId": "{running}", "IamInstanceProfile.Name": "nobody's"},
+        "InvalidParameterValue",
+    ),
+    ("AssociateIamInstanceProfile", {"InstanceId": "{running}"}, "MissingParameter"),
+    (
+        "DisassociateIamInstanceProfile",
+        {"AssociationId": f"iip-assoc-{NOBODY}"},
+        "InvalidAssociationID.NotFound",
+    ),
+    (
+        "DescribeIamInstanceProfileAssociations",
+        {"AssociationId.1": f"iip-assoc-{NOBODY}"},
+        "InvalidAssociationID.NotFound",
+    ),
     # Volumes.
     ("CreateVolume", {"Size": "1"}, "MissingParameter"),
     ("CreateVolume", {"AvailabilityZone": "{zone}"}, "MissingParameter"),

@@ -86,6 +86,14 @@ class Walker(unittest.TestCase):
             errors = walk(operation("DeleteVolume"), answer.format(REQUEST, content).encode()).errors
             self.assertEqual(not errors, is_good, content)
 
+    def test_iam_says_nothing_where_there_is_nothing_to_say(self):
+        answer = """<DeleteRoleResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><ResponseMetadata>
+            <RequestId>59dbff89-35bd-4eac-99ed-be5870123456</RequestId></ResponseMetadata></DeleteRoleResponse>"""
+        delete = operation("DeleteRole", "iam")
+        self.assertEqual(walk(delete, answer.encode()).errors, [])
+        changed = answer.replace("<ResponseMetadata>", "<return>true</return><ResponseMetadata>")
+        self.assertTrue(walk(delete, changed.encode()).errors)
+
     def test_sts_wraps_its_results(self):
         answer = """<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
             <Arn>arn:aws:iam::000000000000:root</Arn><UserId>000000000000</UserId><Account>000000000000</Account>

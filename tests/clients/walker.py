@@ -50,13 +50,17 @@ def walk(operation: OperationModel, body: bytes) -> Walk:
         metadata = [child for child in elements if split(child.tag)[1] == "ResponseMetadata"]
         elements = [child for child in elements if child not in metadata]
         identifiers = [child for part in metadata for child in part]
-        wrapper = operation.output_shape.serialization["resultWrapper"]
+        wrapper = operation.output_shape and operation.output_shape.serialization["resultWrapper"]
     if len(identifiers) != 1 or not UUID.fullmatch(identifiers[0].text or ""):
         found.wrong(name, "it has no request id, or not one that is a UUID")
     if wrapper:
         if [split(child.tag)[1] for child in elements] != [wrapper]:
             found.wrong(name, f"it holds something else than {wrapper}")
         elements = [child for wrapped in elements for child in wrapped]
+    if operation.output_shape is None and operation.metadata["protocol"] != "ec2":
+        if elements:
+            found.wrong(name, f"it should be empty, and has {[split(child.tag)[1] for child in elements]}")
+        return found
     if operation.output_shape is None:
         if [(split(child.tag)[1], child.text) for child in elements] != [("return", "true")]:
             found.wrong(name, "it should say <return>true</return> and nothing else")

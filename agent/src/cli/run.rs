@@ -35,6 +35,9 @@ pub struct Run {
     /// A key pair, whose owner may log in
     #[arg(long, short = 'k')]
     key: Option<String>,
+    /// An instance profile's name: the role that programs in the guest have, for which they need no keys
+    #[arg(long)]
+    profile: Option<String>,
     /// A file for the guest's first boot, such as a script or cloud-init's configuration; - is standard input
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
@@ -95,6 +98,7 @@ impl Run {
             .with("MinCount", count.as_str())
             .with("MaxCount", count)
             .with_some("KeyName", self.key.as_deref())
+            .with_some("IamInstanceProfile.Name", self.profile.as_deref())
             .with_some("UserData", user_data)
             .with_list("SecurityGroupId", ids)
             .with_list("SecurityGroup", groups)
@@ -201,8 +205,22 @@ mod tests {
     #[test]
     fn a_line_becomes_ec2s_parameters() {
         let line = [
-            "run", "micro", "-n", "2", "--name", "web", "--group", "sg-1", "--group", "b", "--tag", "a=b=c",
-            "--key", "k",
+            "run",
+            "micro",
+            "-n",
+            "2",
+            "--name",
+            "web",
+            "--group",
+            "sg-1",
+            "--group",
+            "b",
+            "--tag",
+            "a=b=c",
+            "--key",
+            "k",
+            "--profile",
+            "web",
         ];
         let Line { run } = Line::parse_from(line);
         let tags = tags(run.name.as_deref(), &run.tag).unwrap();
@@ -214,7 +232,7 @@ mod tests {
         assert_eq!(
             body,
             "Action=RunInstances&Version=2016-11-15&ImageId=ami-1&InstanceType=t3.micro&MinCount=2&MaxCount=2\
-             &KeyName=k&SecurityGroupId.1=sg-1&SecurityGroup.1=b&BlockDeviceMapping.1.DeviceName=%2Fdev%2Fxvda\
+             &KeyName=k&IamInstanceProfile.Name=web&SecurityGroupId.1=sg-1&SecurityGroup.1=b&BlockDeviceMapping.1.DeviceName=%2Fdev%2Fxvda\
              &BlockDeviceMapping.1.Ebs.VolumeSize=20&TagSpecification.1.ResourceType=instance\
              &TagSpecification.1.Tag.1.Key=Name&TagSpecification.1.Tag.1.Value=web\
              &TagSpecification.1.Tag.2.Key=a&TagSpecification.1.Tag.2.Value=b%3Dc"
