@@ -37,7 +37,7 @@ pub fn spot<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
     };
     let time = second(interruption.time);
     let action = json!({ "action": interruption.action.name(), "time": time }).to_string();
-    category.some("2016-09-02", "instance-action", Some(action)).some(
+    category.some("2016-11-15", "instance-action", Some(action)).some(
         FIRST,
         "termination-time",
         interruption.action.is_termination().then_some(time),

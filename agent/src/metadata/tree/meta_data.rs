@@ -32,7 +32,7 @@ pub fn meta_data<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
             inside
                 .text("2008-02-01", "availability-zone", || zone.clone())
                 .text("2019-10-01", "availability-zone-id", move || zone_id(region, zone))
-                .text("2019-10-01", "region", || region.to_owned())
+                .text("2020-08-24", "region", || region.to_owned())
         })
         .text("2007-12-15", "profile", || "default-hvm".to_owned())
         .some("2007-01-19", "public-hostname", public_name)

@@ -40,8 +40,8 @@ fn interface<'v>(view: View<'v>, own: &'v NetworkInterface, category: Category<'
         .some(FIRST, "local-ipv4s", some(own.addresses().map(|own| own.address.to_string()).collect()))
         .text(FIRST, "mac", || own.mac.to_lowercase())
         // There is one card. Its number has changed its name.
-        .text("2020-10-27", "network-card", || "0".to_owned())
-        .text("2020-10-27", "network-card-index", || "0".to_owned())
+        .text("2020-11-01", "network-card", || "0".to_owned())
+        .text("2020-11-01", "network-card-index", || "0".to_owned())
         .text(FIRST, "owner-id", || own.owner.clone())
         .some(FIRST, "public-hostname", public_name(world, own, region))
         .some(FIRST, "public-ipv4s", some(publics.clone()))
