@@ -569,8 +569,21 @@ mod tests {
     }
 
     fn signed_to(path: &str, key: &str, secret: &str, method: &str, query: &str, body: &[u8]) -> Vec<u8> {
+        signed_with(None, path, key, secret, method, query, body)
+    }
+
+    fn signed_with(
+        token: Option<&str>,
+        path: &str,
+        key: &str,
+        secret: &str,
+        method: &str,
+        query: &str,
+        body: &[u8],
+    ) -> Vec<u8> {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut headers = vec![header("host", "innkeeper")];
+        headers.extend(token.map(|token| header("x-amz-security-token", token)));
         let pairs = parameters::decode(query.as_bytes()).unwrap_or_default();
         let request = Signed { method, path, query: &pairs, headers: &headers, body };
         let more = sigv4::sign(request, key, secret, "us-east-1", Service::Ec2, Timestamp::now());
@@ -681,6 +694,43 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("<Code>AuthFailure<"), "{answer}");
         }
 
+        stop.send(()).unwrap();
+        timeout(LONG, serving).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_answered_what_its_role_may_ask() {
+        use crate::records::{Instance, InstanceState};
+        let client = crate::actions::testing::Client::new();
+        client.profile("web");
+        client.permit("web", r#""Effect":"Allow","Action":"ec2:DescribeRegions""#).unwrap();
+        let id = client.instance(InstanceState::Running);
+        let associate = format!("AssociateIamInstanceProfile&InstanceId={id}&IamInstanceProfile.Name=web");
+        client.ask(&associate).unwrap();
+        let agent = Arc::new(client.agent);
+        let world = agent.state.read();
+        let given = iam::credentials(&world, world.get::<Instance>(&id).unwrap(), Timestamp::now()).unwrap();
+        let mut registry = Registry::default();
+        crate::actions::register(&mut registry);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(serve(listener, agent, Arc::new(registry), async { drop(stopped.await) }));
+
+        let (key, secret) = (&given.access_key_id, &given.secret_access_key);
+        let describe = "Action=DescribeRegions&Version=2016-11-15";
+        let stopping = format!("Action=StopInstances&Version=2016-11-15&InstanceId.1={id}");
+        for (token, path, query, piece) in [
+            (Some(given.token.as_str()), "/", describe, "<regionName>us-east-1</regionName>"),
+            (Some(&given.token), "/", &stopping, "<Code>UnauthorizedOperation</Code>"),
+            (Some(&given.token), events::PATH, "follow=false", "perform: innkeeper:FollowEvents because"),
+            (None, "/", describe, "<Code>AuthFailure</Code>"),
+            (None, events::PATH, "follow=false", "<Code>AuthFailure</Code>"),
+        ] {
+            let request = signed_with(token, path, key, secret, "GET", query, b"");
+            let answer = exchange(address, &request).await;
+            assert!(answer.contains(piece), "{piece}: {answer}");
+        }
         stop.send(()).unwrap();
         timeout(LONG, serving).await.unwrap().unwrap().unwrap();
     }

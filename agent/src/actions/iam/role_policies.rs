@@ -12,6 +12,9 @@ use crate::records::Role;
 /// The most characters of a role's policies together, without the white space.
 const LONGEST: usize = 10_240;
 
+/// The most characters of a document, with all that it has.
+const LONGEST_DOCUMENT: usize = 131_072;
+
 /// Adds a policy to a role, or replaces the one with its name. It counts from the next request on.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -28,6 +31,10 @@ impl Action for PutRolePolicy {
 
     fn run(self, context: Context<'_>) -> Result<(), ApiError> {
         check_name(&self.policy_name, 128)?;
+        if self.policy_document.chars().count() > LONGEST_DOCUMENT {
+            let message = format!("A policy's document has at most {LONGEST_DOCUMENT} characters.");
+            return Err(ApiError::new("ValidationError", message));
+        }
         Policy::parse(&self.policy_document)
             .map_err(|error| ApiError::new("MalformedPolicyDocument", error.to_string()))?;
         context.agent.state.change(|draft| {

@@ -162,6 +162,7 @@ fn what_is_wrong_has_iams_codes() {
             (&policy("{}"), "MalformedPolicyDocument", 400),
             (&policy(narrow), "MalformedPolicyDocument", 400),
             (&policy(&large), "LimitExceeded", 409),
+            (&policy(&" ".repeat(131_073)), "ValidationError", 400),
             ("GetRolePolicy&RoleName=web&PolicyName=p", "NoSuchEntity", 404),
             ("DeleteRolePolicy&RoleName=web&PolicyName=p", "NoSuchEntity", 404),
             ("ListRolePolicies&RoleName=cat", "NoSuchEntity", 404),
