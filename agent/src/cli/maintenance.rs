@@ -70,8 +70,7 @@ pub enum Maintenance {
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
     },
-    /// Let an instance know by its metadata that it is going to be interrupted, as EC2 does with a spot instance. Nothing else
-    /// is done to it
+    /// Let an instance know by its metadata that it is going to be interrupted, and do nothing to it
     Notify {
         /// Id or name of an instance
         instance: String,

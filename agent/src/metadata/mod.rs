@@ -3,6 +3,7 @@
 //!
 //! - [`tree`] is what there is to read, made from the records at the moment of the request, so that it is never stale.
 //! - [`token`] are the sessions of IMDSv2, and [`answer`] is who may ask for what. Both are pure, as the tree is.
+//! - [`signatures`] keeps what the agent's authority has signed.
 //! - [`serve`] is HTTP: connections, and what they may cost.
 //!
 //! There is a socket in each VPC's namespace. Nobody there can send from an address that is not his (see
@@ -10,6 +11,7 @@
 
 mod answer;
 mod serve;
+mod signatures;
 mod token;
 mod tree;
 
@@ -19,11 +21,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::data_plane::plan::used;
+use crate::identity::Identity;
 use crate::ids::{NetworkInterfaceId, VpcId};
 use crate::records::{Instance, NetworkInterface, Secret};
 use crate::state::{State, World};
 
 use answer::{Answer, Content, Refusal, Request};
+use signatures::Signatures;
 use token::Tokens;
 use tree::{Signed, View};
 
@@ -31,16 +35,31 @@ use tree::{Signed, View};
 pub struct Metadata {
     state: Arc<State>,
     region: String,
+    signatures: Signatures,
     limits: serve::Limits,
 }
 
 impl Metadata {
     /// One over these records.
-    pub fn new(state: Arc<State>, region: String) -> Self {
-        Self { state, region, limits: serve::Limits::default() }
+    pub fn new(state: Arc<State>, region: String, identity: Arc<Identity>) -> Self {
+        let signatures = Signatures::new(identity);
+        Self { state, region, signatures, limits: serve::Limits::default() }
     }
 
-    async fn sign(self: Arc<Self>, _: Signed, _: String) -> Result<Content, Refusal> {
+    /// Signs a document, where that may take a while.
+    async fn sign(self: Arc<Self>, kind: Signed, document: String) -> Result<Content, Refusal> {
+        if let Some(known) = self.signatures.known(kind, &document) {
+            return Ok(Content::Text(known));
+        }
+        let signed = tokio::task::spawn_blocking(move || self.signatures.sign(kind, &document)).await;
+        match signed {
+            Ok(Ok(signature)) => return Ok(Content::Text(signature)),
+            Ok(Err(error)) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "an identity document was not signed"
+            ),
+            Err(error) => tracing::error!(%error, "an identity document was not signed"),
+        }
         Err(Refusal::Unavailable)
     }
 

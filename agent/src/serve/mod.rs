@@ -62,7 +62,7 @@ pub struct Agent {
     /// What is counted.
     pub metrics: Metrics,
     /// The authority that signs for the agent.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
 }
 
 impl Agent {
@@ -77,7 +77,9 @@ impl Agent {
         let state = Arc::new(State::open(store)?);
         let catalogue = Arc::new(catalogue);
         let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
-        let metadata = Arc::new(Metadata::new(state.clone(), config.region.clone()));
+        let identity = Arc::new(Identity::new(state.clone(), config.region.clone()));
+        let metadata = Metadata::new(state.clone(), config.region.clone(), identity.clone());
+        let metadata = Arc::new(metadata);
         let data_plane = DataPlane::new(state.clone(), host.clone(), metadata, config.data_plane_settings());
         let instances = Instances::new(Shared {
             state: state.clone(),
@@ -94,7 +96,6 @@ impl Agent {
             boot_readers: Arc::new(Semaphore::new(MAX_BOOT_READERS)),
         });
         let (copying, metrics) = (Copying::default(), Metrics::default());
-        let identity = Identity::new(state.clone(), config.region.clone());
         Ok(Self {
             config,
             state,

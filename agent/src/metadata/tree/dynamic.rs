@@ -6,7 +6,7 @@ use super::{Category, FIRST, Node, View};
 use crate::actions::{architecture, enabled};
 
 /// A signature of the identity document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signed {
     /// A bare one: RSA with SHA-256.
     Signature,
@@ -56,7 +56,7 @@ struct Document<'v> {
 /// What the signatures are of, byte by byte. It says nothing that changes while the instance runs.
 pub fn document(view: View<'_>) -> String {
     let View { world, instance, region, .. } = view;
-    let document = Document {
+    super::json(&Document {
         account_id: &instance.owner,
         architecture: architecture(world, instance),
         availability_zone: &instance.availability_zone,
@@ -67,14 +67,10 @@ pub fn document(view: View<'_>) -> String {
         instance_id: instance.id.as_str(),
         instance_type: &instance.instance_type,
         kernel_id: None,
-        pending_time: instance.launch_time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        pending_time: super::second(instance.launch_time),
         private_ip: view.primary().map(|interface| interface.primary.address.to_string()),
         ramdisk_id: None,
         region,
         version: "2017-09-30",
-    };
-    // A document of texts can always be written.
-    let text = serde_json::to_string_pretty(&document).unwrap_or_default();
-    // As EC2 writes it. A name cannot be followed by such a mark anywhere else: no value here has a quotation mark.
-    text.replace("\": ", "\" : ")
+    })
 }

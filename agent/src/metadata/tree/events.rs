@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Category, FIRST, View};
+use super::{Category, FIRST, View, second};
 use crate::records::{Notice, ScheduledEvent};
 
 pub fn events<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
@@ -48,10 +48,6 @@ pub fn spot<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
 fn notice(view: View<'_>) -> Option<&Notice> {
     let notice = view.world.get::<Notice>(&view.instance.id)?;
     Some(notice.as_ref()).filter(|notice| notice.given >= view.instance.launch_time)
-}
-
-fn second(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[derive(Serialize)]

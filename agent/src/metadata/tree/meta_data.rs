@@ -1,7 +1,8 @@
 //! `meta-data`.
 
-use super::{Category, FIRST, Node, View, events, network};
+use super::{Category, FIRST, Node, View, events, iam, network};
 use crate::actions::zone_id;
+use crate::iam::profile_of;
 use crate::network::names::{private_dns_name, public_dns_name};
 use crate::records::{Instance, NetworkInterface, SecurityGroup, StoreDisk, Vpc};
 use crate::state::World;
@@ -13,6 +14,7 @@ pub fn meta_data<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
     let public = primary.and_then(|interface| interface.primary.public.as_ref());
     let public_name = primary.and_then(|interface| public_name(world, interface, region));
     let zone = &instance.availability_zone;
+    let profile = profile_of(world, instance);
     category
         .text(FIRST, "ami-id", || instance.image.to_string())
         .text(FIRST, "ami-launch-index", || instance.launch_index.to_string())
@@ -20,6 +22,10 @@ pub fn meta_data<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
         .category("2007-12-15", "block-device-mapping", |inside| block_devices(instance, inside))
         .category("2018-08-17", "events", move |inside| events::events(view, inside))
         .some(FIRST, "hostname", name.clone())
+        .category_if(profile.is_some(), "2012-01-12", "iam", move |inside| match &profile {
+            Some(profile) => iam::iam(view, profile, inside),
+            None => inside,
+        })
         .text("2008-09-01", "instance-action", || "none".to_owned())
         .text(FIRST, "instance-id", || instance.id.to_string())
         .text("2019-10-01", "instance-life-cycle", || "on-demand".to_owned())

@@ -9,12 +9,14 @@
 
 mod dynamic;
 mod events;
+mod iam;
 mod meta_data;
 mod network;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::records::{Instance, NetworkInterface};
 use crate::state::World;
@@ -211,6 +213,18 @@ fn root<'v>(view: View<'v>, version: &'v str) -> Category<'v> {
         root.push("user-data", "user-data", Box::new(way));
     }
     root
+}
+
+/// A document, as EC2 writes it: in lines, with a space before the colon. There is no quotation mark in any value.
+fn json(document: &impl Serialize) -> String {
+    // A document of texts can always be written.
+    let text = serde_json::to_string_pretty(document).unwrap_or_default();
+    text.replace("\": ", "\" : ")
+}
+
+/// A time, as in `2026-11-29T10:00:00Z`.
+fn second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

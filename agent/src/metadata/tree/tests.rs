@@ -61,6 +61,8 @@ fn furnished() -> (Client, InstanceId) {
         }),
         rebalance: Some("2026-11-29T09:30:00Z".parse().unwrap()),
     });
+    client.profile("web");
+    client.ask(&format!("AssociateIamInstanceProfile&InstanceId={id}&IamInstanceProfile.Name=web")).unwrap();
     let event =
         format!("InnkeeperScheduleEvent&InstanceId={id}&Code=instance-stop&NotBefore=2100-01-02T10:00:00Z");
     client.ask(&event).unwrap();
@@ -163,8 +165,18 @@ fn an_instance_finds_what_it_is() {
         for (path, expected) in table {
             assert_eq!(read(view, path).as_deref(), Some(expected.as_str()), "{path}");
         }
-        let document: serde_json::Value =
-            serde_json::from_str(&read(view, "latest/dynamic/instance-identity/document").unwrap()).unwrap();
+        let read_json =
+            |path| -> serde_json::Value { serde_json::from_str(&read(view, path).unwrap()).unwrap() };
+        let info = read_json("latest/meta-data/iam/info");
+        assert_eq!(info["Code"], "Success");
+        assert_eq!(info["InstanceProfileArn"], "arn:aws:iam::000000000000:instance-profile/web");
+        let credentials = read_json("latest/meta-data/iam/security-credentials/web");
+        assert_eq!((&credentials["Code"], &credentials["Type"]), (&"Success".into(), &"AWS-HMAC".into()));
+        assert!(credentials["AccessKeyId"].as_str().unwrap().starts_with("ASIA"));
+        for name in ["SecretAccessKey", "Token", "LastUpdated", "Expiration"] {
+            assert!(!credentials[name].as_str().unwrap().is_empty(), "{name}");
+        }
+        let document = read_json("latest/dynamic/instance-identity/document");
         assert_eq!(document["instanceId"], id.as_str());
         assert_eq!(document["pendingTime"], "2026-11-29T09:00:00Z");
         assert!(document["kernelId"].is_null() && document.as_object().unwrap().len() == 15);
