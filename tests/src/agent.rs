@@ -312,7 +312,7 @@ impl Agent {
         Ok(Template { location, banner: "ready" })
     }
 
-    /// What the `micro` image is made of.
+    /// What the `micro` image is made of: with its root volume, without which its guests have no ssh server.
     pub fn micro(&self) -> Result<Template> {
         let kernel = crate::image("micro", "vmlinux");
         let location = kernel.parent().context("a directory")?.to_owned();

@@ -3,16 +3,19 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use innkeeper_tests::agent::{Agent, Template};
 use innkeeper_tests::ec2::texts;
 use innkeeper_tests::network::Place;
 use innkeeper_tests::network::echo::Attempt;
-use innkeeper_tests::{aws, image};
+use innkeeper_tests::{aws, image, path};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -62,6 +65,9 @@ fn with_profile(agent: &Agent, directory: &Path, profile: &str) -> Result<Templa
     let root = directory.join("root");
     fs::create_dir_all(root.join("etc"))?;
     fs::write(root.join("etc/profile"), profile)?;
+    // What an instance does of itself is not to be in the way.
+    fs::write(root.join("etc/ec2"), "#!/bin/sh\n")?;
+    fs::set_permissions(root.join("etc/ec2"), PermissionsExt::from_mode(0o755))?;
     // Linux unpacks archives that follow one another, the last file of a name wins.
     let pack = "find . | cpio --quiet --create --format=newc --owner=0:0";
     let packed = Command::new("sh").args(["-c", pack]).current_dir(&root).output()?;
@@ -194,5 +200,82 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
     let time = begun.elapsed();
     ensure!(bytes.len() == 4 << 20, "{} bytes", bytes.len());
     ensure!((3.5..20.0).contains(&time.as_secs_f64()), "4 MiB at 1 MB/s took {time:?}");
+    Ok(())
+}
+
+/// User data that counts its runs.
+const COUNTING: &str =
+    "#!/bin/bash\necho run >>/root/runs\necho \"$(hostname) has run $(wc -l </root/runs)\"\n";
+
+/// What somebody looks at who has logged in: which boot it is, and what was made of metadata and disks.
+const LOOK: &str = "cat /proc/sys/kernel/random/boot_id; hostname; wc -l </root/runs; ls /mnt/ephemeral0; \
+                    wget -q -O - http://169.254.169.254/latest/meta-data/ 2>&1; touch /mnt/ephemeral0/seen; sync";
+
+/// Logs in with a key and looks, once a boot other than this one has come so far; returns the boot, and what else is seen.
+fn look(agent: &Agent, id: &str, key: &Path, before: &str) -> Result<(String, Vec<String>)> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = agent.try_command(&["ssh", id, "--identity", path(key), "--", LOOK])?;
+        let text = String::from_utf8(output.stdout)?;
+        let mut lines = text.lines().map(str::to_owned);
+        if let (true, Some(boot)) = (output.status.success(), lines.next())
+            && boot != before
+        {
+            return Ok((boot, lines.collect()));
+        }
+        if Instant::now() > deadline {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!("nobody can log in: {errors}; {}{}", agent.client()?.console(id)?, agent.last_words());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// An instance is what its metadata says, which it only gets with a token; and it was started for the first time once.
+#[test]
+fn a_guest_is_what_its_metadata_says() -> Result<()> {
+    let agent = Agent::start(REAL)?;
+    let client = agent.client()?;
+    let image = agent.register("micro", &agent.micro()?)?;
+    let directory = tempfile::tempdir()?;
+    let key = directory.path().join("me.pem");
+    agent.command(&["key", "create", "me", "--file", path(&key)])?;
+    let launch = [
+        ("ImageId", image.as_str()),
+        ("InstanceType", "lab.real"),
+        ("MinCount", "1"),
+        ("MaxCount", "1"),
+        ("KeyName", "me"),
+        ("MetadataOptions.HttpTokens", "required"),
+        ("UserData", &BASE64_STANDARD.encode(COUNTING)),
+    ];
+    let launched = client.ask("RunInstances", &launch)?;
+    let first = |element| texts(&launched, element).into_iter().next().context(element);
+    let (id, group, address) = (first("instanceId")?, first("groupId")?, first("privateIpAddress")?);
+    let rule = [
+        ("GroupId", group.as_str()),
+        ("IpPermissions.1.IpProtocol", "tcp"),
+        ("IpPermissions.1.FromPort", "22"),
+        ("IpPermissions.1.ToPort", "22"),
+        ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
+    ];
+    client.ask("AuthorizeSecurityGroupIngress", &rule)?;
+    let name = format!("ip-{}", address.replace('.', "-"));
+    wait_for_console(&agent, &id, &format!("{name} has run 1"))?;
+    wait_for_console(&agent, &id, "micro: user data ended with status 0")?;
+
+    let refused = "wget: server returned error: HTTP/1.1 401 Unauthorized";
+    let (mut boot, seen) = look(&agent, &id, &key, "")?;
+    ensure!(seen == [&name, "1", "lost+found", refused], "at first: {seen:?}");
+    client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
+    let seen;
+    (boot, seen) = look(&agent, &id, &key, &boot)?;
+    ensure!(seen == [&name, "1", "lost+found", "seen", refused], "after a reboot: {seen:?}");
+    for (action, state) in [("StopInstances", "stopped"), ("StartInstances", "running")] {
+        client.ask(action, &[("InstanceId.1", &id)])?;
+        client.wait_for(std::slice::from_ref(&id), state, PATIENCE)?;
+    }
+    let (_, seen) = look(&agent, &id, &key, &boot)?;
+    ensure!(seen == [&name, "1", "lost+found", refused], "after a stop: {seen:?}");
     Ok(())
 }
