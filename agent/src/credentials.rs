@@ -17,6 +17,8 @@ pub struct Credentials {
     pub region: String,
     /// Such as `http://127.0.0.1:8773`.
     pub endpoint_url: String,
+    /// A file with the certificates by which the endpoint is trusted; by default those that the system has.
+    pub ca_bundle: Option<String>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -29,8 +31,11 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// The names in the file, in the order of the fields.
+/// The names in the file that are always there, in the order of the fields.
 const NAMES: [&str; 4] = ["aws_access_key_id", "aws_secret_access_key", "region", "endpoint_url"];
+
+/// The one that may be there.
+const CA_BUNDLE: &str = "ca_bundle";
 
 impl Credentials {
     fn values(&self) -> [&str; 4] {
@@ -39,7 +44,9 @@ impl Credentials {
 
     /// The file's text.
     pub fn render(&self) -> String {
-        let lines = NAMES.iter().zip(self.values()).map(|(name, value)| format!("{name} = {value}\n"));
+        let lines = NAMES.into_iter().zip(self.values());
+        let lines = lines.chain(self.ca_bundle.as_deref().map(|value| (CA_BUNDLE, value)));
+        let lines = lines.map(|(name, value)| format!("{name} = {value}\n"));
         format!("[default]\n{}", String::from_iter(lines))
     }
 
@@ -61,6 +68,7 @@ impl Credentials {
             secret_access_key: value(secret)?,
             region: value(region)?,
             endpoint_url: value(endpoint)?,
+            ca_bundle: value(CA_BUNDLE),
         })
     }
 
@@ -105,6 +113,7 @@ mod tests {
             secret_access_key: "swordfish".into(),
             region: "us-east-1".into(),
             endpoint_url: "http://127.0.0.1:8773".into(),
+            ca_bundle: None,
         }
     }
 
@@ -117,7 +126,8 @@ mod tests {
         credentials.write(&path).unwrap();
         assert_eq!(Credentials::read(&path).unwrap(), credentials);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        credentials.endpoint_url = "http://127.0.0.1:1".into();
+        credentials.endpoint_url = "https://127.0.0.1:1".into();
+        credentials.ca_bundle = Some("/var/lib/innkeeper/ca.pem".into());
         credentials.write(&path).unwrap();
         assert_eq!(Credentials::read(&path).unwrap(), credentials);
         assert!(!path.with_extension("new").exists());

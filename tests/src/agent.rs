@@ -49,7 +49,7 @@ pub struct Template {
 
 impl Agent {
     /// Starts a daemon over empty directories that knows [`TINY`] and [`STORED`]. `more` are further lines of its
-    /// configuration.
+    /// configuration; it listens on the loopback unless they say otherwise.
     pub fn start(more: &str) -> Result<Self> {
         Self::start_on(&program("innkeeper-vmm"), more)
     }
@@ -69,8 +69,10 @@ impl Agent {
 
     fn start_with(vmm: &Path, more: &str) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("innkeeper-agent-").tempdir()?;
+        let listens = more.lines().any(|line| line.starts_with("listen = "));
+        let listen = if listens { "" } else { "listen = \"127.0.0.1:0\"\n" };
         let configuration = format!(
-            "listen = \"127.0.0.1:0\"\nregion = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
+            "{listen}region = \"{REGION}\"\nstate-directory = \"{0}/state\"\n\
              run-directory = \"{0}/run\"\nboot-id-file = \"{0}/boot-id\"\nimage-directories = [\"{0}/import\", {cache:?}]\nvmm = {vmm:?}\n\
              public-addresses = [\"{pool}\"]\n{more}",
             path(directory.path()),
@@ -120,11 +122,11 @@ impl Agent {
         Ok(())
     }
 
-    /// The program `innkeeper`, with nothing of our environment that it would take for its configuration.
+    /// The program `innkeeper`, with nothing of our environment that it would take for its configuration or its credentials.
     fn innkeeper(&self) -> Command {
         let mut command = Command::new(program("innkeeper"));
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("INNKEEPER_")) {
+            if name.to_str().is_some_and(|name| name.starts_with("INNKEEPER_") || name.starts_with("AWS_")) {
                 command.env_remove(name);
             }
         }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use innkeeper_tests::agent::{Agent, IMPATIENT, TINY, Template, run_suite, suite};
+use anyhow::{Context, Result, ensure};
+use innkeeper_tests::agent::{Agent, IMPATIENT, REGION, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
 use innkeeper_tests::ec2::{Client, console_text, numbered, texts};
 use nix::sys::signal::{Signal, kill};
@@ -490,4 +490,56 @@ fn an_instance_boots_what_its_disk_says() -> Result<()> {
     client.ask("StartInstances", &[("InstanceId.1", &id)])?;
     client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
     wait_for_console("ready")
+}
+
+#[test]
+fn clients_find_and_trust_an_agent_that_speaks_tls() -> Result<()> {
+    let mut agent =
+        Agent::start("listen = \"0.0.0.0:0\"\ntls-names = [\"localhost\", \"innkeeper.example\"]")?;
+    for _ in 0..2 {
+        let endpoint = agent.endpoint().to_owned();
+        let port = endpoint.strip_prefix("https://localhost:").context("not the endpoint")?;
+        // All that they know is in the credentials file.
+        let regions = ["ec2", "describe-regions", "--query", "Regions[].RegionName", "--output", "text"];
+        ensure!(agent.aws(&regions)? == REGION);
+        ensure!(agent.command(&["ps"])?.contains("STATE"), "no list");
+        ensure!(agent.command(&["ps", "--endpoint-url", &format!("https://127.0.0.1:{port}")]).is_ok());
+        let authority = agent.command(&["identity", "certificate", "--kind", "ca"])?;
+        let bundle = agent.state_directory().join("ca.pem");
+        ensure!(authority == std::fs::read_to_string(&bundle)?.trim_end(), "{authority}");
+
+        let plain = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let mut refused = plain.get(format!("http://localhost:{port}/")).call()?;
+        let answer = refused.body_mut().read_to_string()?;
+        ensure!(refused.status() == 400 && answer.contains("begin its URL with https://"), "{answer}");
+
+        let verify = format!(
+            "openssl s_client -connect 127.0.0.1:{port} -verify_return_error -verify_hostname innkeeper.example -CAfile"
+        );
+        shell(&format!("{verify} {}", bundle.display()))?;
+
+        // Those who trust somebody else do not talk to it.
+        shell(&format!(
+            "openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=other -out {}",
+            bundle.display()
+        ))?;
+        let suspicious = agent.try_command(&["ps"])?;
+        let said = String::from_utf8_lossy(&suspicious.stderr);
+        ensure!(!suspicious.status.success() && said.contains("AWS_CA_BUNDLE"), "{said}");
+        let suspicious = agent.try_aws(&regions)?;
+        let said = String::from_utf8_lossy(&suspicious.stderr);
+        ensure!(!suspicious.status.success() && said.contains("SSL validation failed"), "{said}");
+
+        // The next one has another certificate of the same authority.
+        agent.stop()?;
+        agent.resume()?;
+        ensure!(agent.command(&["identity", "certificate", "--kind", "ca"])? == authority);
+    }
+    Ok(())
+}
+
+fn shell(line: &str) -> Result<()> {
+    let output = Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

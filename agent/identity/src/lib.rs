@@ -223,6 +223,11 @@ enum ServerName<'a> {
     Ip(IpAddr),
 }
 
+/// Whether a text can be the name of a server: a DNS name, also `*.` and one, or an IP address.
+pub fn is_server_name(name: &str) -> bool {
+    server_name(name).is_ok()
+}
+
 fn server_name(name: &str) -> Result<ServerName<'_>, Error> {
     if let Ok(address) = name.parse() {
         return Ok(ServerName::Ip(address));
@@ -310,11 +315,11 @@ mod tests {
     #[test]
     fn only_names_are_names() {
         for name in ["innkeeper", "a.b-c.example", "*.innkeeper.example", "10.0.0.1", "::1", "1.example"] {
-            assert!(server_name(name).is_ok(), "{name}");
+            assert!(is_server_name(name), "{name}");
         }
         for name in ["", ".", "a..b", "-a", "a b", "ä", "*", "a.*.b", "10.0.0.256", "1", "[::1]", "a:1"] {
-            assert!(server_name(name).is_err(), "{name}");
+            assert!(!is_server_name(name), "{name}");
         }
-        assert!(server_name(&"a".repeat(64)).is_err() && server_name(&"a.".repeat(127)).is_err());
+        assert!(!is_server_name(&"a".repeat(64)) && !is_server_name(&"a.".repeat(127)));
     }
 }

@@ -1,11 +1,15 @@
 //! A client of the agent's own EC2 API.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_rustls::rustls::{self, crypto::ring};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::cli::answer::{list, parse, text};
 use crate::config::Config;
@@ -145,8 +149,9 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
     if let (Ok(access_key_id), Ok(secret_access_key)) =
         (std::env::var("AWS_ACCESS_KEY_ID"), std::env::var("AWS_SECRET_ACCESS_KEY"))
     {
-        let (region, endpoint_url) = (config.region.clone(), format!("http://{}", config.listen));
-        return Ok(Credentials { access_key_id, secret_access_key, region, endpoint_url });
+        let (region, endpoint_url) = (config.region.clone(), config.endpoint_url(config.listen.port()));
+        let ca_bundle = config.ca_bundle().map(|path| path.display().to_string());
+        return Ok(Credentials { access_key_id, secret_access_key, region, endpoint_url, ca_bundle });
     }
     let path = config.credentials();
     Credentials::read(&path).with_context(|| {
@@ -156,6 +161,46 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
              (become the agent's user, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         )
     })
+}
+
+/// The host and the port of an endpoint, or nothing.
+fn host_of(endpoint: &str) -> &str {
+    let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    host.unwrap_or_default()
+}
+
+/// The certificates by which endpoints are trusted if nobody says, as Debian and most others have them.
+const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The file with the certificates by which an endpoint is trusted: the agent's own, else that which AWS's tools would
+/// choose, else the system's.
+fn trusted(credentials: &Credentials) -> PathBuf {
+    let own = credentials.ca_bundle.as_ref().map(PathBuf::from);
+    let named =
+        || ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().find_map(std::env::var_os).map(PathBuf::from);
+    own.or_else(named).unwrap_or_else(|| SYSTEM_BUNDLE.into())
+}
+
+/// How an endpoint is talked to that is trusted by what a file has.
+fn tls(bundle: PathBuf) -> anyhow::Result<TlsConfig> {
+    let read = std::fs::read(&bundle);
+    let read = read.with_context(|| {
+        let bundle = bundle.display();
+        format!(
+            "cannot read {bundle}, by which the agent is to be trusted (ca_bundle in the credentials, else AWS_CA_BUNDLE)"
+        )
+    })?;
+    let certificates = parse_pem(&read).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    });
+    let certificates = certificates.collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.with_context(|| format!("{} is no PEM", bundle.display()))?;
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&certificates))
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build())
 }
 
 impl Client {
@@ -170,16 +215,21 @@ impl Client {
 
     fn with(mut credentials: Credentials) -> anyhow::Result<Self> {
         let endpoint = credentials.endpoint_url.trim_end_matches('/').to_owned();
-        let host = endpoint.strip_prefix("http://").unwrap_or_default();
+        let host = host_of(&endpoint);
         if host.is_empty() || host.contains('/') {
-            bail!("{endpoint:?} is not an address of an agent: write http://HOST:PORT");
+            bail!("{endpoint:?} is not an address of an agent: write http://HOST:PORT, or https://HOST:PORT");
         }
+        let tls = match endpoint.starts_with("https://") {
+            true => tls(trusted(&credentials))?,
+            false => TlsConfig::default(),
+        };
         let http = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // The agent is on this host, or behind a tunnel.
             .proxy(None)
             .max_redirects(0)
             .timeout_global(Some(TIMEOUT))
+            .tls_config(tls)
             .build()
             .new_agent();
         credentials.endpoint_url = endpoint;
@@ -211,9 +261,8 @@ impl Client {
         mut headers: Vec<(String, String)>,
         body: &[u8],
     ) -> Vec<(String, String)> {
-        let Credentials { access_key_id, secret_access_key, region, endpoint_url } = &self.credentials;
-        let host = endpoint_url.strip_prefix("http://").unwrap_or_default();
-        headers.push(("host".to_owned(), host.to_owned()));
+        let Credentials { access_key_id, secret_access_key, region, endpoint_url, .. } = &self.credentials;
+        headers.push(("host".to_owned(), host_of(endpoint_url).to_owned()));
         let request = Signed { method, path, query, headers: &headers, body };
         let now = Timestamp::now();
         let signature = sigv4::sign(request, access_key_id, secret_access_key, region, Service::Ec2, now);
@@ -320,7 +369,17 @@ impl Client {
                 "no agent answers at {endpoint}: start it with `innkeeper serve`, or say where it is with --endpoint-url"
             );
         }
-        anyhow::Error::new(error).context(format!("cannot talk to the agent at {endpoint}"))
+        let is_untrusted = |error: &std::io::Error| {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+            matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+        };
+        let advice = match &error {
+            ureq::Error::Io(error) if is_untrusted(error) => {
+                " (ca_bundle in the credentials, else AWS_CA_BUNDLE, names the file by which it is trusted)"
+            }
+            _ => "",
+        };
+        anyhow::Error::new(error).context(format!("cannot talk to the agent at {endpoint}{advice}"))
     }
 }
 
@@ -338,6 +397,7 @@ pub(crate) mod tests {
             secret_access_key: "secret".into(),
             region: "us-east-1".into(),
             endpoint_url: endpoint.into(),
+            ca_bundle: None,
         })
     }
 
@@ -457,8 +517,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn who_is_trusted_has_to_be_in_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let error = tls(file.clone()).unwrap_err().to_string();
+        assert!(
+            error.ends_with(
+                "by which the agent is to be trusted (ca_bundle in the credentials, else AWS_CA_BUNDLE)"
+            ),
+            "{error}"
+        );
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap();
+        assert_eq!(tls(file.clone()).unwrap_err().to_string(), format!("{} is no PEM", file.display()));
+        std::fs::write(&file, "").unwrap();
+        assert!(tls(file).is_ok());
+    }
+
+    #[test]
     fn only_plain_addresses_are_endpoints() {
-        for endpoint in ["127.0.0.1:8773", "https://127.0.0.1:8773", "http://", "http://a/b"] {
+        for endpoint in ["127.0.0.1:8773", "ftp://127.0.0.1:8773", "http://", "https://", "http://a/b"] {
             assert!(client_of(endpoint).is_err(), "{endpoint}");
         }
     }

@@ -44,7 +44,7 @@ impl Credentials {
     }
 }
 
-/// None of the values has a character that would need quotes.
+/// Only a path can have a character that needs quotes.
 fn write(credentials: &credentials::Credentials, format: Format) -> String {
     match format {
         Format::File => credentials.render(),
@@ -56,7 +56,9 @@ fn write(credentials: &credentials::Credentials, format: Format) -> String {
                 ("AWS_REGION", &credentials.region),
                 ("AWS_ENDPOINT_URL", &credentials.endpoint_url),
             ];
-            lines.into_iter().map(|(name, value)| format!("export {name}={value}\n")).collect()
+            let bundle = credentials.ca_bundle.as_deref().map(quoted);
+            let lines = lines.into_iter().chain(bundle.iter().map(|path| ("AWS_CA_BUNDLE", path)));
+            lines.map(|(name, value)| format!("export {name}={value}\n")).collect()
         }
         Format::Json => {
             let json = serde_json::json!({
@@ -69,6 +71,12 @@ fn write(credentials: &credentials::Credentials, format: Format) -> String {
     }
 }
 
+/// A text as a shell reads it.
+fn quoted(text: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,19 +87,20 @@ mod tests {
             access_key_id: "AKIAEXAMPLE".into(),
             secret_access_key: "swordfish".into(),
             region: "us-east-1".into(),
-            endpoint_url: "http://[::1]:8773".into(),
+            endpoint_url: "https://[::1]:8773".into(),
+            ca_bundle: Some("/srv/ca.pem".into()),
         };
         for (format, expected) in [
             (
                 Format::Env,
                 "export AWS_ACCESS_KEY_ID=AKIAEXAMPLE\nexport AWS_SECRET_ACCESS_KEY=swordfish\n\
                  export AWS_DEFAULT_REGION=us-east-1\nexport AWS_REGION=us-east-1\n\
-                 export AWS_ENDPOINT_URL=http://[::1]:8773\n",
+                 export AWS_ENDPOINT_URL=https://[::1]:8773\nexport AWS_CA_BUNDLE=/srv/ca.pem\n",
             ),
             (
                 Format::File,
                 "[default]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = swordfish\n\
-                 region = us-east-1\nendpoint_url = http://[::1]:8773\n",
+                 region = us-east-1\nendpoint_url = https://[::1]:8773\nca_bundle = /srv/ca.pem\n",
             ),
             (
                 Format::Json,
@@ -100,5 +109,6 @@ mod tests {
         ] {
             assert_eq!(write(&credentials, format), expected);
         }
+        assert_eq!(quoted("/srv/it's here"), r"'/srv/it'\''s here'");
     }
 }

@@ -32,6 +32,7 @@ const DAY: u64 = 24 * 60 * 60;
 impl Config {
     /// Says what is wrong.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.check_listen()?;
         self.check_places()?;
         self.check_region()?;
         self.check_network()?;
@@ -39,15 +40,38 @@ impl Config {
         self.check_instance_types()
     }
 
-    fn check_places(&self) -> Result<(), ConfigError> {
-        if !self.listen.ip().is_loopback() {
+    fn check_listen(&self) -> Result<(), ConfigError> {
+        for (number, name) in self.tls_names.iter().enumerate() {
+            if !innkeeper_identity::is_server_name(name) {
+                return invalid("tls-names", format!("{name:?} is not a DNS name or an IP address"));
+            }
+            if number == 0 && name.starts_with('*') {
+                let reason =
+                    format!("clients cannot go to {name:?}: the first has to be the name of this host");
+                return invalid("tls-names", reason);
+            }
+        }
+        let (certificate, key) = (&self.tls_certificate, &self.tls_key);
+        match (certificate, key) {
+            (Some(_), None) => return invalid("tls-key", "it is needed for tls-certificate"),
+            (None, Some(_)) => return invalid("tls-certificate", "it is needed for tls-key"),
+            (Some(_), Some(_)) if self.tls_names.is_empty() => {
+                return invalid("tls-names", "at least one is needed, for which tls-certificate is");
+            }
+            _ => {}
+        }
+        if self.tls_names.is_empty() && !self.listen.ip().is_loopback() {
             let reason = format!(
-                "{} is not an address of the loopback. Answers such as CreateKeyPair's private key are not encrypted, \
-                 so listen on 127.0.0.1 and let a proxy or an SSH tunnel add TLS",
+                "{} is not an address of the loopback, and answers such as CreateKeyPair's private key are secret: say \
+                 by which names clients know this host, tls-names = [\"HOST\"], for TLS, or listen on 127.0.0.1",
                 self.listen.ip()
             );
             return invalid("listen", reason);
         }
+        Ok(())
+    }
+
+    fn check_places(&self) -> Result<(), ConfigError> {
         let places = [
             ("state-directory", &self.state_directory),
             ("run-directory", &self.run_directory),
@@ -56,7 +80,9 @@ impl Config {
         let images = self.image_directories.iter().map(|directory| ("image-directories", directory));
         let programs = self.vmm.iter().map(|vmm| ("vmm", vmm));
         let reader = self.boot_reader.iter().map(|reader| ("boot-reader", reader));
-        for (key, path) in places.into_iter().chain(images).chain(programs).chain(reader) {
+        let certificate = self.tls_certificate.iter().map(|certificate| ("tls-certificate", certificate));
+        let tls = certificate.chain(self.tls_key.iter().map(|key| ("tls-key", key)));
+        for (key, path) in places.into_iter().chain(images).chain(programs).chain(reader).chain(tls) {
             if !path.is_absolute() {
                 return invalid(key, format!("{:?} is not an absolute path", path.display().to_string()));
             }
@@ -205,9 +231,30 @@ mod tests {
         for (text, error) in [
             (
                 "listen = '0.0.0.0:8773'",
-                "listen in the configuration: 0.0.0.0 is not an address of the loopback.",
+                "listen in the configuration: 0.0.0.0 is not an address of the loopback, and answers",
             ),
-            ("listen = '[::]:8773'", "listen in the configuration: :: is not an address of the loopback."),
+            (
+                "listen = '[::]:8773'",
+                "listen in the configuration: :: is not an address of the loopback, and",
+            ),
+            ("tls-names = ['a b']", "tls-names in the configuration: \"a b\" is not a DNS name or an IP"),
+            (
+                "tls-names = ['*.a']",
+                "tls-names in the configuration: clients cannot go to \"*.a\": the first",
+            ),
+            (
+                "tls-names = ['a']\ntls-certificate = '/c'",
+                "tls-key in the configuration: it is needed for tls-certificate",
+            ),
+            ("tls-names = ['a']\ntls-key = '/k'", "tls-certificate in the configuration: it is needed for"),
+            (
+                "tls-certificate = '/c'\ntls-key = '/k'",
+                "tls-names in the configuration: at least one is needed",
+            ),
+            (
+                "tls-names = ['a']\ntls-certificate = 'c'\ntls-key = '/k'",
+                "tls-certificate in the configuration: \"c\" is not an absolute path",
+            ),
             (
                 "state-directory = 'state'",
                 "state-directory in the configuration: \"state\" is not an absolute path",
@@ -270,6 +317,9 @@ mod tests {
     fn what_can_work_is_taken() {
         for text in [
             "listen = '[::1]:0'",
+            "listen = '0.0.0.0:8773'\ntls-names = ['innkeeper.example', '*.innkeeper.example', '2001:db8::1']",
+            "listen = '[::]:8773'\ntls-names = ['a']\ntls-certificate = '/c'\ntls-key = '/k'",
+            "tls-names = ['localhost']",
             "cpu-overcommit = 0.5",
             "vpc-cidr = '10.0.0.0/28'\nzones = ['us-east-1a']",
             "public-addresses = ['203.0.113.0/28', '198.51.100.7/32']",

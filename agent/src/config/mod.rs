@@ -6,7 +6,7 @@ mod check;
 mod environment;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use innkeeper_images::recipe::Cache;
@@ -26,8 +26,14 @@ pub const DEFAULT_FILE: &str = "/etc/innkeeper/innkeeper.toml";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Where the API listens. Not on the loopback needs TLS, which is not there yet.
+    /// Where the API listens. Elsewhere than on the loopback it needs TLS.
     pub listen: SocketAddr,
+    /// The names by which clients know the API: DNS names and IP addresses. With any, it is served over TLS.
+    pub tls_names: Vec<String>,
+    /// A certificate for these names, in PEM; by default one that the agent's own authority issues.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub tls_key: Option<PathBuf>,
     /// Where metrics can be read, by everybody who can reach it; by default nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// What is to survive a reboot of the host: records, volumes, images.
@@ -108,6 +114,9 @@ impl Default for Config {
         let region = "us-east-1";
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8773)),
+            tls_names: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
             metrics_listen: None,
             state_directory: "/var/lib/innkeeper".into(),
             run_directory: "/run/innkeeper".into(),
@@ -284,6 +293,23 @@ impl Config {
         self.state_directory.join("state.redb")
     }
 
+    /// The API's URL, as clients know it, if it listens at this port.
+    pub fn endpoint_url(&self, port: u16) -> String {
+        match self.tls_names.first() {
+            None => format!("http://{}", SocketAddr::new(self.listen.ip(), port)),
+            Some(name) => match name.parse::<Ipv6Addr>() {
+                Ok(address) => format!("https://[{address}]:{port}"),
+                Err(_) => format!("https://{name}:{port}"),
+            },
+        }
+    }
+
+    /// Where the certificate is that clients have to trust, if it is our own authority's.
+    pub fn ca_bundle(&self) -> Option<PathBuf> {
+        let is_own = !self.tls_names.is_empty() && self.tls_certificate.is_none();
+        is_own.then(|| self.state_directory.join("ca.pem"))
+    }
+
     /// Where the access key is, in the form that AWS's tools read.
     pub fn credentials(&self) -> PathBuf {
         self.state_directory.join("credentials")
@@ -327,6 +353,11 @@ mod tests {
             panic!("not an object");
         };
         assert_eq!(shown.keys().collect::<Vec<_>>(), keys.keys().collect::<Vec<_>>());
+        // These go together.
+        let tls = ["tls-certificate", "tls-key"].map(|key| (key.to_owned(), shown.remove(key).unwrap()));
+        let tls = toml::Table::from_iter(tls);
+        let config = read(&format!("tls-names = ['a']\n{tls}"), &[]).unwrap();
+        assert!(config.tls_certificate.is_some() && config.tls_key.is_some());
         // These have none, and are shown with a value that could be.
         for key in ["boot-reader", "instance-types", "metrics-listen", "vmm"] {
             let shown = toml::Table::from_iter([(key.to_owned(), shown.remove(key).unwrap())]);
@@ -350,6 +381,20 @@ mod tests {
         ] {
             let found = read(text, &[]).unwrap_err();
             assert!(found.starts_with(error) && !found.contains('\n'), "{found}");
+        }
+    }
+
+    #[test]
+    fn clients_find_the_api() {
+        for (text, url, has_bundle) in [
+            ("", "http://127.0.0.1:1", false),
+            ("listen = '[::1]:8773'", "http://[::1]:1", false),
+            ("listen = '0.0.0.0:0'\ntls-names = ['a.example', 'b']", "https://a.example:1", true),
+            ("tls-names = ['2001:db8::1']", "https://[2001:db8::1]:1", true),
+            ("tls-names = ['a']\ntls-certificate = '/c'\ntls-key = '/k'", "https://a:1", false),
+        ] {
+            let config = read(text, &[]).unwrap();
+            assert_eq!((config.endpoint_url(1), config.ca_bundle().is_some()), (url.to_owned(), has_bundle));
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Whatever comes as HTTP is answered in EC2's XML, but for the stream of [`events`], which has a path of its own. What a
 //! client can make us hold is bounded: connections, the time that each may take to say something, the size of a request,
-//! the actions that run at once, and the streams.
+//! the actions that run at once, and the streams. Guests come in at doors of their own, and take nothing of that from the
+//! operator.
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -20,7 +23,8 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as Moment, sleep, sleep_until, timeout};
@@ -29,6 +33,7 @@ use tracing::Instrument;
 use crate::events::{self, Follower, Wish};
 use crate::iam::{self, Identity};
 use crate::query::dispatch::{Call, Registry};
+use crate::query::listener::{Arrival, Client, Listener, Places};
 use crate::query::sigv4::{self, Signed, Unfit};
 use crate::query::{ApiError, Caller, Context, Service, parameters, xml};
 use crate::serve::Agent;
@@ -50,10 +55,14 @@ const SLOW: Duration = Duration::from_secs(2);
 struct Limits {
     /// Connections at once. The next ones wait to be accepted.
     connections: usize,
+    /// Connections of one address at once. The next ones are closed.
+    connections_each: usize,
     /// Actions that run at once.
     actions: usize,
     /// Streams of events at once.
     streams: usize,
+    /// For a client to agree on TLS.
+    handshake: Duration,
     /// For a client to send a request's head: also the next one on the same connection.
     head: Duration,
     /// For a client to send a request's body.
@@ -70,8 +79,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 512,
+            // Behind a tunnel or a proxy, all have one address.
+            connections_each: 512,
             actions: 32,
             streams: 64,
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             body: Duration::from_secs(30),
             turn: Duration::from_secs(5),
@@ -81,15 +93,34 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Those of the guests of a VPC.
+    fn inside() -> Self {
+        Self { connections: 64, connections_each: 16, actions: 8, streams: 16, ..Self::default() }
+    }
+}
+
 /// Serves the API on `listener` until `shutdown` is ready, and ends when the requests that have begun are answered.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     agent: Arc<Agent>,
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let front = Front::new(Api { agent, registry }, Limits::default());
     accept(listener, Arc::new(front), shutdown).await;
+    Ok(())
+}
+
+/// Serves the API to the guests of a VPC, on a listener that is non-blocking, until it is dropped.
+pub async fn serve_in_vpc(
+    listener: std::net::TcpListener,
+    agent: Arc<Agent>,
+    registry: Arc<Registry>,
+) -> io::Result<()> {
+    let listener = Listener::new(TcpListener::from_std(listener)?, None);
+    let front = Front::new(Api { agent, registry }, Limits::inside());
+    accept(listener, Arc::new(front), pending()).await;
     Ok(())
 }
 
@@ -172,21 +203,28 @@ impl Ending {
 }
 
 async fn accept<A: Application>(
-    listener: TcpListener,
+    listener: Listener,
     front: Arc<Front<A>>,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = pin!(shutdown);
     let (end, ending) = watch::channel(());
     let mut connections = JoinSet::new();
+    let places = Places::default();
     loop {
         let room = connections.len() < front.limits.connections;
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if room => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(Arc::clone(&front).connection(stream, peer, ending.clone()));
+                Ok((arrival, peer)) => {
+                    if let Some(place) = places.take(peer.ip(), front.limits.connections_each) {
+                        let served = Arc::clone(&front).serve(arrival, peer, ending.clone());
+                        connections.spawn(async move {
+                            let _place = place;
+                            served.await;
+                        });
+                    }
                 }
                 Err(error) => {
                     // Mostly there are no descriptors left: others have to end first.
@@ -226,16 +264,40 @@ impl<A: Application> Front<A> {
         }
     }
 
-    /// Serves a connection until it ends, or `ending` says that it has to.
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, told: watch::Receiver<()>) {
+    /// Serves a client until it goes, or `told` says that it has to.
+    async fn serve(self: Arc<Self>, arrival: Arrival, peer: SocketAddr, told: watch::Receiver<()>) {
+        let mut ending = Ending { time: Moment::now() + self.limits.connection, told };
+        let greeted = tokio::select! {
+            greeted = timeout(self.limits.handshake, arrival.greet()) => greeted,
+            () = ending.wait() => return,
+        };
+        let ended = match greeted {
+            Ok(Ok(Client::Plain(stream))) => self.connection(stream, false, ending).await,
+            Ok(Ok(Client::Secure(stream))) => self.connection(stream, false, ending).await,
+            Ok(Ok(Client::Insecure(stream))) => self.connection(stream, true, ending).await,
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "a connection to the API ended early");
+        }
+    }
+
+    /// Answers the requests on a connection; if it `is_insecure`, by saying so.
+    async fn connection<S>(
+        self: Arc<Self>,
+        stream: S,
+        is_insecure: bool,
+        mut ending: Ending,
+    ) -> Result<(), Box<dyn Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
         let limits = self.limits;
-        let mut ending = Ending { time: Moment::now() + limits.connection, told };
         let of_streams = ending.clone();
-        // Answers are small, and whole when they are sent.
-        let _ = stream.set_nodelay(true);
         let service = service_fn(move |request| {
             let (front, ending) = (Arc::clone(&self), of_streams.clone());
-            async move { Ok::<_, Infallible>(front.respond(request, ending).await) }
+            async move { Ok::<_, Infallible>(front.respond(request, is_insecure, ending).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -243,25 +305,20 @@ impl<A: Application> Front<A> {
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            () = ending.wait() => None,
-        };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
+            ended = connection.as_mut() => ended,
+            () = ending.wait() => {
                 connection.as_mut().graceful_shutdown();
                 timeout(limits.end, connection).await.unwrap_or(Ok(()))
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "a connection to the API ended early");
-        }
+        Ok(ended?)
     }
 
     /// Answers a request.
     async fn respond<B>(
         &self,
         request: Request<B>,
+        is_insecure: bool,
         ending: Ending,
     ) -> Response<Either<Full<Bytes>, Channel<Bytes>>>
     where
@@ -273,8 +330,14 @@ impl<A: Application> Front<A> {
         let mut service = Service::Ec2;
         // Whatever is logged on the way has the request's id.
         let span = tracing::info_span!("request", id);
-        let answering = self.answer(request, &id, &mut service, &mut trace, ending).instrument(span.clone());
-        let result = answering.await;
+        let result = if is_insecure {
+            Err(ApiError::new(
+                "InsecureTransport",
+                "This address speaks TLS only: begin its URL with https://.",
+            ))
+        } else {
+            self.answer(request, &id, &mut service, &mut trace, ending).instrument(span.clone()).await
+        };
         let _span = span.enter();
         let (status, code, answer) = match result {
             Ok(answer) => (200, "", answer),
@@ -456,10 +519,19 @@ mod tests {
     use std::sync::{Condvar, Mutex};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::sync::oneshot;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
     use super::*;
+    use crate::config::Config;
+    use crate::identity::Identity as Authority;
     use crate::records::AccessKey;
+    use crate::serve::tls;
 
     const SHORT: Duration = Duration::from_millis(150);
     /// For what has to be long enough for a busy machine to do something else in it.
@@ -531,12 +603,17 @@ mod tests {
     }
 
     async fn server(limits: Limits) -> Server {
+        server_with(limits, None).await
+    }
+
+    async fn server_with(limits: Limits, tls: Option<Arc<ServerConfig>>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let echo = Arc::new(Echo::default());
         let (stop, stopped) = oneshot::channel();
         let front = Arc::new(Front::new(Arc::clone(&echo), limits));
-        let ended = tokio::spawn(accept(listener, front, async { stopped.await.unwrap_or(()) }));
+        let ended =
+            tokio::spawn(accept(Listener::new(listener, tls), front, async { stopped.await.unwrap_or(()) }));
         Server { address, echo, stop, ended }
     }
 
@@ -557,7 +634,7 @@ mod tests {
         rest(&mut stream).await
     }
 
-    async fn rest(stream: &mut TcpStream) -> String {
+    async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
         let mut all = Vec::new();
         timeout(LONG, stream.read_to_end(&mut all)).await.expect("the connection should end").unwrap();
         String::from_utf8(all).unwrap()
@@ -681,7 +758,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(serve(listener, agent, Arc::new(registry), async { drop(stopped.await) }));
+        let serving = tokio::spawn(serve(Listener::new(listener, None), agent, Arc::new(registry), async {
+            drop(stopped.await)
+        }));
 
         let body = "Action=DescribeRegions&Version=2016-11-15";
         let good = signed_by(&key.id, &key.secret, "POST", "", body.as_bytes());
@@ -790,6 +869,90 @@ mod tests {
         server.echo.open();
         assert!(rest(&mut busy).await.starts_with("HTTP/1.1 200 "));
         timeout(LONG, server.ended).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_address_does_not_get_all_connections() {
+        let server = server(Limits { connections_each: 1, ..Limits::default() }).await;
+        let mut first = server.connect().await;
+        let mut second = server.connect().await;
+        assert_eq!(rest(&mut second).await, "");
+        first.write_all(&post("Action=A&Version=2016-11-15")).await.unwrap();
+        assert!(rest(&mut first).await.starts_with("HTTP/1.1 200 "));
+        // Its place is free as soon as the server has noticed.
+        let began = Instant::now();
+        loop {
+            let mut third = server.connect().await;
+            // It may be closed before it has said anything.
+            let _ = third.write_all(&post("Action=A&Version=2016-11-15")).await;
+            let mut answer = Vec::new();
+            let _ = third.read_to_end(&mut answer).await;
+            if answer.starts_with(b"HTTP/1.1 200 ") {
+                break;
+            }
+            assert!(began.elapsed() < LONG);
+        }
+    }
+
+    /// TLS with a certificate of our own for `innkeeper.example`, and a client that trusts it.
+    fn with_tls() -> (Option<Arc<ServerConfig>>, TlsConnector) {
+        let directory = tempfile::tempdir().unwrap();
+        let names = vec!["innkeeper.example".to_owned()];
+        let config =
+            Config { tls_names: names, state_directory: directory.path().into(), ..Config::default() };
+        let store = Arc::new(crate::store::memory::Memory::default());
+        let state = Arc::new(crate::state::State::open(store).unwrap());
+        let server = tls::configure(&config, &Authority::new(state, "us-east-1".into())).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(config.ca_bundle().unwrap()).unwrap()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        (server, Arc::new(client).into())
+    }
+
+    #[tokio::test]
+    async fn a_signed_request_is_answered_over_tls() {
+        let (tls, connector) = with_tls();
+        let server = server_with(Limits::default(), tls).await;
+        let connect = async |name: &'static str| {
+            connector.connect(ServerName::try_from(name).unwrap(), server.connect().await).await
+        };
+        for name in ["innkeeper.example", "127.0.0.1"] {
+            let mut stream = connect(name).await.unwrap();
+            stream.write_all(&post("Action=A&Version=2016-11-15")).await.unwrap();
+            let answer = rest(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("36 0"), "{answer}");
+        }
+        assert!(connect("other.example").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_tls_is_spoken_nothing_else_is_answered() {
+        let server = server_with(Limits::default(), with_tls().0).await;
+        let answer = server.exchange(&post("Action=A&Version=2016-11-15")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("<Code>InsecureTransport</Code>") && answer.contains("https://"), "{answer}");
+        // Neither are those who speak nothing known.
+        assert!(!server.exchange(b"\x00\x01\x02").await.starts_with("HTTP"));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_agree_on_tls_loses_its_place() {
+        let (tls, connector) = with_tls();
+        let server =
+            server_with(Limits { connections: 1, handshake: SECOND, ..Limits::default() }, tls).await;
+        for said in [&b""[..], b"\x16\x03\x01"] {
+            let mut first = server.connect().await;
+            first.write_all(said).await.unwrap();
+            let name = ServerName::try_from("innkeeper.example").unwrap();
+            let mut second = connector.connect(name, server.connect().await).await.unwrap();
+            second.write_all(&post("Action=A&Version=2016-11-15")).await.unwrap();
+            assert!(rest(&mut second).await.starts_with("HTTP/1.1 200 "));
+            assert_eq!(rest(&mut first).await, "");
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ pub mod bootstrap;
 mod housekeeping;
 pub mod log;
 mod systemd;
+pub mod tls;
 
 use std::fs::DirBuilder;
 use std::io::Write;
@@ -36,6 +37,7 @@ use crate::instances::{Consoles, Instances, MAX_BOOT_GUESTS, MAX_BOOT_READERS, M
 use crate::metadata::Metadata;
 use crate::metrics::{self, Metrics};
 use crate::query::dispatch::Registry;
+use crate::query::listener::Listener;
 use crate::state::State;
 use crate::store::redb::Redb;
 use crate::store::{Store, StoreError};
@@ -128,11 +130,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // At first, for whoever stops us while we start.
     let shutdown = shutdown()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %config.state_directory.display(), "starting");
-    let (agent, bootstrap) = tokio::task::spawn_blocking(move || open(config)).await??;
+    let (agent, bootstrap, tls) = tokio::task::spawn_blocking(move || {
+        let (agent, bootstrap) = open(config)?;
+        let tls = tls::configure(&agent.config, &agent.identity)?;
+        anyhow::Ok((agent, bootstrap, tls))
+    })
+    .await??;
     let listener = TcpListener::bind(agent.config.listen).await;
     let listener = listener
         .with_context(|| format!("cannot listen on {} (another address: listen = …)", agent.config.listen))?;
-    let endpoint_url = format!("http://{}", listener.local_addr()?);
+    let endpoint_url = agent.config.endpoint_url(listener.local_addr()?.port());
+    let listener = Listener::new(listener, tls);
     keep_credentials(&agent.config, bootstrap, &endpoint_url)?;
     let metrics = match agent.config.metrics_listen {
         Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
@@ -207,6 +215,7 @@ fn keep_credentials(
         secret_access_key: bootstrap.access_key.secret,
         region: config.region.clone(),
         endpoint_url: endpoint_url.to_owned(),
+        ca_bundle: config.ca_bundle().map(|path| path.display().to_string()),
     };
     let path = config.credentials();
     credentials.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
