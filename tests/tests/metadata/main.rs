@@ -1,7 +1,15 @@
 //! The metadata service, asked by guests that have Linux's network stack: `stand-in-vmm` moves their frames.
+//!
+//! [`wire`] is how they ask, byte by byte; [`expected`] is what they are to be told, and [`inn`] one that has a lot to ask
+//! about.
+
+mod conformance;
+mod expected;
+mod inn;
+mod wire;
 
 use anyhow::{Result, ensure};
-use innkeeper_tests::stand_in::Lab;
+use innkeeper_tests::stand_in::{Lab, PATIENCE};
 
 #[test]
 fn an_instance_learns_who_it_is() -> Result<()> {
