@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -40,11 +40,12 @@ pub struct Limits {
     connections: usize,
     /// Connections of one address at once. The next ones are closed.
     connections_each: usize,
-    /// For a guest to send a request, and before the next one on the same connection.
+    /// For a guest to send a request, as long for what is behind its headers, and before the next one on the same
+    /// connection.
     request: Duration,
     /// For a connection altogether. Guests open another.
     connection: Duration,
-    /// The longest request, in bytes, without its body, of which nothing is read.
+    /// The longest request, in bytes; and the most behind it, of which nothing is looked at.
     size: usize,
     /// The most headers of a request.
     headers: usize,
@@ -118,12 +119,14 @@ impl Metadata {
         let stream = Limited { stream, wanted: Arc::clone(&hops), current: HOPS };
         let service = service_fn(|request| {
             let (metadata, asker, hops) = (&self, &asker, &hops);
-            async move { Ok::<_, Infallible>(metadata.respond(&request, asker, hops).await) }
+            async move { Ok::<_, Infallible>(metadata.respond(request, asker, hops).await) }
         });
         let mut connection = http1::Builder::new();
         let connection = connection
             .timer(TokioTimer::new())
             .title_case_headers(true)
+            // Whoever has no more to ask can still be answered.
+            .half_close(true)
             .header_read_timeout(limits.request)
             .max_buf_size(limits.size)
             .max_headers(limits.headers)
@@ -143,17 +146,21 @@ impl Metadata {
 
     async fn respond(
         self: &Arc<Self>,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
         asker: &Asker,
         hops: &AtomicU8,
     ) -> Response<Full<Bytes>> {
-        let header = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
+        let (request, body) = request.into_parts();
+        // The next request is behind it.
+        let body = http_body_util::Limited::new(body, self.limits.size).collect();
+        let is_whole = timeout(self.limits.request, body).await.is_ok_and(|body| body.is_ok());
+        let header = |name: HeaderName| request.headers.get(name).map(HeaderValue::as_bytes);
         let asked = answer::Request {
-            method: request.method().as_str(),
-            path: request.uri().path(),
+            method: request.method.as_str(),
+            path: request.uri.path(),
             token: header(TOKEN),
             ttl: header(TTL),
-            is_forwarded: request.headers().contains_key(FORWARDED),
+            is_forwarded: request.headers.contains_key(FORWARDED),
         };
         let mut answer = self.answer(asker, asked);
         if let Ok(Content::Signature(kind, document)) = answer.content {
@@ -165,7 +172,11 @@ impl Metadata {
             "answered for the metadata"
         );
         hops.store(answer.hop_limit.unwrap_or(HOPS), Ordering::Relaxed);
-        response(answer)
+        let mut response = response(answer);
+        if !is_whole {
+            response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 

@@ -4,6 +4,7 @@
 //! about.
 
 mod conformance;
+mod connections;
 mod expected;
 mod inn;
 mod wire;
