@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::libc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -115,8 +117,8 @@ impl Metadata {
         let limits = self.limits;
         // Answers are small, and whole when they are sent.
         let _ = stream.set_nodelay(true);
-        let hops = Arc::new(AtomicU8::new(HOPS));
-        let stream = Limited { stream, wanted: Arc::clone(&hops), current: HOPS };
+        let hops = Arc::new(Hops::default());
+        let stream = Limited { stream, hops: Arc::clone(&hops), current: HOPS };
         let service = service_fn(|request| {
             let (metadata, asker, hops) = (&self, &asker, &hops);
             async move { Ok::<_, Infallible>(metadata.respond(request, asker, hops).await) }
@@ -148,7 +150,7 @@ impl Metadata {
         self: &Arc<Self>,
         request: Request<Incoming>,
         asker: &Asker,
-        hops: &AtomicU8,
+        hops: &Hops,
     ) -> Response<Full<Bytes>> {
         let (request, body) = request.into_parts();
         // The next request is behind it.
@@ -171,7 +173,7 @@ impl Metadata {
             status = answer.content.as_ref().map_or_else(|refusal| refusal.status().0, |_| 200),
             "answered for the metadata"
         );
-        hops.store(answer.hop_limit.unwrap_or(HOPS), Ordering::Relaxed);
+        hops.say(answer.hop_limit.unwrap_or(HOPS));
         let mut response = response(answer);
         if !is_whole {
             response.headers_mut().insert("connection", HeaderValue::from_static("close"));
@@ -209,10 +211,38 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
     response
 }
 
-/// A connection whose packets go as many hops as is wanted of what they say.
+/// How many hops the answers may go that are being written.
+struct Hops {
+    /// The fewest of them.
+    limit: AtomicU8,
+    /// Whether all are written.
+    is_written: AtomicBool,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self { limit: AtomicU8::new(HOPS), is_written: AtomicBool::new(true) }
+    }
+}
+
+impl Hops {
+    /// There is another answer.
+    fn say(&self, limit: u8) {
+        if self.is_written.swap(false, Ordering::Relaxed) {
+            self.limit.store(limit, Ordering::Relaxed);
+        } else {
+            self.limit.fetch_min(limit, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection whose packets go no further than what they say may.
+///
+/// The limit is the socket's, and TCP says again with it what is lost. A token that is lost for want of hops would arrive
+/// with the limit of the next answer: so there are not more hops again before the other end has all that was said.
 struct Limited {
     stream: TcpStream,
-    wanted: Arc<AtomicU8>,
+    hops: Arc<Hops>,
     current: u8,
 }
 
@@ -228,12 +258,23 @@ impl AsyncRead for Limited {
 
 impl Limited {
     fn limit(&mut self) -> io::Result<()> {
-        let wanted = self.wanted.load(Ordering::Relaxed);
-        if wanted != self.current {
+        self.hops.is_written.store(false, Ordering::Relaxed);
+        let wanted = self.hops.limit.load(Ordering::Relaxed);
+        if wanted < self.current || wanted > self.current && is_heard(&self.stream)? {
             self.stream.set_ttl(wanted.into())?;
             self.current = wanted;
         }
         Ok(())
+    }
+}
+
+/// Whether the other end has all that was said.
+fn is_heard(stream: &TcpStream) -> io::Result<bool> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: the call fills one int.
+    match unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &mut waiting) } {
+        0 => Ok(waiting == 0),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -260,7 +301,9 @@ impl AsyncWrite for Limited {
         self.stream.is_write_vectored()
     }
 
+    /// Comes when everything is written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.hops.is_written.store(true, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

@@ -7,6 +7,7 @@ mod conformance;
 mod connections;
 mod expected;
 mod inn;
+mod live;
 mod wire;
 
 use anyhow::{Result, ensure};
