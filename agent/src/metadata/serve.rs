@@ -19,7 +19,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use innkeeper_network::names::tap;
 use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -115,6 +117,13 @@ impl Metadata {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, asker: Asker) {
         let limits = self.limits;
+        // TCP says again what was not heard, also after we have closed the connection. Whoever has the address then is not
+        // to hear it: another tap is another device, whatever it is called.
+        if let Err(error) = setsockopt(&stream, sockopt::BindToDevice, &tap(asker.interface.as_str()).into())
+        {
+            tracing::debug!(peer = %asker.address, %error, "whoever has asked for metadata is gone");
+            return;
+        }
         // Answers are small, and whole when they are sent.
         let _ = stream.set_nodelay(true);
         let hops = Arc::new(Hops::default());

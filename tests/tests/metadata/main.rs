@@ -7,6 +7,7 @@ mod conformance;
 mod connections;
 mod expected;
 mod inn;
+mod isolation;
 mod live;
 mod wire;
 
