@@ -794,7 +794,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(serve(listener, agent, Arc::new(registry), async { drop(stopped.await) }));
+        let serving = tokio::spawn(serve(Listener::new(listener, None), agent, Arc::new(registry), async {
+            drop(stopped.await)
+        }));
 
         let (key, secret) = (&given.access_key_id, &given.secret_access_key);
         let describe = "Action=DescribeRegions&Version=2016-11-15";
