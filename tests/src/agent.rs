@@ -341,9 +341,14 @@ impl Agent {
 
     /// A client of our own.
     pub fn client(&self) -> Result<ec2::Client> {
+        self.client_at(&self.endpoint)
+    }
+
+    /// A client of our own that looks for the API elsewhere, such as a guest does.
+    pub fn client_at(&self, endpoint: &str) -> Result<ec2::Client> {
         let (key, secret) =
             (self.credential("aws_access_key_id")?, self.credential("aws_secret_access_key")?);
-        Ok(ec2::Client::new(&self.endpoint, REGION, &key, &secret))
+        Ok(ec2::Client::new(endpoint, REGION, &key, &secret))
     }
 
     /// A line of the file with the credentials.

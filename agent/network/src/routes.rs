@@ -71,12 +71,14 @@ pub struct Routes {
     pub taps: BTreeSet<String>,
 }
 
-/// Addresses of services that every VPC has (EC2 User Guide, "Link-local addresses").
+/// Addresses of services that every VPC has (EC2 User Guide, "Link-local addresses"), with one that EC2 does not have.
 pub mod services {
     use std::net::Ipv4Addr;
 
     /// Instance metadata.
     pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+    /// The API, for guests that ask for what the operator has given them keys for.
+    pub const API: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 252);
     /// Names.
     pub const DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
     /// The time.
@@ -87,7 +89,8 @@ pub mod services {
 pub fn addresses(vpc: &Vpc) -> BTreeSet<Ipv4Addr> {
     let resolver = vpc.cidrs.first().and_then(|range| after(*range, RESOLVER));
     let routers = vpc.subnets.values().filter_map(|subnet| after(subnet.cidr, ROUTER));
-    [services::METADATA, services::DNS, services::TIME].into_iter().chain(resolver).chain(routers).collect()
+    let services = [services::METADATA, services::API, services::DNS, services::TIME];
+    services.into_iter().chain(resolver).chain(routers).collect()
 }
 
 /// The router that the guests of a subnet know: the first address after its first one, as EC2 reserves it.

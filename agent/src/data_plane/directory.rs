@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use innkeeper_network::names::tap;
+use innkeeper_network::routes::services::API;
 use innkeeper_network::routes::{resolver, router};
 use innkeeper_network::services::Directory;
 use innkeeper_network::services::dhcp::Lease;
@@ -17,6 +18,12 @@ use crate::state::World;
 
 /// EC2's name for whoever resolves names in a VPC.
 const AMAZON_PROVIDED: &str = "AmazonProvidedDNS";
+
+/// Names of ours end so, which are no name of EC2's and nobody's outside.
+const OWN_DOMAIN: &str = "innkeeper.internal.";
+
+/// The services that the API has, which clients look for by a name each.
+const API_NAMES: [&str; 3] = ["ec2", "iam", "sts"];
 
 /// What is known in a VPC, in this region.
 pub fn directory(world: &World, vpc: &VpcId, region: &str) -> Directory {
@@ -77,5 +84,7 @@ fn zone(world: &World, vpc: &Vpc, region: &str) -> Zone {
             }
         }
     }
-    Zone { server: Some(resolver(vpc.cidr)), names, addresses, domain: format!("{}.", domain_name(region)) }
+    names.extend(API_NAMES.map(|service| (format!("{service}.{region}.{OWN_DOMAIN}"), API)));
+    let domains = vec![format!("{}.", domain_name(region)), OWN_DOMAIN.to_owned()];
+    Zone { server: Some(resolver(vpc.cidr)), names, addresses, domains }
 }

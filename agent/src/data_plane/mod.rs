@@ -11,16 +11,18 @@ mod directory;
 pub mod plan;
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use innkeeper_network::plan::Vpc as Plan;
 use innkeeper_network::routes::router;
 use innkeeper_network::services::dns::{Resolvers, resolvers};
-use innkeeper_network::services::{Directory, Sockets};
+use innkeeper_network::services::{Directory, OwnSockets};
 use innkeeper_network::trace::Traced;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
@@ -73,9 +75,16 @@ struct Shared {
     state: Arc<State>,
     host: Arc<dyn Host>,
     metadata: Arc<Metadata>,
+    api: OnceLock<Api>,
     settings: Settings,
     vpcs: Mutex<BTreeMap<VpcId, Applied>>,
 }
+
+/// Serves the API to the guests of a VPC, on a listener that is non-blocking, until it is dropped.
+pub type Api = Box<dyn Fn(std::net::TcpListener) -> ApiServed + Send + Sync>;
+
+/// See [`Api`].
+pub type ApiServed = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// What the operator has chosen.
 pub struct Settings {
@@ -103,7 +112,13 @@ impl Drop for Applied {
 impl DataPlane {
     /// Nothing is brought about yet: see [`DataPlane::supervise`].
     pub fn new(state: Arc<State>, host: Arc<dyn Host>, metadata: Arc<Metadata>, settings: Settings) -> Self {
-        Self { shared: Arc::new(Shared { state, host, metadata, settings, vpcs: Mutex::default() }) }
+        let (api, vpcs) = (OnceLock::new(), Mutex::default());
+        Self { shared: Arc::new(Shared { state, host, metadata, api, settings, vpcs }) }
+    }
+
+    /// Lets guests ask the API from now on, which is made of what has a network. Once, and before anything else.
+    pub fn offer(&self, api: Api) {
+        let _ = self.shared.api.set(api);
     }
 
     /// Brings about what the records say, and keeps it so, until it is dropped. The network stays as it is then.
@@ -282,7 +297,9 @@ impl Shared {
         });
         if applied.services.as_ref().is_none_or(JoinHandle::is_finished) {
             let sockets = self.host.vpc_sockets(id)?;
-            let served = serve(id.clone(), sockets, applied.directory.subscribe(), self.metadata.clone());
+            let api = self.api.get().map(|api| api(sockets.api));
+            let own = (sockets.own, applied.directory.subscribe());
+            let served = serve(id.clone(), own, (sockets.metadata, self.metadata.clone()), api);
             applied.services = Some(runtime.spawn(served));
         }
         Ok(())
@@ -327,18 +344,24 @@ impl Shared {
 /// Runs all services of a VPC, until one of them ends.
 async fn serve(
     vpc: VpcId,
-    sockets: Sockets,
-    directory: watch::Receiver<Arc<Directory>>,
-    metadata: Arc<Metadata>,
+    (own, directory): (OwnSockets, watch::Receiver<Arc<Directory>>),
+    (metadata_socket, metadata): (std::net::TcpListener, Arc<Metadata>),
+    api: Option<ApiServed>,
 ) {
     let of_metadata = async {
-        let listener = TcpListener::from_std(sockets.metadata)?;
-        metadata.serve(vpc.clone(), listener).await;
+        metadata.serve(vpc.clone(), TcpListener::from_std(metadata_socket)?).await;
         Ok(())
     };
+    let of_api = async {
+        match api {
+            Some(served) => served.await,
+            None => pending().await,
+        }
+    };
     let ended = tokio::select! {
-        ended = sockets.own.serve(directory) => ended,
+        ended = own.serve(directory) => ended,
         ended = of_metadata => ended,
+        ended = of_api => ended,
     };
     if let Err(error) = ended {
         tracing::error!(%vpc, %error, "the services of a VPC have ended, and begin anew");

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant as Moment, sleep, sleep_until, timeout};
 use tracing::Instrument;
 
+use crate::data_plane;
 use crate::events::{self, Follower, Wish};
 use crate::iam::{self, Identity};
 use crate::query::dispatch::{Call, Registry};
@@ -112,8 +113,22 @@ pub async fn serve(
     Ok(())
 }
 
-/// Serves the API to the guests of a VPC, on a listener that is non-blocking, until it is dropped.
-pub async fn serve_in_vpc(
+/// What serves the API to the guests of a VPC, as long as the agent is there.
+pub fn inside_vpcs(agent: &Arc<Agent>, registry: &Arc<Registry>) -> data_plane::Api {
+    // The agent has what keeps this.
+    let (agent, registry) = (Arc::downgrade(agent), Arc::clone(registry));
+    Box::new(move |listener| {
+        let (agent, registry) = (agent.upgrade(), Arc::clone(&registry));
+        Box::pin(async move {
+            match agent {
+                Some(agent) => serve_in_vpc(listener, agent, registry).await,
+                None => Ok(()),
+            }
+        })
+    })
+}
+
+async fn serve_in_vpc(
     listener: std::net::TcpListener,
     agent: Arc<Agent>,
     registry: Arc<Registry>,

@@ -36,6 +36,7 @@ use crate::instances::host_reboot::settle_reboot;
 use crate::instances::{Consoles, Instances, MAX_BOOT_GUESTS, MAX_BOOT_READERS, MAX_MAKERS, Shared};
 use crate::metadata::Metadata;
 use crate::metrics::{self, Metrics};
+use crate::query;
 use crate::query::dispatch::Registry;
 use crate::query::listener::Listener;
 use crate::state::State;
@@ -151,6 +152,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut registry = Registry::default();
     actions::register(&mut registry);
+    let registry = Arc::new(registry);
+    agent.data_plane.offer(query::http::inside_vpcs(&agent, &registry));
     let instances = Arc::clone(&agent);
     let mut tasks = vec![
         tokio::spawn(async move { instances.instances.supervise().await }),
@@ -167,7 +170,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!(endpoint = endpoint_url, "ready");
     systemd::ready(&format!("EC2's API is at {endpoint_url}"));
-    let stopped = crate::query::http::serve(listener, agent, Arc::new(registry), shutdown).await;
+    let stopped = query::http::serve(listener, agent, registry, shutdown).await;
     for task in tasks {
         task.abort();
     }

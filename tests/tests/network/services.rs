@@ -1,9 +1,12 @@
-//! What every VPC has: names (RFC 1035) and the time (RFC 4330), whatever groups say.
+//! What every VPC has: names (RFC 1035), the time (RFC 4330) and the API, whatever groups say.
 
-use std::net::Ipv4Addr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
+use innkeeper_tests::agent::REGION;
+use innkeeper_tests::ec2::texts;
 use innkeeper_tests::network::Place;
 
 use super::{Lab, PATIENCE, eventually};
@@ -14,7 +17,9 @@ const PTR: u16 = 12;
 /// What an answer says: that all is well, and that there is no such name.
 const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
-/// How long a resolver in the same VPC may take.
+/// Where the API is in each VPC.
+const API: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 252);
+/// How long a service in the same VPC may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
 #[test]
@@ -52,7 +57,7 @@ fn instances_find_each_other_by_name() -> Result<()> {
 }
 
 #[test]
-fn names_and_the_time_are_told_whatever_groups_allow() -> Result<()> {
+fn services_are_there_whatever_groups_allow() -> Result<()> {
     let lab = Lab::start()?;
     let other = lab.launch()?;
     let vpc = lab.described(&other, "vpcId")?.context("a VPC")?;
@@ -74,6 +79,8 @@ fn names_and_the_time_are_told_whatever_groups_allow() -> Result<()> {
     let name = lab.described(&ids[0], "privateDnsName")?.context("a name")?;
     ensure!(ask(&closed, server, &name, A)? == (NO_ERROR, vec![private.to_string()]));
     for guest in [&closed, &other] {
+        let described = ask_api(&lab, guest, "DescribeInstances")?;
+        ensure!(texts(&described, "instanceId").len() == 2, "{described}");
         let before = since_1900()?;
         let told = time(guest)?;
         let after = since_1900()?;
@@ -81,6 +88,69 @@ fn names_and_the_time_are_told_whatever_groups_allow() -> Result<()> {
         ensure!((before - 0.01..after + 0.01).contains(&told), "{told} is not within {before} and {after}");
     }
     lab.end("TerminateInstances", &ids, "terminated")
+}
+
+#[test]
+fn guests_ask_the_api() -> Result<()> {
+    let lab = Lab::start()?;
+    let ids = [lab.launch()?, lab.launch()?];
+    let (guest, other) = (lab.guest(&ids[0])?, lab.guest(&ids[1])?);
+    let server = guest.lease("eth0")?.dns.first().copied().context("a name server")?;
+    for service in ["ec2", "iam", "sts"] {
+        let name = format!("{service}.{REGION}.innkeeper.internal");
+        ensure!(ask(&guest, server, &name, A)? == (NO_ERROR, vec![API.to_string()]), "{name}");
+    }
+    ensure!(ask(&guest, server, "s3.innkeeper.internal", A)? == (NO_SUCH_NAME, vec![]));
+
+    let described = ask_api(&lab, &guest, "DescribeInstances")?;
+    ensure!(texts(&described, "instanceId") == ids, "{described}");
+    let unsigned =
+        guest.inside(|| say(&mut connect()?, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))?;
+    ensure!(
+        unsigned.starts_with("HTTP/1.1 403 ") && unsigned.contains("MissingAuthenticationToken"),
+        "{unsigned}"
+    );
+
+    // One that takes all that it can get leaves enough for others, and takes nothing of the operator's.
+    let held = guest.inside(|| (0..100).map(|_| connect()).collect::<Result<Vec<_>>>())?;
+    ensure!(ask_api(&lab, &other, "DescribeInstances")?.contains(&ids[0]), "the other one is not answered");
+    ensure!(lab.client.ask("DescribeInstances", &[])?.contains(&ids[0]));
+    let mut open = 0;
+    for mut connection in held {
+        connection.set_read_timeout(Some(Duration::from_millis(10)))?;
+        open +=
+            usize::from(connection.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    }
+    ensure!(open == 16, "it has {open} connections");
+    eventually("it is answered again", || Ok(ask_api(&lab, &guest, "DescribeInstances").is_ok()))?;
+
+    // The next daemon answers too.
+    let Lab { mut agent, image, .. } = lab;
+    agent.kill()?;
+    agent.resume()?;
+    let client = agent.client()?;
+    let lab = Lab { agent, client, image };
+    eventually("the next daemon answers", || Ok(ask_api(&lab, &guest, "DescribeInstances").is_ok()))?;
+    lab.end("TerminateInstances", &ids, "terminated")
+}
+
+/// Asks the API from inside of a VPC.
+fn ask_api(lab: &Lab, guest: &Place, action: &str) -> Result<String> {
+    let client = lab.agent.client_at(&format!("http://{API}"))?;
+    guest.inside(|| client.ask(action, &[]))
+}
+
+fn connect() -> Result<TcpStream> {
+    Ok(TcpStream::connect_timeout(&(API, 80).into(), ANSWER)?)
+}
+
+/// Says something; returns what comes until the connection ends.
+fn say(stream: &mut TcpStream, text: &[u8]) -> Result<String> {
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(text)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The name that stands for an address where its name is asked for.

@@ -47,8 +47,8 @@ pub struct Zone {
     pub names: BTreeMap<String, Ipv4Addr>,
     /// What addresses are called.
     pub addresses: BTreeMap<Ipv4Addr, String>,
-    /// What all names in here end with: one of those that is not known is not asked of anybody else.
-    pub domain: String,
+    /// What names in here end with: one of those that is not known is not asked of anybody else.
+    pub domains: Vec<String>,
 }
 
 /// Whom to ask for other names, in this order.
@@ -110,7 +110,9 @@ pub fn look_up(question: &[u8], zone: &Zone) -> Found {
             }
             finish(response, ResponseCode::NoError)
         }
-        None if is_within(&text, &zone.domain) => finish(response, ResponseCode::NXDomain),
+        None if zone.domains.iter().any(|domain| is_within(&text, domain)) => {
+            finish(response, ResponseCode::NXDomain)
+        }
         None => Found::Elsewhere,
     }
 }
@@ -367,7 +369,7 @@ mod tests {
             names: [(name.clone(), address), ("ec2-198-19-0-5.compute-1.amazonaws.com.".to_owned(), address)]
                 .into(),
             addresses: [(address, name)].into(),
-            domain: "ec2.internal.".into(),
+            domains: vec!["ec2.internal.".into(), "innkeeper.internal.".into()],
         }
     }
 
@@ -405,7 +407,9 @@ mod tests {
             assert_eq!(answered(name, kind), Some((ResponseCode::NoError, answers)), "{name}");
         }
         let unknown = Some((ResponseCode::NXDomain, vec![]));
-        assert_eq!(answered("ip-10-0-0-6.ec2.internal.", RecordType::A), unknown);
+        for name in ["ip-10-0-0-6.ec2.internal.", "innkeeper.internal.", "s3.us-east-1.innkeeper.internal."] {
+            assert_eq!(answered(name, RecordType::A), unknown, "{name}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::linux::Networks;
-use crate::routes::services::METADATA;
+use crate::routes::services::{API, METADATA};
 
 /// What the services of a VPC know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Sockets {
     pub own: OwnSockets,
     /// Where the metadata service is asked, non-blocking.
     pub metadata: TcpListener,
+    /// Where the API is asked, non-blocking.
+    pub api: TcpListener,
 }
 
 /// The sockets of addresses, names and the time.
@@ -63,7 +65,7 @@ impl Sockets {
                 dns_streams: listen(Ipv4Addr::UNSPECIFIED, dns::PORT)?,
                 time: socket::open(time::PORT)?,
             };
-            Ok(Self { own, metadata: listen(METADATA, HTTP)? })
+            Ok(Self { own, metadata: listen(METADATA, HTTP)?, api: listen(API, HTTP)? })
         })
     }
 }
