@@ -13,6 +13,7 @@
 //! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
 //! - [`metrics`] is what was counted, for a Prometheus server.
 //! - [`identity`] signs what guests and clients are to believe.
+//! - [`places`] bounds how many connections each client has.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
 //! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 
@@ -36,6 +37,7 @@ pub mod keys;
 pub mod metadata;
 pub mod metrics;
 pub mod network;
+pub mod places;
 pub mod query;
 pub mod records;
 pub mod scheduled_events;

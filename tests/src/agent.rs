@@ -562,7 +562,7 @@ pub fn run_suite(suite: &mut Command) -> Result<()> {
 }
 
 /// A program of the clients that scripts/setup has installed.
-fn client_program(name: &str) -> Result<PathBuf> {
+pub fn client_program(name: &str) -> Result<PathBuf> {
     let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients/bin").join(name);
     ensure!(found.exists(), "{} is missing; scripts/setup installs it", found.display());
     Ok(found)

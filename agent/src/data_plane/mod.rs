@@ -2,12 +2,14 @@
 //! serves there.
 //!
 //! - [`plan`] and [`directory`] are pure: they make from the records what `innkeeper-network` wants to know.
+//! - [`peer`] says who is at the other end of a connection to one of the services.
 //! - [`DataPlane`] hears of every change of the records, and looks at everything now and then, as others may have done
 //!   something with it. A VPC has a namespace as long as an instance in it has a VMM.
 //!
 //! A plan is made and applied under one lock, so that an older one never follows a newer one.
 
 mod directory;
+pub mod peer;
 pub mod plan;
 
 use std::collections::BTreeMap;
@@ -81,7 +83,7 @@ struct Shared {
 }
 
 /// Serves the API to the guests of a VPC, on a listener that is non-blocking, until it is dropped.
-pub type Api = Box<dyn Fn(std::net::TcpListener) -> ApiServed + Send + Sync>;
+pub type Api = Box<dyn Fn(VpcId, std::net::TcpListener) -> ApiServed + Send + Sync>;
 
 /// See [`Api`].
 pub type ApiServed = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -297,7 +299,7 @@ impl Shared {
         });
         if applied.services.as_ref().is_none_or(JoinHandle::is_finished) {
             let sockets = self.host.vpc_sockets(id)?;
-            let api = self.api.get().map(|api| api(sockets.api));
+            let api = self.api.get().map(|api| api(id.clone(), sockets.api));
             let own = (sockets.own, applied.directory.subscribe());
             let served = serve(id.clone(), own, (sockets.metadata, self.metadata.clone()), api);
             applied.services = Some(runtime.spawn(served));

@@ -15,16 +15,14 @@ mod signatures;
 mod token;
 mod tree;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::data_plane::plan::used;
+use crate::data_plane::peer::Peer;
 use crate::identity::Identity;
-use crate::ids::{NetworkInterfaceId, VpcId};
-use crate::records::{Instance, NetworkInterface, Secret};
-use crate::state::{State, World};
+use crate::records::Secret;
+use crate::state::State;
 
 use answer::{Answer, Content, Refusal, Request};
 use signatures::Signatures;
@@ -64,37 +62,13 @@ impl Metadata {
     }
 
     /// Answers a request that came by an interface.
-    fn answer(&self, asker: &Asker, request: Request<'_>) -> Answer {
+    fn answer(&self, peer: &Peer, request: Request<'_>) -> Answer {
         let world = self.state.read();
-        let (Some(instance), Some(secret)) = (asker.instance(&world), world.get::<Secret>(Secret::THIS))
+        let (Some(instance), Some(secret)) = (peer.instance(&world), world.get::<Secret>(Secret::THIS))
         else {
             return Refusal::NotFound.into();
         };
         let view = View { world: &world, instance, region: &self.region, now: Timestamp::now() };
         answer::answer(view, &Tokens::new(secret), request)
-    }
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Asker {
-    interface: NetworkInterfaceId,
-    address: Ipv4Addr,
-}
-
-impl Asker {
-    /// Whoever has an address in a VPC.
-    fn find(world: &World, vpc: &VpcId, address: Ipv4Addr) -> Option<Self> {
-        let has_it = |one: &&NetworkInterface| one.addresses().any(|own| own.address == address);
-        let interface = used(world, vpc).find(has_it)?.id.clone();
-        Some(Self { interface, address })
-    }
-
-    /// Its instance, as long as it still has that address: a connection may outlive that.
-    fn instance<'w>(&self, world: &'w World) -> Option<&'w Instance> {
-        let interface = world.get::<NetworkInterface>(&self.interface)?;
-        let has_it = interface.addresses().any(|own| own.address == self.address);
-        let instance = world.get::<Instance>(interface.instance()?)?;
-        (has_it && instance.lifecycle.state.holds_capacity()).then_some(instance)
     }
 }

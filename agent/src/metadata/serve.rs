@@ -1,10 +1,9 @@
 //! HTTP for the guests of a VPC. What one of them can make us hold is bounded: connections, of which each has its own, the
 //! time that it may take to ask, and the size of a request. No answer is larger than what its socket takes at once.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -19,16 +18,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use innkeeper_network::names::tap;
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, Asker, Content, Metadata, Refusal, answer};
+use super::{Answer, Content, Metadata, Refusal, answer};
+use crate::data_plane::peer::Peer;
 use crate::ids::VpcId;
+use crate::places::Places;
 
 const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 const TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
@@ -72,40 +71,24 @@ impl Metadata {
     /// Serves the guests of a VPC until it is dropped.
     pub async fn serve(self: Arc<Self>, vpc: VpcId, listener: TcpListener) {
         let mut connections = JoinSet::new();
-        let mut each: HashMap<Ipv4Addr, usize> = HashMap::new();
+        let places = Places::default();
         loop {
             let room = connections.len() < self.limits.connections;
             let accepted = tokio::select! {
-                Some(ended) = connections.join_next() => {
-                    if let Ok(address) = ended
-                        && let Some(count) = each.get_mut(&address)
-                    {
-                        *count -= 1;
-                        if *count == 0 {
-                            each.remove(&address);
-                        }
-                    }
-                    continue;
-                }
+                Some(_) = connections.join_next() => continue,
                 accepted = listener.accept(), if room => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     let IpAddr::V4(address) = peer.ip() else { continue };
-                    let count = each.entry(address).or_default();
-                    if *count < self.limits.connections_each {
-                        *count += 1;
-                        let metadata = Arc::clone(&self);
-                        let vpc = vpc.clone();
-                        connections.spawn(async move {
-                            // Who is not known has nothing to ask for.
-                            let asker = Asker::find(&metadata.state.read(), &vpc, address);
-                            if let Some(asker) = asker {
-                                metadata.connection(stream, asker).await;
-                            }
-                            address
-                        });
-                    }
+                    let Some(place) = places.take(peer.ip(), self.limits.connections_each) else { continue };
+                    // Who is not known has nothing to ask for.
+                    let Some(peer) = Peer::find(&self.state.read(), &vpc, address) else { continue };
+                    let metadata = Arc::clone(&self);
+                    connections.spawn(async move {
+                        let _place = place;
+                        metadata.connection(stream, peer).await;
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%vpc, %error, "cannot accept a connection to the metadata service");
@@ -115,13 +98,10 @@ impl Metadata {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, asker: Asker) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: Peer) {
         let limits = self.limits;
-        // TCP says again what was not heard, also after we have closed the connection. Whoever has the address then is not
-        // to hear it: another tap is another device, whatever it is called.
-        if let Err(error) = setsockopt(&stream, sockopt::BindToDevice, &tap(asker.interface.as_str()).into())
-        {
-            tracing::debug!(peer = %asker.address, %error, "whoever has asked for metadata is gone");
+        if let Err(error) = peer.hold(&stream) {
+            tracing::debug!(peer = %peer.address, %error, "whoever has asked for metadata is gone");
             return;
         }
         // Answers are small, and whole when they are sent.
@@ -129,8 +109,8 @@ impl Metadata {
         let hops = Arc::new(Hops::default());
         let stream = Limited { stream, hops: Arc::clone(&hops), current: HOPS };
         let service = service_fn(|request| {
-            let (metadata, asker, hops) = (&self, &asker, &hops);
-            async move { Ok::<_, Infallible>(metadata.respond(request, asker, hops).await) }
+            let (metadata, peer, hops) = (&self, &peer, &hops);
+            async move { Ok::<_, Infallible>(metadata.respond(request, peer, hops).await) }
         });
         let mut connection = http1::Builder::new();
         let connection = connection
@@ -151,14 +131,14 @@ impl Metadata {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(peer = %asker.address, %error, "a connection to the metadata service ended early");
+            tracing::debug!(peer = %peer.address, %error, "a connection to the metadata service ended early");
         }
     }
 
     async fn respond(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        asker: &Asker,
+        peer: &Peer,
         hops: &Hops,
     ) -> Response<Full<Bytes>> {
         let (request, body) = request.into_parts();
@@ -173,12 +153,12 @@ impl Metadata {
             ttl: header(TTL),
             is_forwarded: request.headers.contains_key(FORWARDED),
         };
-        let mut answer = self.answer(asker, asked);
+        let mut answer = self.answer(peer, asked);
         if let Ok(Content::Signature(kind, document)) = answer.content {
             answer.content = Arc::clone(self).sign(kind, document).await;
         }
         tracing::debug!(
-            peer = %asker.address, method = asked.method, path = asked.path,
+            peer = %peer.address, method = asked.method, path = asked.path,
             status = answer.content.as_ref().map_or_else(|refusal| refusal.status().0, |_| 200),
             "answered for the metadata"
         );

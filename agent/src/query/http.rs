@@ -33,8 +33,10 @@ use tracing::Instrument;
 use crate::data_plane;
 use crate::events::{self, Follower, Wish};
 use crate::iam::{self, Identity};
+use crate::ids::VpcId;
+use crate::places::Places;
 use crate::query::dispatch::{Call, Registry};
-use crate::query::listener::{Arrival, Client, Listener, Places};
+use crate::query::listener::{Arrival, Client, Listener};
 use crate::query::sigv4::{self, Signed, Unfit};
 use crate::query::{ApiError, Caller, Context, Service, parameters, xml};
 use crate::serve::Agent;
@@ -117,11 +119,11 @@ pub async fn serve(
 pub fn inside_vpcs(agent: &Arc<Agent>, registry: &Arc<Registry>) -> data_plane::Api {
     // The agent has what keeps this.
     let (agent, registry) = (Arc::downgrade(agent), Arc::clone(registry));
-    Box::new(move |listener| {
+    Box::new(move |vpc, listener| {
         let (agent, registry) = (agent.upgrade(), Arc::clone(&registry));
         Box::pin(async move {
             match agent {
-                Some(agent) => serve_in_vpc(listener, agent, registry).await,
+                Some(agent) => serve_in_vpc(vpc, listener, agent, registry).await,
                 None => Ok(()),
             }
         })
@@ -129,11 +131,12 @@ pub fn inside_vpcs(agent: &Arc<Agent>, registry: &Arc<Registry>) -> data_plane::
 }
 
 async fn serve_in_vpc(
+    vpc: VpcId,
     listener: std::net::TcpListener,
     agent: Arc<Agent>,
     registry: Arc<Registry>,
 ) -> io::Result<()> {
-    let listener = Listener::new(TcpListener::from_std(listener)?, None);
+    let listener = Listener::inside(TcpListener::from_std(listener)?, vpc, agent.state.clone());
     let front = Front::new(Api { agent, registry }, Limits::inside());
     accept(listener, Arc::new(front), pending()).await;
     Ok(())

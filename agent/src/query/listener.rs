@@ -1,33 +1,57 @@
 //! Where clients of the API come in: a socket, with TLS or without.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
+use crate::data_plane::peer::Peer;
+use crate::ids::VpcId;
+use crate::state::State;
+
 /// A socket that listens.
 pub struct Listener {
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
+    /// In which VPC it is, and who is in there.
+    inside: Option<(VpcId, Arc<State>)>,
 }
 
 impl Listener {
     /// One for TLS, if there is a configuration of it.
     pub fn new(socket: TcpListener, tls: Option<Arc<ServerConfig>>) -> Self {
-        Self { socket, tls: tls.map(TlsAcceptor::from) }
+        Self { socket, tls: tls.map(TlsAcceptor::from), inside: None }
+    }
+
+    /// One in a VPC, for the guests there.
+    pub fn inside(socket: TcpListener, vpc: VpcId, state: Arc<State>) -> Self {
+        Self { socket, tls: None, inside: Some((vpc, state)) }
     }
 
     /// The next client.
     pub(super) async fn accept(&self) -> io::Result<(Arrival, SocketAddr)> {
-        let (stream, peer) = self.socket.accept().await?;
+        let (stream, peer) = loop {
+            let (stream, peer) = self.socket.accept().await?;
+            if self.is_for_its_peer(&stream, peer) {
+                break (stream, peer);
+            }
+        };
         // Answers are small, and whole when they are sent.
         let _ = stream.set_nodelay(true);
         Ok((Arrival { stream, tls: self.tls.clone() }, peer))
+    }
+}
+
+impl Listener {
+    /// Whether what is said on a connection is heard by whoever has opened it, and by nobody who has its address later.
+    fn is_for_its_peer(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+        let Some((vpc, state)) = &self.inside else { return true };
+        let IpAddr::V4(address) = peer.ip() else { return false };
+        Peer::find(&state.read(), vpc, address).is_some_and(|peer| peer.hold(stream).is_ok())
     }
 }
 
@@ -58,63 +82,5 @@ impl Arrival {
             return Ok(Client::Insecure(self.stream));
         }
         Ok(Client::Secure(Box::new(tls.accept(self.stream).await?)))
-    }
-}
-
-/// How many connections each address has.
-#[derive(Clone, Default)]
-pub(super) struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection's place, which is free again when it is dropped.
-pub(super) struct Place {
-    places: Places,
-    peer: IpAddr,
-}
-
-impl Places {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place, unless the peer has so many already.
-    pub(super) fn take(&self, peer: IpAddr, most: usize) -> Option<Place> {
-        let mut taken = self.lock();
-        let own = taken.entry(peer).or_default();
-        if *own >= most {
-            return None;
-        }
-        *own += 1;
-        Some(Place { places: self.clone(), peer })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        if let Some(own) = taken.get_mut(&self.peer) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                taken.remove(&self.peer);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_free_again() {
-        let places = Places::default();
-        let (one, other) = (IpAddr::from([10, 0, 0, 4]), IpAddr::from([10, 0, 0, 5]));
-        let mut taken: Vec<Place> = std::iter::from_fn(|| places.take(one, 3)).collect();
-        assert_eq!(taken.len(), 3);
-        assert!(places.take(other, 3).is_some());
-        taken.pop();
-        assert!(places.take(one, 3).is_some());
-        drop(taken);
-        assert!(places.lock().is_empty());
-        assert!(places.take(one, 0).is_none());
     }
 }

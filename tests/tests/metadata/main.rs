@@ -9,6 +9,7 @@ mod expected;
 mod inn;
 mod isolation;
 mod live;
+mod roles;
 mod wire;
 
 use anyhow::{Result, ensure};
