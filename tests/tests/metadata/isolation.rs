@@ -145,7 +145,22 @@ fn nobody_asks_in_another_ones_name() -> Result<()> {
 /// An address goes from one instance to another one, while the service still has something to say to the first.
 #[test]
 fn whoever_gets_an_address_is_told_nothing_of_who_had_it() -> Result<()> {
-    let lab = Lab::start()?;
+    an_address_goes_on(|_| Ok(()))
+}
+
+/// What the daemon had to say is the kernel's to say then.
+#[test]
+fn nor_when_the_daemon_has_been_killed() -> Result<()> {
+    an_address_goes_on(|lab| {
+        lab.agent.kill()?;
+        lab.agent.resume()?;
+        lab.client = lab.agent.client()?;
+        Ok(())
+    })
+}
+
+fn an_address_goes_on(meanwhile: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let mut lab = Lab::start()?;
     let subnet = subnet(&lab)?;
     // The network stays as it is.
     let witness = launch(&lab, &subnet, "10.0.0.66", "a witness")?;
@@ -168,6 +183,7 @@ fn whoever_gets_an_address_is_told_nothing_of_who_had_it() -> Result<()> {
     let told = Instant::now();
     // What TCP expects of it next, as one who has seen all of it knows.
     let last = capture.frames().iter().rev().find(|frame| frame.is_outgoing).cloned().context("a frame")?;
+    meanwhile(&mut lab)?;
     lab.end("TerminateInstances", std::slice::from_ref(&first), "terminated")?;
 
     let second = launch(&lab, &subnet, ADDRESS, "the second one's")?;
