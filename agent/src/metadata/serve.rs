@@ -52,6 +52,11 @@ pub struct Limits {
     size: usize,
     /// The most headers of a request.
     headers: usize,
+    /// What Linux keeps for a connection of what was asked and not read yet, in bytes; it reckons with twice as much. No less
+    /// than it begins with: what was promised to the other end cannot be taken back.
+    unread: usize,
+    /// The same of what was said and not heard yet. It is more than the longest answer.
+    unheard: usize,
 }
 
 impl Default for Limits {
@@ -63,6 +68,8 @@ impl Default for Limits {
             connection: Duration::from_secs(600),
             size: 16 * 1024,
             headers: 64,
+            unread: 64 * 1024,
+            unheard: 32 * 1024,
         }
     }
 }
@@ -104,6 +111,9 @@ impl Metadata {
             tracing::debug!(peer = %peer.address, %error, "whoever has asked for metadata is gone");
             return;
         }
+        // Or they would grow to megabytes, for whoever asks a lot and does not read.
+        let _ = setsockopt(&stream, sockopt::RcvBuf, &limits.unread);
+        let _ = setsockopt(&stream, sockopt::SndBuf, &limits.unheard);
         // Answers are small, and whole when they are sent.
         let _ = stream.set_nodelay(true);
         let hops = Arc::new(Hops::default());

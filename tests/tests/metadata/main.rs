@@ -8,6 +8,7 @@ mod connections;
 mod expected;
 mod inn;
 mod isolation;
+mod limits;
 mod live;
 mod roles;
 mod wire;
