@@ -6,6 +6,7 @@
 mod conformance;
 mod connections;
 mod expected;
+mod identity;
 mod inn;
 mod isolation;
 mod limits;
