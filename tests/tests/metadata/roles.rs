@@ -66,7 +66,7 @@ fn boto3_without_keys_does_what_the_role_may() -> Result<()> {
     let said = boto3(&guest, &other)?;
     ensure!(said.contains("refused: DryRunOperation\nstopped\n"), "{said}");
     ensure!(said.ends_with(&format!("is: arn:aws:sts::{account}:assumed-role/keeper/{id}\n")), "{said}");
-    lab.client.wait_for(&[other.clone()], "stopped", super::PATIENCE)?;
+    lab.client.wait_for(std::slice::from_ref(&other), "stopped", super::PATIENCE)?;
 
     // Without a profile there are no credentials.
     let association = lab.one("DescribeIamInstanceProfileAssociations", &[], "associationId")?;
