@@ -65,6 +65,12 @@ impl Place {
     /// A command that is to run there.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
+        self.take_in(&mut command);
+        command
+    }
+
+    /// Lets a command run there.
+    pub fn take_in(&self, command: &mut Command) {
         let namespace = Arc::clone(&self.namespace);
         // SAFETY: setns is allowed between fork and exec, and the descriptor is open as long as the command is there.
         unsafe {
@@ -73,7 +79,6 @@ impl Place {
                 _ => Err(std::io::Error::last_os_error()),
             });
         }
-        command
     }
 
     /// Runs a program with its arguments there, whatever comes of it.

@@ -3,6 +3,7 @@
 //! [`wire`] is how they ask, byte by byte; [`expected`] is what they are to be told, and [`inn`] one that has a lot to ask
 //! about.
 
+mod clients;
 mod conformance;
 mod connections;
 mod expected;
