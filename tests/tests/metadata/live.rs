@@ -171,6 +171,29 @@ fn what_is_announced_is_read_at_once() -> Result<()> {
     lab.client.ask("InnkeeperCancelEvent", &[("InstanceEventId", &event)])?;
     is("events/maintenance/scheduled", "[]")?;
 
+    // One that is over.
+    let event = [
+        ("InstanceId", id),
+        ("Code", "system-maintenance"),
+        ("NotBefore", "2020-01-21T09:00:43Z"),
+        ("NotAfter", "2020-01-21T09:17:23Z"),
+        ("Description", "long ago"),
+    ];
+    let event = lab.one("InnkeeperScheduleEvent", &event, "instanceEventId")?;
+    let history = || -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&read(&guest, "meta-data/events/maintenance/history")?)?)
+    };
+    let expected = serde_json::json!([{
+        "NotBefore": "21 Jan 2020 09:00:43 GMT",
+        "Code": "system-maintenance",
+        "Description": "[Completed] long ago",
+        "EventId": event,
+        "NotAfter": "21 Jan 2020 09:17:23 GMT",
+        "State": "completed",
+    }]);
+    eventually("the event is history", || Ok(history()? == expected))?;
+    is("events/maintenance/scheduled", "[]")?;
+
     let notify = |notice: &str, more: &[(&str, &str)]| {
         let own = [("InstanceId", id), ("Notice", notice)];
         lab.client.ask("InnkeeperNotifyInstance", &[&own, more].concat())
