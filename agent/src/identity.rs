@@ -3,6 +3,7 @@
 //! Its keys are made when they are first needed: that takes a CPU part of a second, and many agents never need them.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use innkeeper_identity::Authority;
 use jiff::Timestamp;
@@ -17,38 +18,63 @@ pub enum IdentityError {
     /// Its keys cannot be made or read.
     #[error("the agent's authority cannot be had")]
     Authority(#[from] innkeeper_identity::Error),
+    /// It was tried a moment ago.
+    #[error("the agent's authority could not be had a moment ago; the log says why")]
+    NotYet,
     /// They cannot be kept.
     #[error("the keys of the agent's authority cannot be kept")]
     Store(#[from] StoreError),
 }
 
+/// How long it takes until what has failed is tried again: guests can ask for it as often as they like.
+const REST: Duration = Duration::from_secs(10);
+
 /// Who has the authority.
 pub struct Identity {
     state: Arc<State>,
     region: String,
-    authority: Mutex<Option<Arc<Authority>>>,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+enum Found {
+    #[default]
+    Nothing,
+    Failure(Instant),
+    Authority(Arc<Authority>),
 }
 
 impl Identity {
     /// Nothing is made yet. The region is the one that its certificates name.
     pub fn new(state: Arc<State>, region: String) -> Self {
-        Self { state, region, authority: Mutex::default() }
+        Self { state, region, found: Mutex::default() }
     }
 
     /// The authority: as it is kept, else a new one, which is kept before anybody gets it. Blocks, the first time for as
     /// long as it takes to make keys.
     pub fn authority(&self) -> Result<Arc<Authority>, IdentityError> {
-        let mut authority = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = authority.as_ref() {
-            return Ok(Arc::clone(known));
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*found {
+            Found::Authority(known) => return Ok(Arc::clone(known)),
+            Found::Failure(at) if at.elapsed() < REST => return Err(IdentityError::NotYet),
+            _ => {}
         }
         let kept = self.state.read().get::<records::Identity>(records::Identity::THIS).cloned();
-        let found = Arc::new(match kept {
-            Some(kept) => Authority::open(&kept.keys)?,
-            None => self.generate()?,
-        });
-        *authority = Some(Arc::clone(&found));
-        Ok(found)
+        let had = match kept {
+            Some(kept) => Authority::open(&kept.keys).map_err(IdentityError::from),
+            None => self.generate(),
+        };
+        match had {
+            Ok(authority) => {
+                let authority = Arc::new(authority);
+                *found = Found::Authority(Arc::clone(&authority));
+                Ok(authority)
+            }
+            Err(error) => {
+                *found = Found::Failure(Instant::now());
+                Err(error)
+            }
+        }
     }
 
     fn generate(&self) -> Result<Authority, IdentityError> {
@@ -105,8 +131,11 @@ mod tests {
                 Ok::<_, StoreError>(())
             })
             .unwrap();
-        let error = Identity::new(state.clone(), "us-east-1".into()).authority().unwrap_err();
+        let broken = Identity::new(state.clone(), "us-east-1".into());
+        let error = broken.authority().unwrap_err();
         assert!(matches!(error, IdentityError::Authority(_)), "{error}");
+        let error = broken.authority().unwrap_err();
+        assert!(matches!(error, IdentityError::NotYet), "{error}");
         assert_eq!(**state.read().get::<records::Identity>(records::Identity::THIS).unwrap(), record);
     }
 }

@@ -13,7 +13,7 @@
 //! - [`events`] tells those who listen of what becomes of instances; [`scheduled_events`] is what was announced for them.
 //! - [`metrics`] is what was counted, for a Prometheus server.
 //! - [`identity`] signs what guests and clients are to believe.
-//! - [`places`] bounds how many connections each client has.
+//! - [`places`] bounds what each client takes of a service.
 //! - [`config`] is what the operator can choose, and [`serve`] puts everything together.
 //! - [`cli`] is what people type, and [`credentials`] the file by which clients find us.
 

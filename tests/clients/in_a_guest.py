@@ -60,6 +60,11 @@ class CloudInit(unittest.TestCase):
         self.assertEqual(found["services"], {"domain": "amazonaws.com", "partition": "aws"})
         self.assertEqual(found["events"]["maintenance"], {"history": "[]", "scheduled": "[]"})
 
+    def test_the_identity_is_read(self):
+        found = self.crawler.get_instance_identity(self.version, SERVICE, **self.asks)
+        self.assertEqual(found["document"]["instanceId"], EXPECTED["instance-id"])
+        self.assertEqual(set(found), {"document", "pkcs7", "rsa2048", "signature"})
+
     def test_user_data_is_as_it_was_given(self):
         found = self.crawler.get_instance_userdata(self.version, SERVICE, **self.asks)
         self.assertEqual(found.decode(), EXPECTED["user-data"])

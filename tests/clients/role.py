@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 
 def main():
     session = boto3.Session()
-    print("credentials:", session.get_credentials().method)
+    credentials = session.get_credentials()
+    print("credentials:", credentials.method if credentials else None)
     ec2 = session.client("ec2")
     reservations = ec2.describe_instances()["Reservations"]
     print("described:", *(one["InstanceId"] for each in reservations for one in each["Instances"]))

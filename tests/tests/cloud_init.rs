@@ -1,6 +1,7 @@
 //! A whole Debian with stock cloud-init, as an instance: it finds out by itself that it is in EC2, configures itself by what
 //! the metadata service tells, and runs its user data once. It takes minutes in the lab for each time that it boots.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -29,13 +30,19 @@ struct Debian {
 impl Debian {
     fn launch() -> Result<Self> {
         let begun = Instant::now();
-        let disk = image("debian-12", "disk.raw");
         let agent = Agent::start(CONFIGURATION)?;
         let key = tempfile::tempdir()?;
+        // The disk and nothing else: it says itself what it boots.
+        let directory = tempfile::tempdir_in(agent.run_directory().with_file_name("import"))?;
+        let copied = Command::new("cp")
+            .arg("--sparse=always")
+            .args([image("debian-12", "disk.raw").as_path(), directory.path()])
+            .status()?;
+        ensure!(copied.success(), "the disk was not copied");
         let (key_file, user_data) = (key.path().join("mine.pem"), key.path().join("user-data"));
         std::fs::write(&user_data, USER_DATA)?;
         agent.command(&["key", "create", "mine", "--file", path(&key_file)])?;
-        agent.command(&["image", "import", path(&disk), "--format", "raw", "--name", "debian-12"])?;
+        agent.command(&["image", "register", path(directory.path()), "--name", "debian-12"])?;
         let run =
             ["run", "debian-12", "--type", TYPE, "--name", "web", "--key", "mine", "--quiet", "--user-data"];
         let id = agent.command(&[&run[..], &[path(&user_data)]].concat())?;

@@ -26,7 +26,7 @@ pub(crate) mod testing;
 mod volumes;
 mod vpcs;
 
-pub(crate) use instances::{architecture, enabled};
+pub(crate) use instances::{architecture, enabled, tag_key_fits};
 pub(crate) use regions::zone_id;
 
 use crate::query::dispatch::Registry;

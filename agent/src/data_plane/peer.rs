@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection to a service of a VPC.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 
 use innkeeper_network::names::tap;
@@ -23,7 +23,8 @@ pub struct Peer {
 
 impl Peer {
     /// None, if the address is of no interface that is used.
-    pub fn find(world: &World, vpc: &VpcId, address: Ipv4Addr) -> Option<Self> {
+    pub fn of(world: &World, vpc: &VpcId, address: IpAddr) -> Option<Self> {
+        let IpAddr::V4(address) = address else { return None };
         let has_it = |one: &&NetworkInterface| one.addresses().any(|own| own.address == address);
         let interface = used(world, vpc).find(has_it)?.id.clone();
         Some(Self { interface, address })

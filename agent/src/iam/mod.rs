@@ -23,6 +23,9 @@ use self::session::Claims;
 /// What following `/events` is called in policies.
 pub const FOLLOW_EVENTS: &str = "innkeeper:FollowEvents";
 
+/// All that the operator may do, as policies say it.
+pub const ALL_OF_OPERATORS: &str = "innkeeper:*";
+
 /// What giving an instance a role is called in policies, besides the action that does it. Whoever may launch instances
 /// could otherwise have every role.
 pub const PASS_ROLE: &str = "iam:PassRole";

@@ -80,6 +80,17 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether it allows any of the operator's own actions.
+    pub fn is_for_operators(&self) -> bool {
+        let names_one = |actions: &Actions| match actions {
+            Actions::These(patterns) => patterns.iter().any(|pattern| pattern.starts_with(OPERATOR)),
+            Actions::AllBut(_) => false,
+        };
+        self.0.iter().any(|rule| rule.effect == Effect::Allow && names_one(&rule.actions))
+    }
+}
+
 /// What policies together say of an action, such as `ec2:DescribeInstances`.
 pub fn decide(policies: &[Policy], action: &str) -> Decision {
     let action = action.to_ascii_lowercase();

@@ -18,6 +18,7 @@ mod tree;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::data_plane::peer::Peer;
 use crate::identity::Identity;
@@ -29,27 +30,37 @@ use signatures::Signatures;
 use token::Tokens;
 use tree::{Signed, View};
 
+/// How many signatures are made at a time, so that the threads that may block are there for others.
+const SIGNERS: usize = 2;
+
 /// The metadata service of all VPCs.
 pub struct Metadata {
     state: Arc<State>,
     region: String,
     signatures: Signatures,
+    /// Signatures that are made at a time.
+    signers: Semaphore,
+    /// Requests of an interface in a second.
+    rate: Option<u32>,
     limits: serve::Limits,
 }
 
 impl Metadata {
-    /// One over these records.
-    pub fn new(state: Arc<State>, region: String, identity: Arc<Identity>) -> Self {
+    /// One over these records. An interface may ask `rate` times in a second.
+    pub fn new(state: Arc<State>, region: String, identity: Arc<Identity>, rate: Option<u32>) -> Self {
         let signatures = Signatures::new(identity);
-        Self { state, region, signatures, limits: serve::Limits::default() }
+        let signers = Semaphore::new(SIGNERS);
+        Self { state, region, signatures, signers, rate, limits: serve::Limits::default() }
     }
 
     /// Signs a document, where that may take a while.
-    async fn sign(self: Arc<Self>, kind: Signed, document: String) -> Result<Content, Refusal> {
+    async fn sign(self: &Arc<Self>, kind: Signed, document: String) -> Result<Content, Refusal> {
         if let Some(known) = self.signatures.known(kind, &document) {
             return Ok(Content::Text(known));
         }
-        let signed = tokio::task::spawn_blocking(move || self.signatures.sign(kind, &document)).await;
+        let Ok(_turn) = self.signers.acquire().await else { return Err(Refusal::Unavailable) };
+        let metadata = self.clone();
+        let signed = tokio::task::spawn_blocking(move || metadata.signatures.sign(kind, &document)).await;
         match signed {
             Ok(Ok(signature)) => return Ok(Content::Text(signature)),
             Ok(Err(error)) => tracing::error!(

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -27,8 +26,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{Answer, Content, Metadata, Refusal, answer};
 use crate::data_plane::peer::Peer;
-use crate::ids::VpcId;
-use crate::places::Places;
+use crate::ids::{NetworkInterfaceId, VpcId};
+use crate::places::{Place, Places, refuse};
 
 const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 const TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
@@ -42,7 +41,7 @@ const HOPS: u8 = 64;
 pub struct Limits {
     /// Connections at once. The next ones wait to be accepted.
     connections: usize,
-    /// Connections of one address at once. The next ones are closed.
+    /// Connections of one network interface at once, however many addresses it has. The next ones are closed.
     connections_each: usize,
     /// For a guest to send a request, as long for what is behind its headers, and before the next one on the same
     /// connection.
@@ -79,7 +78,7 @@ impl Metadata {
     /// Serves the guests of a VPC until it is dropped.
     pub async fn serve(self: Arc<Self>, vpc: VpcId, listener: TcpListener) {
         let mut connections = JoinSet::new();
-        let places = Places::default();
+        let places = Places::new(self.rate);
         loop {
             let room = connections.len() < self.limits.connections;
             let accepted = tokio::select! {
@@ -87,16 +86,17 @@ impl Metadata {
                 accepted = listener.accept(), if room => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let IpAddr::V4(address) = peer.ip() else { continue };
-                    let Some(place) = places.take(peer.ip(), self.limits.connections_each) else { continue };
+                Ok((stream, address)) => {
                     // Who is not known has nothing to ask for.
-                    let Some(peer) = Peer::find(&self.state.read(), &vpc, address) else { continue };
-                    let metadata = Arc::clone(&self);
-                    connections.spawn(async move {
-                        let _place = place;
-                        metadata.connection(stream, peer).await;
-                    });
+                    let peer = Peer::of(&self.state.read(), &vpc, address.ip());
+                    let place =
+                        |peer: &Peer| places.take(peer.interface.clone(), self.limits.connections_each);
+                    match peer.and_then(|peer| Some((place(&peer)?, peer))) {
+                        Some((place, peer)) => {
+                            connections.spawn(Arc::clone(&self).connection(stream, peer, place));
+                        }
+                        None => refuse(stream),
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%vpc, %error, "cannot accept a connection to the metadata service");
@@ -106,7 +106,7 @@ impl Metadata {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: Peer) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: Peer, place: Place<NetworkInterfaceId>) {
         let limits = self.limits;
         if let Err(error) = peer.hold(&stream) {
             tracing::debug!(peer = %peer.address, %error, "whoever has asked for metadata is gone");
@@ -120,8 +120,11 @@ impl Metadata {
         let hops = Arc::new(Hops::default());
         let stream = Limited { stream, hops: Arc::clone(&hops), current: HOPS };
         let service = service_fn(|request| {
-            let (metadata, peer, hops) = (&self, &peer, &hops);
-            async move { Ok::<_, Infallible>(metadata.respond(request, peer, hops).await) }
+            let (metadata, peer, place, hops) = (&self, &peer, &place, &hops);
+            async move {
+                place.turn().await;
+                Ok::<_, Infallible>(metadata.respond(request, peer, hops).await)
+            }
         });
         let mut connection = http1::Builder::new();
         let connection = connection
@@ -166,7 +169,7 @@ impl Metadata {
         };
         let mut answer = self.answer(peer, asked);
         if let Ok(Content::Signature(kind, document)) = answer.content {
-            answer.content = Arc::clone(self).sign(kind, document).await;
+            answer.content = self.sign(kind, document).await;
         }
         tracing::debug!(
             peer = %peer.address, method = asked.method, path = asked.path,

@@ -33,6 +33,7 @@ impl From<IdentityError> for ApiError {
     fn from(error: IdentityError) -> Self {
         match error {
             IdentityError::Authority(cause) => Self::internal(cause),
+            error @ IdentityError::NotYet => Self::internal(error),
             IdentityError::Store(cause) => cause.into(),
         }
     }

@@ -81,7 +81,12 @@ impl Agent {
         let catalogue = Arc::new(catalogue);
         let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
         let identity = Arc::new(Identity::new(state.clone(), config.region.clone()));
-        let metadata = Metadata::new(state.clone(), config.region.clone(), identity.clone());
+        let metadata = Metadata::new(
+            state.clone(),
+            config.region.clone(),
+            identity.clone(),
+            config.data_plane_settings().service_packets,
+        );
         let metadata = Arc::new(metadata);
         let data_plane = DataPlane::new(state.clone(), host.clone(), metadata, config.data_plane_settings());
         let instances = Instances::new(Shared {

@@ -47,7 +47,9 @@ fn own(config: &Config, identity: &Identity) -> anyhow::Result<(Vec<u8>, Vec<u8>
         let certificate = authority.certificate(Kind::Ca)?;
         // Nobody who reads it meanwhile is to see half of it.
         if fs::read(&path).ok().as_deref() != Some(certificate.as_bytes()) {
-            fs::write(&path, certificate).with_context(|| format!("cannot write {}", path.display()))?;
+            let new = path.with_extension("new");
+            let written = fs::write(&new, certificate).and_then(|()| fs::rename(&new, &path));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     let names: Vec<&str> = config.tls_names.iter().map(String::as_str).chain(LOCAL).collect();

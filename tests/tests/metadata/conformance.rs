@@ -647,10 +647,6 @@ fn crawl(
         // A key is listed with its name.
         let key = name.strip_suffix("=my-public-key");
         let below = format!("{path}/{}", key.unwrap_or(name).trim_end_matches('/'));
-        // They are made when they are asked for.
-        if ["pkcs7", "rsa2048", "signature"].contains(&name) {
-            continue;
-        }
         crawl(wire, version, &below, key.is_some() || name.ends_with('/'), found)?;
     }
     Ok(())

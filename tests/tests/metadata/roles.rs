@@ -71,6 +71,7 @@ fn boto3_without_keys_does_what_the_role_may() -> Result<()> {
     // Without a profile there are no credentials.
     let association = lab.one("DescribeIamInstanceProfileAssociations", &[], "associationId")?;
     lab.client.ask("DisassociateIamInstanceProfile", &[("AssociationId", &association)])?;
-    ensure!(boto3(&guest, &id).is_err());
+    let said = boto3(&guest, &id).err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(said.starts_with("credentials: None\n") && said.contains("NoCredentialsError"), "{said}");
     lab.end("TerminateInstances", &[id, other], "terminated")
 }

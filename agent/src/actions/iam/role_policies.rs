@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::item::document;
 use super::{check_name, listed, missing, named};
 use crate::iam::policy::Policy;
+use crate::iam::{ALL_OF_OPERATORS, authorise};
 use crate::query::{Action, ApiError, Context, Service};
 use crate::records::Role;
 
@@ -35,9 +36,13 @@ impl Action for PutRolePolicy {
             let message = format!("A policy's document has at most {LONGEST_DOCUMENT} characters.");
             return Err(ApiError::new("ValidationError", message));
         }
-        Policy::parse(&self.policy_document)
+        let policy = Policy::parse(&self.policy_document)
             .map_err(|error| ApiError::new("MalformedPolicyDocument", error.to_string()))?;
         context.agent.state.change(|draft| {
+            // Nobody gives what he does not have, or who may change policies would be an operator.
+            if policy.is_for_operators() {
+                authorise(draft, context.caller, Service::Iam, ALL_OF_OPERATORS)?;
+            }
             let mut role = Role::clone(named(draft, context, &self.role_name)?);
             role.policies.insert(self.policy_name, self.policy_document);
             let characters = role.policies.values().flat_map(|document| document.chars());

@@ -266,6 +266,10 @@ fn a_role_does_what_its_policies_allow_and_nothing_else() {
     let all = r#""Effect":"Allow","Action":"*""#;
     let nothing = r#""Effect":"Deny","Action":"*""#;
     let operator = r#""Effect":"Allow","Action":"innkeeper:*""#;
+    let both = r#""Effect":"Allow","Action":["*","innkeeper:*"]"#;
+    let document = format!(r#"{{"Statement":{{{operator},"Resource":"*"}}}}"#);
+    let document: String = form_urlencoded::byte_serialize(document.as_bytes()).collect();
+    let promote = format!("PutRolePolicy&RoleName=web&PolicyName=more&PolicyDocument={document}");
     let run =
         "RunInstances&MinCount=1&MaxCount=1&IamInstanceProfile.Name=admin&ImageId=ami-00000000000000000";
     let add = "AddRoleToInstanceProfile&InstanceProfileName=web&RoleName=admin";
@@ -286,6 +290,9 @@ fn a_role_does_what_its_policies_allow_and_nothing_else() {
         (all, Service::Iam, "GetUser", "ValidationError"),
         (all, Service::Ec2, "InnkeeperDescribeHost", "UnauthorizedOperation"),
         (operator, Service::Ec2, "InnkeeperDescribeState", ""),
+        // Nobody makes an operator of himself.
+        (all, Service::Iam, &promote, "AccessDenied"),
+        (both, Service::Iam, &promote, ""),
         // Nobody gives a role who may not.
         (all_of_ec2, Service::Ec2, &associate, "UnauthorizedOperation"),
         (all_of_ec2, Service::Iam, add, "AccessDenied"),

@@ -57,6 +57,26 @@ fn one_of(
     Ok(())
 }
 
+/// Refuses the tags of an instance that could not have a path in the metadata service, where they would be.
+pub fn check_tag_keys<'k>(
+    options: &MetadataOptions,
+    mut keys: impl Iterator<Item = &'k String>,
+) -> Result<(), ApiError> {
+    if options.instance_metadata_tags != "enabled" {
+        return Ok(());
+    }
+    match keys.find(|key| !tag_key_fits(key)) {
+        None => Ok(()),
+        Some(key) => Err(ApiError::new(
+            "InvalidParameterValue",
+            format!(
+                "'{key}' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\-_+=,.@:]{{1,255}}), and must \
+                 not be a reserved name ('.', '..', '_index')"
+            ),
+        )),
+    }
+}
+
 /// Whether a tag can have a path in the metadata service.
 pub fn tag_key_fits(key: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-=._,:@".contains(&byte);

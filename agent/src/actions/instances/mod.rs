@@ -29,6 +29,7 @@ mod user_data;
 mod view;
 
 use crate::query::dispatch::Registry;
+pub(crate) use metadata::{check_tag_keys, tag_key_fits};
 pub use run_instances::MAX_VOLUMES;
 pub(crate) use view::{architecture, enabled};
 

@@ -1,8 +1,10 @@
 //! ModifyInstanceMetadataOptions.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::metadata::Wanted;
+use super::metadata::{Wanted, check_tag_keys};
 use super::named::Changes;
 use super::view::MetadataItem;
 use crate::query::{Action, ApiError, Context};
@@ -37,12 +39,14 @@ impl ModifyInstanceMetadataOptions {
             http_protocol_ipv6: self.http_protocol_ipv6.clone(),
             instance_metadata_tags: self.instance_metadata_tags.clone(),
         };
-        Changes::plan(world, context, std::slice::from_ref(&self.instance_id), |_, instance| {
+        Changes::plan(world, context, std::slice::from_ref(&self.instance_id), |world, instance| {
             if matches!(instance.lifecycle.state, InstanceState::ShuttingDown | InstanceState::Terminated) {
                 let message = format!("The instance '{}' is terminated, and cannot be changed.", instance.id);
                 return Err(ApiError::new("IncorrectInstanceState", message));
             }
-            wanted.apply(&mut instance.metadata_options)
+            wanted.apply(&mut instance.metadata_options)?;
+            let tags = world.tags(&instance.id).into_iter().flat_map(BTreeMap::keys);
+            check_tag_keys(&instance.metadata_options, tags)
         })
     }
 }

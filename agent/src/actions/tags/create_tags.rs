@@ -1,10 +1,15 @@
 //! CreateTags.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::check;
+use crate::actions::instances::check_tag_keys;
 use crate::query::tags::{Tag, checked, fits};
 use crate::query::{Action, ApiError, Context};
+use crate::records::Instance;
+use crate::state::World;
 
 /// Adds tags to resources, or changes their values: to all of the resources, or to none.
 #[derive(Debug, Deserialize)]
@@ -16,6 +21,14 @@ pub struct CreateTags {
     tags: Vec<Tag>,
 }
 
+impl CreateTags {
+    /// Refuses what an instance could not show in its metadata, if it shows its tags there.
+    fn check_paths(&self, world: &World, tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+        let instances = self.resources.iter().filter_map(|id| world.get::<Instance>(id));
+        instances.into_iter().try_for_each(|one| check_tag_keys(&one.metadata_options, tags.keys()))
+    }
+}
+
 impl Action for CreateTags {
     const NAME: &'static str = "CreateTags";
     type Response = ();
@@ -24,7 +37,8 @@ impl Action for CreateTags {
         if self.tags.is_empty() {
             return Err(ApiError::missing("tagSet"));
         }
-        checked(&self.tags)?;
+        let tags = checked(&self.tags)?;
+        self.check_paths(&context.agent.state.read(), &tags)?;
         check(&context.agent.state.read(), context, &self.resources)
     }
 
@@ -32,6 +46,7 @@ impl Action for CreateTags {
         let tags = checked(&self.tags)?;
         context.agent.state.change(|draft| {
             check(draft, context, &self.resources)?;
+            self.check_paths(draft, &tags)?;
             for resource in &self.resources {
                 let new = |key: &&String| !draft.tags(resource).is_some_and(|tags| tags.contains_key(*key));
                 let count = draft.tags(resource).map_or(0, |tags| tags.len());

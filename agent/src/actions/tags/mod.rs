@@ -116,6 +116,26 @@ fn rule_exists(world: &World, context: Context<'_>, id: &str) -> Result<(), ApiE
 mod tests {
     use crate::actions::testing::Client;
 
+    /// A tag that the metadata service shows is a part of a path there.
+    #[test]
+    fn an_instance_that_shows_its_tags_has_only_such_as_can_be_shown() {
+        let client = Client::new();
+        let id = client.instance(crate::records::InstanceState::Running);
+        let tag = |key: &str| format!("CreateTags&ResourceId.1={id}&Tag.1.Key={key}&Tag.1.Value=x");
+        let show =
+            |how: &str| format!("ModifyInstanceMetadataOptions&InstanceId={id}&InstanceMetadataTags={how}");
+        client.ask(&tag("a%2Fb")).unwrap();
+        client.refuses(&[(&show("enabled"), "InvalidParameterValue")]);
+        client.ask(&format!("DeleteTags&ResourceId.1={id}&Tag.1.Key=a%2Fb")).unwrap();
+        client.ask(&show("enabled")).unwrap();
+        for key in ["a%2Fb", "a%0Ab", "a%20b", "_index", ".."] {
+            client.refuses(&[(&tag(key), "InvalidParameterValue")]);
+        }
+        client.ask(&tag("a:b")).unwrap();
+        client.ask(&show("disabled")).unwrap();
+        client.ask(&tag("a%20b")).unwrap();
+    }
+
     #[test]
     fn tags_come_and_go() {
         let client = Client::new();

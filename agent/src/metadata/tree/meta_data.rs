@@ -1,7 +1,7 @@
 //! `meta-data`.
 
 use super::{Category, FIRST, Node, View, events, iam, network};
-use crate::actions::zone_id;
+use crate::actions::{tag_key_fits, zone_id};
 use crate::iam::profile_of;
 use crate::network::names::{private_dns_name, public_dns_name};
 use crate::records::{Instance, NetworkInterface, SecurityGroup, StoreDisk, Vpc};
@@ -66,7 +66,8 @@ pub fn meta_data<'v>(view: View<'v>, category: Category<'v>) -> Category<'v> {
             "tags",
             move |inside| {
                 inside.category("2021-03-23", "instance", move |inside| {
-                    let tags = world.tags(&instance.id).into_iter().flatten();
+                    let tags =
+                        world.tags(&instance.id).into_iter().flatten().filter(|(key, _)| tag_key_fits(key));
                     tags.fold(inside, |inside, (key, value)| inside.named(key.clone(), value.clone()))
                 })
             },

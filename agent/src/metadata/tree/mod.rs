@@ -215,7 +215,7 @@ fn root<'v>(view: View<'v>, version: &'v str) -> Category<'v> {
     root
 }
 
-/// A document, as EC2 writes it: in lines, with a space before the colon. There is no quotation mark in any value.
+/// A document, as EC2 writes it: in lines, with a space before the colon. No value has a quotation mark before a colon and a space.
 fn json(document: &impl Serialize) -> String {
     // A document of texts can always be written.
     let text = serde_json::to_string_pretty(document).unwrap_or_default();

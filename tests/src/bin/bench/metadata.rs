@@ -27,7 +27,7 @@ const RATE: f64 = 20_000.0;
 const HALF_LOAD: f64 = 2.0;
 /// By how much the agent may grow, in MiB.
 const GROWTH: f64 = 8.0;
-/// What an interface may send by default, in packets a second. A request is one at least.
+/// What an interface may send by default, in packets a second, and in requests.
 const BUDGET: f64 = 1024.0;
 /// How long the neighbour of a greedy guest may have to wait, in milliseconds: 99 of 100 times.
 const NEIGHBOUR: f64 = 20.0;

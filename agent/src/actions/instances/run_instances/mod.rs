@@ -78,7 +78,8 @@ impl RunInstances {
         let shutdown_behavior = shutdown_behavior(self, &image)?;
         let metadata_options = metadata_options(self, &image)?;
         let tags = specified(&self.tags, &TAGGABLE)?;
-        check_tag_keys(&tags, &metadata_options)?;
+        let of_instance = tags.get("instance").into_iter().flat_map(BTreeMap::keys);
+        metadata::check_tag_keys(&metadata_options, of_instance)?;
         let specification = self.iam_instance_profile.as_ref();
         let instance_profile = specification.map(|wanted| wanted.find(world, context)).transpose()?.cloned();
         let devices = devices::plan(world, context, &image, kind, &self.block_devices)?;
@@ -273,26 +274,6 @@ fn metadata_options(request: &RunInstances, image: &Image) -> Result<MetadataOpt
     }
     request.metadata_options.apply(&mut options)?;
     Ok(options)
-}
-
-/// Tags that the metadata service shows are parts of paths.
-fn check_tag_keys(
-    tags: &BTreeMap<String, BTreeMap<String, String>>,
-    options: &MetadataOptions,
-) -> Result<(), ApiError> {
-    if options.instance_metadata_tags != "enabled" {
-        return Ok(());
-    }
-    match tags.get("instance").and_then(|tags| tags.keys().find(|key| !metadata::tag_key_fits(key))) {
-        None => Ok(()),
-        Some(key) => Err(ApiError::new(
-            "InvalidParameterValue",
-            format!(
-                "'{key}' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\-_+=,.@:]{{1,255}}), and must \
-                 not be a reserved name ('.', '..', '_index')"
-            ),
-        )),
-    }
 }
 
 /// An interface in the hands of its instance.
