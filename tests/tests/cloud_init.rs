@@ -28,9 +28,11 @@ struct Debian {
 }
 
 impl Debian {
-    fn launch() -> Result<Self> {
+    /// Launches it, with these further words of `innkeeper run`, on an agent that was prepared.
+    fn launch(more: &[&str], prepare: impl FnOnce(&Agent) -> Result<()>) -> Result<Self> {
         let begun = Instant::now();
         let agent = Agent::start(CONFIGURATION)?;
+        prepare(&agent)?;
         let key = tempfile::tempdir()?;
         // The disk and nothing else: it says itself what it boots.
         let directory = tempfile::tempdir_in(agent.run_directory().with_file_name("import"))?;
@@ -45,7 +47,7 @@ impl Debian {
         agent.command(&["image", "register", path(directory.path()), "--name", "debian-12"])?;
         let run =
             ["run", "debian-12", "--type", TYPE, "--name", "web", "--key", "mine", "--quiet", "--user-data"];
-        let id = agent.command(&[&run[..], &[path(&user_data)]].concat())?;
+        let id = agent.command(&[&run[..], &[path(&user_data)], more].concat())?;
         let client = agent.client()?;
         let debian = Self { agent, client, id, key, begun };
         debian.wait_until_configured("launched")?;
@@ -99,7 +101,7 @@ impl Debian {
 #[test]
 #[ignore = "a quarter of an hour long; scripts/test full runs it"]
 fn stock_cloud_init_configures_its_instance_once() -> Result<()> {
-    let debian = Debian::launch()?;
+    let debian = Debian::launch(&[], |_| Ok(()))?;
     let described = debian.agent.command(&["describe", "web", "--output", "json"])?;
     let address = described.split("\"privateIpAddress\": \"").nth(1).and_then(|rest| rest.split('"').next());
     let name = format!("ip-{}", address.context("an address")?.replace('.', "-"));
@@ -134,5 +136,41 @@ fn stock_cloud_init_configures_its_instance_once() -> Result<()> {
     })?;
     ensure!(debian.ssh("sudo cat /root/user-data")? == "ran", "the user data ran again");
     ensure!(debian.ssh("hostname")? == name);
+    Ok(())
+}
+
+/// A role that may look, and not stop.
+const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}}"#;
+const RIGHTS: &str = r#"{"Statement":{"Effect":"Allow","Action":"ec2:Describe*","Resource":"*"}}"#;
+
+/// What the guest does with it. Debian's boto3 is older than the variable that names an endpoint.
+const BOTO3: &str = r#"
+import boto3
+from botocore.exceptions import ClientError
+ec2 = boto3.client("ec2", region_name="us-east-1", endpoint_url="http://ec2.us-east-1.innkeeper.internal")
+ids = [one["InstanceId"] for each in ec2.describe_instances()["Reservations"] for one in each["Instances"]]
+print("described", *ids)
+try:
+    ec2.stop_instances(InstanceIds=ids)
+except ClientError as error:
+    print(error.response["Error"]["Code"])
+"#;
+
+#[test]
+#[ignore = "minutes long; scripts/test full runs it"]
+fn boto3_in_a_whole_debian_has_the_role_of_its_instance() -> Result<()> {
+    let debian = Debian::launch(&["--profile", "watcher"], |agent| {
+        for words in [
+            &["create-role", "--role-name", "watcher", "--assume-role-policy-document", TRUST][..],
+            &["put-role-policy", "--role-name", "watcher", "--policy-name", "a", "--policy-document", RIGHTS],
+            &["create-instance-profile", "--instance-profile-name", "watcher"],
+            &["add-role-to-instance-profile", "--instance-profile-name", "watcher", "--role-name", "watcher"],
+        ] {
+            agent.aws(&[&["iam"], words].concat())?;
+        }
+        Ok(())
+    })?;
+    let said = debian.ssh(&format!("python3 -c '{BOTO3}'"))?;
+    ensure!(said == format!("described {}\nUnauthorizedOperation", debian.id), "{said}");
     Ok(())
 }
