@@ -96,6 +96,7 @@ mod tests {
             not_after: Some(at(12)),
             not_before_deadline: Some(at(20)),
             completed: None,
+            canceled: false,
         });
         instance
     }

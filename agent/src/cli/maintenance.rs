@@ -31,8 +31,11 @@ const EVENTS: View = View {
 
 fn events(instance: &Value) -> String {
     let all = list(instance, "eventsSet").iter();
-    let is_to_come = |event: &&Value| !text(event, "description").starts_with("[Completed]");
-    let each = all.filter(is_to_come).map(|event| {
+    let is_past = |event: &&Value| {
+        let description = text(event, "description");
+        ["[Completed] ", "[Canceled] "].iter().any(|past| description.starts_with(past))
+    };
+    let each = all.filter(|event| !is_past(event)).map(|event| {
         format!(
             "{} {} from {}",
             text(event, "instanceEventId"),

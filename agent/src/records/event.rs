@@ -52,11 +52,33 @@ pub struct ScheduledEvent {
     pub not_after: Option<Timestamp>,
     /// Until when its beginning may be put off.
     pub not_before_deadline: Option<Timestamp>,
-    /// When it was carried out.
+    /// When it was carried out, or taken back.
     pub completed: Option<Timestamp>,
+    /// Whether it was taken back.
+    #[serde(default)]
+    pub canceled: bool,
 }
 
 impl ScheduledEvent {
+    /// What becomes of it, in EC2's words: `active`, `completed` or `canceled`.
+    pub fn state(&self) -> &'static str {
+        match self.completed {
+            None => "active",
+            Some(_) if self.canceled => "canceled",
+            Some(_) => "completed",
+        }
+    }
+
+    /// What people are told, which begins with what has become of it.
+    pub fn description(&self) -> String {
+        let description = &self.description;
+        match self.completed {
+            None => description.clone(),
+            Some(_) if self.canceled => format!("[Canceled] {description}"),
+            Some(_) => format!("[Completed] {description}"),
+        }
+    }
+
     /// When there is something to do about it: what happens to the host is done by others, and over at its end.
     pub fn takes_effect(&self) -> Timestamp {
         match self.code {

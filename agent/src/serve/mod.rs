@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -135,6 +136,9 @@ impl Agent {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // At first, for whoever stops us while we start.
     let shutdown = shutdown()?;
+    if let Err(error) = open_many_files() {
+        tracing::warn!(%error, "cannot have more files open at once");
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %config.state_directory.display(), "starting");
     let (agent, bootstrap, tls) = tokio::task::spawn_blocking(move || {
         let (agent, bootstrap) = open(config)?;
@@ -181,6 +185,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopped; guests go on");
     stopped.context("the API has failed")
+}
+
+/// Lets the daemon have as many files open as whoever started it may allow: each connection of a guest is one.
+fn open_many_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 /// Makes the directories and opens what is in them. Blocks.

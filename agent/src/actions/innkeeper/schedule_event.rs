@@ -75,6 +75,7 @@ impl ScheduleEvent {
             not_after,
             not_before_deadline: deadline.or(not_before.checked_add(DEFERRAL).ok()),
             completed: None,
+            canceled: false,
         })
     }
 }
@@ -106,13 +107,13 @@ pub struct CancelEvent {
 }
 
 impl CancelEvent {
-    fn plan(&self, world: &World, context: Context<'_>) -> Result<String, ApiError> {
+    fn plan(&self, world: &World, context: Context<'_>) -> Result<ScheduledEvent, ApiError> {
         let event = find_event(world, context, &self.instance_event_id)?;
         if event.completed.is_some() {
-            let message = format!("The event '{}' has happened, and cannot be cancelled.", event.id);
+            let message = format!("The event '{}' is {}, and cannot be canceled.", event.id, event.state());
             return Err(ApiError::new("IncorrectState", message));
         }
-        Ok(event.id.to_string())
+        Ok(ScheduledEvent { completed: Some(Timestamp::now()), canceled: true, ..event })
     }
 }
 
@@ -141,8 +142,8 @@ impl Action for CancelEvent {
 
     fn run(self, context: Context<'_>) -> Result<(), ApiError> {
         context.agent.state.change(|draft| {
-            let id = self.plan(draft, context)?;
-            draft.remove::<ScheduledEvent>(id);
+            let event = self.plan(draft, context)?;
+            draft.put(event);
             Ok(())
         })
     }
@@ -218,8 +219,13 @@ mod tests {
         ]);
         let cancel = format!("InnkeeperCancelEvent&InstanceEventId={event}");
         client.ask(&cancel).unwrap();
-        client.refuses(&[(&cancel, "InvalidInstanceEventIDNotFound")]);
-        assert!(client.texts(&described, "instanceEventId").is_empty());
+        client.refuses(&[
+            (&cancel, "IncorrectState"),
+            (&to("2100-01-06T10:00:00Z"), "InstanceEventStartTimeCannotChange"),
+        ]);
+        // It stays listed for a while, as what has become of it.
+        let description = client.text(&described, "description");
+        assert_eq!(description, "[Canceled] The instance is running on degraded hardware");
     }
 
     #[test]

@@ -104,14 +104,10 @@ pub struct EventItem {
 
 impl From<&ScheduledEvent> for EventItem {
     fn from(event: &ScheduledEvent) -> Self {
-        let description = &event.description;
         Self {
             instance_event_id: event.id.to_string(),
             code: event.code.name(),
-            description: match event.completed {
-                Some(_) => format!("[Completed] {description}"),
-                None => description.clone(),
-            },
+            description: event.description(),
             not_before: time(event.not_before),
             not_after: event.not_after.map(time),
             not_before_deadline: event.not_before_deadline.map(time),

@@ -68,13 +68,10 @@ fn maintenance(view: View<'_>, has_been: bool) -> String {
     let events = own.filter(|event| event.completed.is_some() == has_been).map(|event| Maintenance {
         not_before: day(event.not_before),
         code: event.code.name(),
-        description: match has_been {
-            true => format!("[Completed] {}", event.description),
-            false => event.description.clone(),
-        },
+        description: event.description(),
         event_id: event.id.as_str(),
         not_after: event.not_after.map(day),
-        state: if has_been { "completed" } else { "active" },
+        state: event.state(),
     });
     // Texts can always be written.
     serde_json::to_string_pretty(&events.collect::<Vec<_>>()).unwrap_or_default()
