@@ -223,7 +223,11 @@ impl Vmm {
             if now == before {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{now:?} descriptors and threads, and not {before:?}");
+            if Instant::now() > deadline {
+                let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.flatten();
+                let open: Vec<_> = open.flat_map(|entry| std::fs::read_link(entry.path())).collect();
+                bail!("{now:?} descriptors and threads, and not {before:?}: {open:?}");
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }

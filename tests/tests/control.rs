@@ -1,5 +1,6 @@
 //! A VMM that is driven over the control protocol, with bare payloads: what any KVM can run, in milliseconds.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -477,14 +478,18 @@ fn controllers_die_and_the_guest_lives() -> Result<()> {
         let now: u64 = metrics.cpus.iter().map(|cpu| cpu.port_reads + cpu.port_writes).sum();
         assert!(now >= exits, "round {round}");
         exits = now;
-        for device in status.devices {
-            // What the one before had asked for may have been done since the look at the status.
-            let detach = Command::Detach { id: device.id.clone(), force: true };
-            if let Err(failure) = next.try_call(detach, &[])? {
-                assert_eq!(failure.code, FailureCode::NotFound, "round {round}: {}", failure.message);
+        // What the one before had asked for may have been done since the look at the status: a device that was to go is
+        // gone, and one that was to come is there. One that was freed is listed until the guest lets go of it.
+        let mut freed = BTreeSet::new();
+        for devices in [status.devices, next.status()?.devices] {
+            for device in devices.into_iter().filter(|device| freed.insert(device.id.clone())) {
+                let detach = Command::Detach { id: device.id.clone(), force: true };
+                if let Err(failure) = next.try_call(detach, &[])? {
+                    assert_eq!(failure.code, FailureCode::NotFound, "round {round}: {}", failure.message);
+                }
+                next.subscribe()?;
+                next.expect(&Happening::DeviceFreed { id: device.id }, PATIENCE)?;
             }
-            next.subscribe()?;
-            next.expect(&Happening::DeviceFreed { id: device.id }, PATIENCE)?;
         }
         // The guest gives up what is left of disks that were taken by force, or else no slot would be free soon.
         let slots = SLOTS.map(|slot| char::from(b'A' + slot));
@@ -498,7 +503,12 @@ fn controllers_die_and_the_guest_lives() -> Result<()> {
         assert!(!is_whole || history.starts_with("ready\n"), "round {round}: {history}");
         assert!(history.ends_with('!'), "round {round}: {history}");
     }
-    guest.vmm.expect_to_hold(before, PATIENCE)?;
+    // That the last reader of the history has ended is noticed with the next thing that happens.
+    let deadline = Instant::now() + PATIENCE;
+    while guest.vmm.holds()? != before && Instant::now() < deadline {
+        guest.controller.status()?;
+    }
+    guest.vmm.expect_to_hold(before, Duration::ZERO)?;
     drop(guest.streams);
     guest.vmm.send("p")?;
     let mut last = Controller::connect(&socket)?;
