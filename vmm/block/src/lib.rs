@@ -4,13 +4,16 @@
 //! of a device gets an [`Engine`] of its own from it, hands [`Operation`]s over, and asks for what has become of
 //! them. An operation owns what it needs, so that it may outlive whoever submitted it.
 //!
-//! [`RawFile`] is a plain file or block device. Formats are named by whoever opens the disk and never
-//! guessed from its content: a guest could otherwise write a header that turns its disk into another
-//! file of the host.
+//! [`RawFile`] is a plain file or block device. [`Layered`] is a stack of layers that volumes share, with one of its own
+//! on top that takes what is written.
+//!
+//! Formats are named by whoever opens the disk and never guessed from its content: a guest could otherwise write a
+//! header that turns its disk into another file of the host.
 
 // Nothing that a guest, a user or a disk can influence may end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+mod layered;
 mod raw;
 mod segments;
 mod uring;
@@ -18,6 +21,7 @@ mod uring;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub use layered::{Layer, LayerDescription, LayerError, Layered, create_layer};
 pub use raw::{EngineKind, OpenError, RawFile, open};
 pub use segments::Segments;
 
@@ -108,6 +112,25 @@ pub trait Engine: Send {
     /// Becomes readable, edge by edge, when an operation has completed. None for an engine whose operations are
     /// completed when [`Engine::start`] returns.
     fn event(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// Checks that an operation lies inside a disk of `capacity` bytes, and is allowed there.
+fn check(operation: &Operation, capacity: u64, is_read_only: bool) -> io::Result<()> {
+    let (offset, length, changes) = match operation {
+        Operation::Read { offset, segments } => (*offset, segments.len() as u64, false),
+        Operation::Write { offset, segments } => (*offset, segments.len() as u64, true),
+        Operation::Flush => return Ok(()),
+        Operation::Discard { offset, length } | Operation::WriteZeroes { offset, length, .. } => {
+            (*offset, *length, true)
+        }
+    };
+    if changes && is_read_only {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
+    }
+    match offset.checked_add(length) {
+        Some(end) if end <= capacity => Ok(()),
+        _ => Err(out_of_range(offset, length, capacity)),
+    }
 }
 
 /// The error for a range that does not lie inside the disk.

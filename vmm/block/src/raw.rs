@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 
 use crate::uring::UringEngine;
-use crate::{Backend, Completion, Engine, Operation, SECTOR_SIZE, Segments, out_of_range};
+use crate::{Backend, Completion, Engine, Operation, SECTOR_SIZE, Segments};
 
 /// The longest run of pieces that the kernel takes at once (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
@@ -113,27 +113,11 @@ impl RawFile {
     }
 
     fn new(
-        mut file: File,
+        file: File,
         read_only: bool,
         lock: impl FnOnce(&File) -> Result<(), OpenError>,
     ) -> Result<Self, OpenError> {
-        let kind = file.metadata()?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(OpenError::NotADisk);
-        }
-        // Seeking to the end gives the size of a block device too.
-        let size = file.seek(SeekFrom::End(0))?;
-        let capacity = size - size % SECTOR_SIZE;
-        if capacity == 0 {
-            return Err(OpenError::Empty);
-        }
-        lock(&file)?;
-        // Otherwise io_uring fails instead of waiting, on file systems that only know how to wait.
-        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
-        fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
-        let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
-        let capacity = AtomicU64::new(capacity);
-        let disk = Disk { file, capacity, resizing: Mutex::default(), read_only, is_cached };
+        let disk = Disk::new(file, read_only, lock)?;
         Ok(Self { disk: Arc::new(disk), engine: EngineKind::default() })
     }
 
@@ -158,8 +142,10 @@ impl Backend for RawFile {
 
     fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>> {
         let disk = Arc::clone(&self.disk);
-        let synchronous =
-            |disk| Ok(Box::new(SynchronousEngine { disk, done: VecDeque::new() }) as Box<dyn Engine>);
+        let synchronous = |disk: Arc<Disk>| {
+            let run = move |mut operation| disk.check(&operation).and_then(|()| disk.run(&mut operation));
+            Ok(Box::new(SynchronousEngine::new(run)) as Box<dyn Engine>)
+        };
         if self.engine == EngineKind::Synchronous {
             return synchronous(disk);
         }
@@ -175,14 +161,21 @@ impl Backend for RawFile {
 }
 
 /// The fallback where there is no `io_uring`.
-struct SynchronousEngine {
-    disk: Arc<Disk>,
+pub(crate) struct SynchronousEngine<F> {
+    run: F,
     done: VecDeque<Completion>,
 }
 
-impl Engine for SynchronousEngine {
-    fn submit(&mut self, slot: u16, mut operation: Operation) {
-        let result = self.disk.check(&operation).and_then(|()| self.disk.run(&mut operation));
+impl<F: FnMut(Operation) -> io::Result<()> + Send> SynchronousEngine<F> {
+    /// Has `run` check and carry out each operation.
+    pub fn new(run: F) -> Self {
+        Self { run, done: VecDeque::new() }
+    }
+}
+
+impl<F: FnMut(Operation) -> io::Result<()> + Send> Engine for SynchronousEngine<F> {
+    fn submit(&mut self, slot: u16, operation: Operation) {
+        let result = (self.run)(operation);
         self.done.push_back(Completion { slot, result });
     }
 
@@ -230,7 +223,52 @@ fn invalid(message: String) -> io::Error {
 }
 
 impl Disk {
-    fn capacity(&self) -> u64 {
+    /// Takes an opened file as a disk, and locks it: shared when `read_only`, else exclusively.
+    pub fn from_file(file: File, read_only: bool) -> Result<Self, OpenError> {
+        Self::new(file, read_only, |file| lock(file, read_only))
+    }
+
+    /// Lets others read the file too, but nobody write to it.
+    pub fn share(&self) -> io::Result<()> {
+        match lock(&self.file, true) {
+            Err(OpenError::Io(error)) => Err(error),
+            // It was ours alone.
+            _ => Ok(()),
+        }
+    }
+
+    /// What it is on.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Takes an opened file as a disk, and has it locked by `lock`.
+    fn new(
+        mut file: File,
+        read_only: bool,
+        lock: impl FnOnce(&File) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::NotADisk);
+        }
+        // Seeking to the end gives the size of a block device too.
+        let size = file.seek(SeekFrom::End(0))?;
+        let capacity = size - size % SECTOR_SIZE;
+        if capacity == 0 {
+            return Err(OpenError::Empty);
+        }
+        lock(&file)?;
+        // Otherwise io_uring fails instead of waiting, on file systems that only know how to wait.
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
+        let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
+        let capacity = AtomicU64::new(capacity);
+        Ok(Self { file, capacity, resizing: Mutex::default(), read_only, is_cached })
+    }
+
+    /// In bytes.
+    pub fn capacity(&self) -> u64 {
         self.capacity.load(Ordering::Acquire)
     }
 
@@ -240,7 +278,7 @@ impl Disk {
     }
 
     /// Makes the disk larger: see [`Backend::resize`].
-    fn resize(&self, size: u64) -> io::Result<()> {
+    pub fn resize(&self, size: u64) -> io::Result<()> {
         let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let capacity = self.capacity();
         if !size.is_multiple_of(SECTOR_SIZE) {
@@ -276,21 +314,7 @@ impl Disk {
 
     /// Checks that an operation lies inside the disk and is allowed.
     pub fn check(&self, operation: &Operation) -> io::Result<()> {
-        let (offset, length, changes) = match operation {
-            Operation::Read { offset, segments } => (*offset, segments.len() as u64, false),
-            Operation::Write { offset, segments } => (*offset, segments.len() as u64, true),
-            Operation::Flush => return Ok(()),
-            Operation::Discard { offset, length } | Operation::WriteZeroes { offset, length, .. } => {
-                (*offset, *length, true)
-            }
-        };
-        if changes && self.read_only {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
-        }
-        match offset.checked_add(length) {
-            Some(end) if end <= self.capacity() => Ok(()),
-            _ => Err(out_of_range(offset, length, self.capacity())),
-        }
+        crate::check(operation, self.capacity(), self.read_only)
     }
 
     /// Carries out an operation that was checked, and returns when it is done.

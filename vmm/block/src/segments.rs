@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// at any time.
 pub struct Segments {
     pieces: Pieces,
-    _memory: Arc<dyn Any + Send + Sync>,
+    memory: Arc<dyn Any + Send + Sync>,
 }
 
 /// Most operations are about one piece, which is not worth an allocation.
@@ -41,7 +41,7 @@ impl Segments {
             (Some(only), None) => Pieces::One([only]),
             (Some(first), Some(second)) => Pieces::Many([first, second].into_iter().chain(pieces).collect()),
         };
-        Self { pieces, _memory: memory }
+        Self { pieces, memory }
     }
 
     /// Bytes in all.
@@ -75,6 +75,45 @@ impl Segments {
             done += part.len();
         }
         done
+    }
+
+    /// Copies as much to `buffer` as there is and has room; returns how much that was.
+    pub(crate) fn copy_to(&self, buffer: &mut [u8]) -> usize {
+        let mut done = 0;
+        for piece in self.as_iovecs() {
+            let room = buffer.len().min(done + piece.iov_len);
+            let part = &mut buffer[done..room];
+            for (offset, byte) in part.iter_mut().enumerate() {
+                // SAFETY: inside the piece, which is valid for reads. Somebody may write to it meanwhile, so that it
+                // has to be volatile.
+                *byte = unsafe { piece.iov_base.cast::<u8>().add(offset).read_volatile() };
+            }
+            done += part.len();
+        }
+        done
+    }
+
+    /// Makes all of it zeroes.
+    pub(crate) fn fill_with_zeroes(&self) {
+        for piece in self.as_iovecs() {
+            // SAFETY: the piece is valid for writes of its length. Whoever reads it meanwhile may see either content.
+            unsafe { std::ptr::write_bytes(piece.iov_base.cast::<u8>(), 0, piece.iov_len) };
+        }
+    }
+
+    /// Takes the first `count` bytes away from the rest, or all if there are not so many.
+    pub(crate) fn take_front(&mut self, count: usize) -> Self {
+        let count = count.min(self.len());
+        let mut left = count;
+        let front = self.as_iovecs().iter().map_while(|piece| {
+            let length = piece.iov_len.min(left);
+            left -= length;
+            (length > 0).then_some(libc::iovec { iov_base: piece.iov_base, iov_len: length })
+        });
+        // SAFETY: these are pieces of what is valid for as long as the memory exists.
+        let front = unsafe { Self::new(front.collect::<Vec<_>>(), Arc::clone(&self.memory)) };
+        self.advance(count);
+        front
     }
 
     /// Drops the first `done` bytes, which must be there.
@@ -143,6 +182,25 @@ pub(crate) mod tests {
                 assert!(segments.as_iovecs().iter().all(|piece| piece.iov_len > 0));
             }
         }
+    }
+
+    #[test]
+    fn bytes_are_taken_from_the_front() {
+        let memory = Memory::new(vec![b"abc".to_vec(), b"defgh".to_vec(), b"ij".to_vec()]);
+        for count in 0..12 {
+            let mut rest = memory.segments();
+            let front = rest.take_front(count);
+            let content = |segments: &Segments| {
+                let mut bytes = vec![0; 20];
+                let length = segments.copy_to(&mut bytes);
+                bytes.truncate(length);
+                bytes
+            };
+            assert_eq!([content(&front), content(&rest)].concat(), b"abcdefghij");
+            assert_eq!((front.len(), rest.len()), (count.min(10), 10 - count.min(10)));
+        }
+        memory.segments().take_front(4).fill_with_zeroes();
+        assert_eq!(memory.bytes(), b"\0\0\0\0efghij");
     }
 
     #[test]

@@ -1,0 +1,108 @@
+//! The layers of a volume, as they are on top of each other at some time, and where they have a block.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::format::{BLOCK_SIZE, REGION_BLOCKS, State, States};
+use super::index::{Index, IndexCache};
+use super::map::{FlushError, LayerMap, MapError, region_of};
+use super::plan::Source;
+use super::storage::Storage;
+
+/// A layer with its files open.
+pub struct OpenLayer {
+    pub data: Box<dyn Storage>,
+    pub map: LayerMap,
+}
+
+impl OpenLayer {
+    pub fn open(data: Box<dyn Storage>, map: Box<dyn Storage>) -> Result<Self, MapError> {
+        Ok(Self { data, map: LayerMap::open(map)? })
+    }
+
+    /// Makes durable what was complete when this was called: the data, and then the map.
+    pub fn flush(&self) -> Result<(), FlushError> {
+        self.map.write_changes(&*self.data)
+    }
+}
+
+/// What a volume consists of. It is never changed, but another takes its place; so whoever has one can finish.
+#[derive(Clone)]
+pub struct Stack {
+    /// From the bottom.
+    pub lower: Vec<Arc<OpenLayer>>,
+    /// What takes what is written; none if nothing is.
+    pub top: Option<Arc<OpenLayer>>,
+    /// Those of `lower` that may not be durable yet.
+    pub unsealed: Vec<Arc<OpenLayer>>,
+    pub index: Arc<IndexCache>,
+}
+
+/// What the layers have of some regions.
+pub struct View {
+    first: u32,
+    regions: Vec<(Option<Arc<States>>, Arc<Index>)>,
+}
+
+impl View {
+    /// Where a block is that is in the regions.
+    pub fn source(&self, block: u64) -> Source {
+        let region = region_of(block).checked_sub(self.first).and_then(|at| self.regions.get(at as usize));
+        let Some((top, lower)) = region else { return Source::Nothing };
+        let block = block % REGION_BLOCKS;
+        match top.as_ref().map_or(State::Absent, |states| states.get(block)) {
+            State::Absent => lower.get(block),
+            State::Data => Source::Top,
+            State::Zero => Source::Zero,
+        }
+    }
+}
+
+impl Stack {
+    /// What there is of the regions that `blocks` are in. It is read from the maps if need be.
+    pub fn view(&self, blocks: &Range<u64>) -> io::Result<View> {
+        let regions = regions_of(blocks);
+        let view = |region| {
+            let top = self.top.as_ref().map(|top| top.map.states(region)).transpose()?;
+            let lower = self
+                .index
+                .get(region, self.lower.len(), |layer| self.lower(layer)?.map.states_once(region))?;
+            Ok((top, lower))
+        };
+        Ok(View { first: regions.start, regions: regions.map(view).collect::<io::Result<_>>()? })
+    }
+
+    /// A layer below the top.
+    pub fn lower(&self, layer: usize) -> io::Result<&OpenLayer> {
+        let found = self.lower.get(layer);
+        Ok(found.ok_or_else(|| io::Error::other("the map names a layer that does not exist"))?)
+    }
+
+    /// Where the data of blocks is that have some.
+    pub fn data(&self, source: Source) -> io::Result<Option<&dyn Storage>> {
+        match source {
+            Source::Nothing | Source::Zero => Ok(None),
+            Source::Top => Ok(Some(&*self.writable()?.data)),
+            Source::Lower(layer) => Ok(Some(&*self.lower(layer.into())?.data)),
+        }
+    }
+
+    /// The layer that takes what is written.
+    pub fn writable(&self) -> io::Result<&OpenLayer> {
+        let top = self.top.as_deref();
+        top.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"))
+    }
+}
+
+fn regions_of(blocks: &Range<u64>) -> Range<u32> {
+    match blocks.end.checked_sub(1) {
+        Some(last) if !blocks.is_empty() => region_of(blocks.start)..region_of(last) + 1,
+        _ => 0..0,
+    }
+}
+
+/// The size of a data file for a volume of `size` bytes: whole blocks.
+pub fn data_size(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK_SIZE)
+}

@@ -1,0 +1,84 @@
+//! What a layer's files are to a volume, so that a test can put something else in their place.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+use crate::Operation;
+use crate::raw::Disk;
+
+/// A file that grows and has holes.
+pub trait Storage: Send + Sync {
+    /// Makes it at least `size` bytes large.
+    fn grow(&self, size: u64) -> io::Result<()>;
+
+    /// Carries out an operation, and returns when it is done.
+    fn run(&self, operation: &mut Operation) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset` on, with zeroes behind the end. Returns how many bytes there were.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Where something else than a hole begins, at `offset` or later. Where that cannot be told it is `offset`.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
+
+    /// Writes all of `data`, and makes the file longer if need be.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes everything that was written survive a crash of the host.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Lets others read the file as a layer too, but nobody write to it.
+    fn share(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Storage for Arc<Disk> {
+    fn grow(&self, size: u64) -> io::Result<()> {
+        if size > self.capacity() { self.resize(size) } else { Ok(()) }
+    }
+
+    fn run(&self, operation: &mut Operation) -> io::Result<()> {
+        self.check(operation)?;
+        Disk::run(self, operation)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file().read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(more) => done += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        buffer[done..].fill(0);
+        Ok(done)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        let start = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match lseek(self.file(), start, Whence::SeekData) {
+            Ok(found) => Ok(Some(u64::try_from(found).unwrap_or(offset))),
+            Err(Errno::ENXIO) => Ok(None),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(Some(offset)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file().write_all_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file().sync_data()
+    }
+
+    fn share(&self) -> io::Result<()> {
+        Disk::share(self)
+    }
+}

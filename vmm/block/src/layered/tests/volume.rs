@@ -1,0 +1,288 @@
+//! What opening, sealing, growing and failing do.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::recorder::{Content, Log, Recorder};
+use super::{Random, create};
+use crate::layered::format::{PAGE_SIZE, Slot};
+use crate::layered::storage::Storage;
+use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer};
+use crate::segments::tests::Memory;
+use crate::{Backend, Operation};
+
+const SIZE: u64 = 1 << 20;
+
+fn description(id: u128) -> LayerDescription {
+    let parent = (id > 1).then(|| Uuid::from_u128(id - 1));
+    LayerDescription { id: Uuid::from_u128(id), parent, size: SIZE }
+}
+
+fn open(directory: &Path, id: u128) -> Layer {
+    let open = |kind: &str| -> File {
+        let path = directory.join(format!("{id}.{kind}"));
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    };
+    Layer { data: open("data"), map: open("map") }
+}
+
+fn make(directory: &Path, id: u128) -> Layer {
+    let layer = open(directory, id);
+    create_layer(&layer, &description(id)).unwrap();
+    layer
+}
+
+fn write(volume: &Layered, offset: u64, byte: u8, length: usize) -> std::io::Result<()> {
+    let segments = Memory::new(vec![vec![byte; length]]).segments();
+    volume.volume.run(Operation::Write { offset, segments })
+}
+
+fn read(volume: &Layered, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let memory = Memory::new(vec![vec![0xee; length]]);
+    volume.volume.run(Operation::Read { offset, segments: memory.segments() })?;
+    Ok(memory.bytes())
+}
+
+fn flush(volume: &Layered) -> std::io::Result<()> {
+    volume.volume.run(Operation::Flush)
+}
+
+#[test]
+fn layers_that_do_not_belong_together_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    (1..=3).for_each(|id| drop(make(directory, id)));
+    let opened = |ids: &[u128]| Layered::open(ids.iter().map(|id| open(directory, *id)).collect(), false);
+    assert!(opened(&[1, 2, 3]).is_ok());
+    assert!(matches!(opened(&[]), Err(LayerError::None)));
+    assert!(matches!(opened(&[2]), Err(LayerError::Parent { index: 0, .. })));
+    let error = opened(&[1, 3]).unwrap_err();
+    assert!(
+        error.to_string().starts_with("layer 1 (00000000-0000-0000-0000-000000000003) belongs on top of")
+    );
+    assert!(matches!(opened(&[1, 2, 4]), Err(LayerError::Data(2, crate::OpenError::Empty))));
+    // The top is for one, and those below are for all who only read.
+    let volume = opened(&[1, 2]).unwrap();
+    assert!(matches!(opened(&[1, 2]), Err(LayerError::Data(1, crate::OpenError::Locked))));
+    drop(volume);
+    let (_one, _two) = (opened(&[1, 2]).unwrap(), Layered::open(vec![open(directory, 1)], true).unwrap());
+    // No file is made a layer twice, and no layer is impossible.
+    assert!(create_layer(&open(directory, 1), &description(1)).is_err());
+    for size in [0, 100, u64::MAX] {
+        assert!(create_layer(&open(directory, 7), &LayerDescription { size, ..description(7) }).is_err());
+    }
+}
+
+#[test]
+fn what_is_sealed_does_not_change_and_can_be_shared() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, 8192).unwrap();
+    assert!(volume.seal(open(directory, 1)).is_err(), "it is in use");
+    let wrong = LayerDescription { size: SIZE * 2, ..description(2) };
+    let layer = open(directory, 9);
+    create_layer(&layer, &wrong).unwrap();
+    assert!(volume.seal(layer).unwrap_err().to_string().contains("not made to be on top"));
+    volume.seal(make(directory, 2)).unwrap();
+    write(&volume, 512, 2, 1024).unwrap();
+    assert_eq!(read(&volume, 0, 2048).unwrap(), [vec![1; 512], vec![2; 1024], vec![1; 512]].concat());
+    // The first one has to be durable before there is another.
+    assert!(volume.seal(make(directory, 3)).unwrap_err().to_string().contains("not durable yet"));
+    volume.finish_seal().unwrap();
+    let snapshot = Layered::open(vec![open(directory, 1)], true).unwrap();
+    assert_eq!(read(&snapshot, 0, 8192).unwrap(), vec![1; 8192]);
+    assert!(write(&snapshot, 0, 3, 512).is_err() && snapshot.resize(SIZE * 2).is_err());
+    drop((volume, snapshot));
+    assert!(matches!(Layered::open(vec![open(directory, 1)], false), Err(LayerError::Sealed)));
+    let volume = Layered::open(vec![open(directory, 1), open(directory, 2)], false).unwrap();
+    assert_eq!(read(&volume, 0, 8192).unwrap()[..512], [1; 512], "nobody flushed what came after the seal");
+}
+
+#[test]
+fn space_is_given_back_over_base_data() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, SIZE as usize).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    volume.finish_seal().unwrap();
+    write(&volume, 0, 2, SIZE as usize / 2).unwrap();
+    flush(&volume).unwrap();
+    let blocks = || directory.join("2.data").metadata().unwrap().blocks();
+    let before = blocks();
+    volume.volume.run(Operation::Discard { offset: 0, length: SIZE }).unwrap();
+    flush(&volume).unwrap();
+    assert!(before >= SIZE / 1024 && blocks() < before / 4, "{before} {}", blocks());
+    assert_eq!(read(&volume, 0, SIZE as usize).unwrap(), vec![0; SIZE as usize]);
+    drop(volume);
+    let volume = Layered::open(vec![open(directory, 1), open(directory, 2)], false).unwrap();
+    assert_eq!(read(&volume, 0, SIZE as usize).unwrap(), vec![0; SIZE as usize]);
+}
+
+/// A failed sync is never repeated: the kernel may have dropped what it could not write, and say nothing the next time.
+#[test]
+fn a_failed_sync_impairs_the_volume_for_good() {
+    for file in 0..2 {
+        let log = Log::default();
+        let files = [0, 1].map(|number| Recorder::new(number, &log, Content::default()));
+        create(&files[0], &files[1], 1, SIZE);
+        let [data, map] = files.clone().map(|file| Box::new(file) as Box<dyn Storage>);
+        let volume = Layered::over(vec![(data, map)], false).unwrap();
+        write(&volume, 0, 1, 4096).unwrap();
+        assert_eq!(volume.impairment(), None);
+        *files[file].fails.lock().unwrap() = true;
+        assert!(flush(&volume).unwrap_err().to_string().contains("impaired"));
+        assert!(volume.impairment().unwrap().contains("the medium is gone"));
+        for _ in 0..2 {
+            assert!(flush(&volume).is_err());
+            assert!(write(&volume, 0, 1, 512).is_err());
+            assert!(volume.volume.run(Operation::Discard { offset: 0, length: 4096 }).is_err());
+            assert!(volume.resize(SIZE * 2).is_err());
+        }
+        assert_eq!(read(&volume, 0, 512).unwrap(), [1; 512]);
+    }
+}
+
+#[test]
+fn a_damaged_page_is_an_error_where_it_matters() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    for _ in 0..2 {
+        write(&volume, 0, 1, 4096).unwrap();
+        volume.volume.run(Operation::Discard { offset: 4096, length: 4096 }).unwrap();
+        write(&volume, 4096, 1, 4096).unwrap();
+        flush(&volume).unwrap();
+        volume.volume.run(Operation::WriteZeroes { offset: 0, length: 4096, may_free: true }).unwrap();
+    }
+    flush(&volume).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    volume.finish_seal().unwrap();
+    drop(volume);
+    let map = open(directory, 1).map;
+    map.write_all_at(b"X", Slot::First.of_page(0) + 100).unwrap();
+    let volume = Layered::open(vec![open(directory, 1), open(directory, 2)], false).unwrap();
+    let error = read(&volume, 0, 4096).unwrap_err().to_string();
+    assert!(error.contains("region 0") && error.contains("checksum"), "{error}");
+    // Somebody has replaced a data file by a shorter one.
+    map.write_all_at(&[0; PAGE_SIZE], Slot::First.of_page(0)).unwrap();
+    open(directory, 1).data.set_len(4096).unwrap();
+    let volume = Layered::open(vec![open(directory, 1)], true).unwrap();
+    assert!(read(&volume, 4096, 4096).is_err());
+}
+
+/// Sealing waits for what is under way, and everybody else waits for nothing else.
+#[test]
+fn a_busy_volume_is_sealed_again_and_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (volume, is_over) = (&volume, &is_over);
+            scope.spawn(move || {
+                // Threads share blocks, and no sectors.
+                let mut random = Random::new(thread + 1);
+                let mut expected = vec![[0; 512]; 64];
+                while !is_over.load(Ordering::SeqCst) {
+                    let sector = random.below(64);
+                    let offset = (sector * 4 + thread) * 512;
+                    match random.below(4) {
+                        0 => {
+                            let byte = random.next() as u8;
+                            expected[sector as usize] = [byte; 512];
+                            write(volume, offset, byte, 512).unwrap();
+                        }
+                        1 => {
+                            expected[sector as usize] = [0; 512];
+                            let zero = Operation::WriteZeroes { offset, length: 512, may_free: true };
+                            volume.volume.run(zero).unwrap();
+                        }
+                        2 if random.once_in(4) => flush(volume).unwrap(),
+                        _ => assert_eq!(read(volume, offset, 512).unwrap(), expected[sector as usize]),
+                    }
+                }
+                for (sector, bytes) in (0..).zip(&expected) {
+                    assert_eq!(read(volume, (sector * 4 + thread) * 512, 512).unwrap(), bytes);
+                }
+            });
+        }
+        for id in 2..20 {
+            let layer = make(directory, id);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            volume.seal(layer).unwrap();
+            volume.finish_seal().unwrap();
+        }
+        is_over.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn a_change_of_many_regions_is_flushed_in_between() {
+    let log = Log::default();
+    let recorder = |number| Recorder::new(number, &log, Content::default());
+    let (files, size) = ([recorder(0), recorder(1)], 100 << 30);
+    create(&files[0], &files[1], 1, size);
+    let [data, map] = files.clone().map(|file| Box::new(file) as Box<dyn Storage>);
+    let volume = Layered::over(vec![(data, map)], false).unwrap();
+    let spots = (0..1000u64).map(|region| region * crate::layered::format::REGION_SIZE + region * 4096);
+    for (byte, offset) in (0u64..).zip(spots.clone()) {
+        write(&volume, offset, byte as u8, 4096).unwrap();
+        let stack = volume.volume.stack();
+        let (kept, changed) = stack.top.as_ref().unwrap().map.in_memory();
+        assert!(changed <= crate::layered::map::MAX_CHANGED && kept <= 2 * 256, "{kept} {changed}");
+    }
+    for (byte, offset) in (0u64..).zip(spots) {
+        assert_eq!(read(&volume, offset, 4096).unwrap(), vec![byte as u8; 4096]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is in the files of a layer: it opens or not, and then reads and takes writes or not.
+    #[test]
+    fn any_bytes_are_a_map_or_an_error(
+        changes in proptest::collection::vec((0..6u64, 0..4096u64, any::<u8>(), any::<bool>()), 0..20),
+        length in 0..7u64 * 4096,
+    ) {
+        let log = Log::default();
+        let files = [0, 1].map(|number| Recorder::new(number, &log, Content::default()));
+        create(&files[0], &files[1], 1, SIZE);
+        let boxed = || files.clone().map(|file| Box::new(file) as Box<dyn Storage>);
+        let [data, map] = boxed();
+        let volume = Layered::over(vec![(data, map)], false).unwrap();
+        write(&volume, 0, 1, 8192).unwrap();
+        flush(&volume).unwrap();
+        let [data, map] = boxed();
+        let mut bytes = vec![0; length as usize];
+        let _ = map.read_at(&mut bytes, 0).unwrap();
+        for (page, at, byte, is_signed) in changes {
+            let page = (page * 4096) as usize;
+            let Some(page) = bytes.get_mut(page..page + 4096) else { continue };
+            page[at as usize] = byte;
+            if is_signed {
+                let checksum = crc32fast::hash(&page[..4092]);
+                page[4092..].copy_from_slice(&checksum.to_le_bytes());
+            }
+        }
+        let changed = Recorder::new(1, &log, Content::default());
+        changed.write_at(&bytes, 0).unwrap();
+        if let Ok(volume) = Layered::over(vec![(data, Box::new(changed))], false) {
+            let capacity = volume.capacity();
+            let _ = read(&volume, 0, 4096.min(capacity as usize));
+            let _ = write(&volume, 512, 1, 512);
+            let _ = volume.volume.run(Operation::WriteZeroes { offset: 0, length: 4096.min(capacity), may_free: true });
+            let _ = flush(&volume);
+            let _ = volume.finish_seal();
+            let _ = volume.resize(capacity + 4096);
+        }
+    }
+}
