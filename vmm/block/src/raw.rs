@@ -149,7 +149,7 @@ impl Backend for RawFile {
         if self.engine == EngineKind::Synchronous {
             return synchronous(disk);
         }
-        match UringEngine::new(Arc::clone(&disk), depth) {
+        match UringEngine::new(Some(Arc::clone(&disk)), depth) {
             Ok(engine) => Ok(Box::new(engine)),
             Err(error) if self.engine == EngineKind::Auto => {
                 tracing::debug!(%error, "no io_uring; disk requests are served one by one");
@@ -442,7 +442,7 @@ mod tests {
     fn engines(raw: &RawFile) -> Vec<Box<dyn Engine>> {
         let kinds = [EngineKind::Synchronous, EngineKind::IoUring];
         let engines = kinds.into_iter().filter_map(|kind| raw.clone().with_engine(kind).engine(8).ok());
-        let patient = UringEngine::new(Arc::clone(&raw.disk), 8).map(UringEngine::with_patience);
+        let patient = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).map(UringEngine::with_patience);
         engines.chain(patient.ok().map(|engine| Box::new(engine) as Box<dyn Engine>)).collect()
     }
 
@@ -523,7 +523,7 @@ mod tests {
     fn an_engine_rings_for_what_completes_later() {
         use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
         let (_file, raw) = disk(&[0; 64 << 10]);
-        let Ok(engine) = UringEngine::new(raw.disk, 8) else { return };
+        let Ok(engine) = UringEngine::new(Some(raw.disk), 8) else { return };
         let mut engine = engine.with_patience();
         let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
         let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);

@@ -14,8 +14,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::raw::{self, Disk};
 use crate::{Completion, Engine, Operation, Segments};
 
-/// The only file of a ring, by its number among those that are registered with it.
-const FILE: types::Fixed = types::Fixed(0);
+/// The number of a ring's own file among those that are registered with it.
+const OWN_FILE: types::Fd = types::Fd(0);
 
 /// Bytes of a write that this thread has the time for.
 const SMALL_WRITE: usize = 1 << 20;
@@ -27,9 +27,10 @@ const SLOW_FACTOR: u32 = 10;
 pub(crate) struct UringEngine {
     ring: IoUring,
     event: EventFd,
-    disk: Arc<Disk>,
+    /// What operations are about that do not say otherwise.
+    disk: Option<Arc<Disk>>,
     /// What the kernel works on, by slot. It owns the buffers until the kernel is done with them.
-    in_flight: Vec<Option<Operation>>,
+    in_flight: Vec<Option<Work>>,
     count: usize,
     /// What is over, and was not asked for yet.
     done: VecDeque<Completion>,
@@ -43,9 +44,17 @@ pub(crate) struct UringEngine {
     is_armed: bool,
 }
 
+/// An operation, and the disk that it is about if that is not the engine's own.
+struct Work {
+    disk: Option<Arc<Disk>>,
+    operation: Operation,
+}
+
 impl UringEngine {
+    /// For operations on `disk`, or on any that they come with.
+    ///
     /// Fails where the kernel has no `io_uring`, has too old a one, or does not allow it.
-    pub fn new(disk: Arc<Disk>, depth: u16) -> io::Result<Self> {
+    pub fn new(disk: Option<Arc<Disk>>, depth: u16) -> io::Result<Self> {
         let (ring, is_disabled) = ring(depth.max(1))?;
         // The first feature that is newer (5.12) than the switch for the event (5.8).
         if !ring.params().is_feature_native_workers() {
@@ -54,7 +63,9 @@ impl UringEngine {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         // Otherwise the file's reference count would go up and down with each operation, for all queues.
-        ring.submitter().register_files(&[disk.as_raw_fd()])?;
+        if let Some(disk) = &disk {
+            ring.submitter().register_files(&[disk.as_raw_fd()])?;
+        }
         let in_flight = (0..depth).map(|_| None).collect();
         let done = VecDeque::with_capacity(usize::from(depth));
         Ok(Self {
@@ -78,34 +89,18 @@ impl UringEngine {
         self
     }
 
-    /// Carries out a write in this thread if that is only copying. Most file systems cannot tell `io_uring` that a
-    /// write to the page cache need not wait; so it has a thread of the kernel do each, one after the other, and that
-    /// takes longer than the copying.
-    ///
-    /// The page cache does make writers wait when too much of it is dirty. Then nothing else should wait with them, and
-    /// it is the kernel's threads that write for a while.
-    fn write_at_once(&mut self, slot: u16, operation: &mut Operation) -> bool {
-        match operation {
-            Operation::Write { segments, .. } if self.disk.is_cached() && segments.len() <= SMALL_WRITE => {}
-            _ => return false,
-        }
-        let start = Instant::now();
-        if self.slow_until.is_some_and(|until| start < until) {
-            return false;
-        }
-        let result = self.disk.run(operation);
-        let time = start.elapsed();
-        self.slow_until = (time > SLOW_WRITE).then(|| start + time.saturating_mul(SLOW_FACTOR));
-        self.done.push_back(Completion { slot, result });
-        true
-    }
-
     /// Hands the operation in `slot` to the kernel, or what is left of it.
     fn push(&mut self, slot: u16) -> io::Result<()> {
-        let Some(Some(operation)) = self.in_flight.get(usize::from(slot)) else { return Ok(()) };
-        let entry = entry(operation).user_data(slot.into());
+        let Some(Some(Work { disk, operation })) = self.in_flight.get(usize::from(slot)) else {
+            return Ok(());
+        };
+        let entry = match disk {
+            None => entry(OWN_FILE, operation).flags(squeue::Flags::FIXED_FILE),
+            Some(disk) => entry(types::Fd(disk.as_raw_fd()), operation),
+        };
+        let entry = entry.user_data(slot.into());
         loop {
-            // SAFETY: the file stays open as long as `disk`; the buffers and the list of them are owned by
+            // SAFETY: the file stays open as long as `disk`, the engine's or the operation's; the buffers and the list of them are owned by
             // `in_flight`, which gives them up only when the kernel has completed the operation.
             match unsafe { self.ring.submission().push(&entry) } {
                 Ok(()) => return Ok(()),
@@ -131,7 +126,8 @@ impl UringEngine {
             // Slots are what we gave the kernel.
             let slot = answer.user_data() as u16;
             let Some(place) = in_flight.get_mut(usize::from(slot)) else { continue };
-            let Some(operation) = place else { continue };
+            let Some(Work { disk: other, operation }) = place else { continue };
+            let Some(disk) = other.as_ref().or(disk.as_ref()) else { continue };
             match progress(disk, operation, answer.result()) {
                 Progress::Done(result) => {
                     *place = None;
@@ -183,6 +179,31 @@ impl UringEngine {
     }
 }
 
+/// Carries out a write in this thread if that is only copying. Most file systems cannot tell `io_uring` that a write to
+/// the page cache need not wait; so it has a thread of the kernel do each, one after the other, and that takes longer
+/// than the copying.
+///
+/// The page cache does make writers wait when too much of it is dirty. Then nothing else should wait with them, and it
+/// is the kernel's threads that write for a while: until `slow_until`.
+fn write_at_once(
+    disk: &Disk,
+    operation: &mut Operation,
+    slow_until: &mut Option<Instant>,
+) -> Option<io::Result<()>> {
+    match operation {
+        Operation::Write { segments, .. } if disk.is_cached() && segments.len() <= SMALL_WRITE => {}
+        _ => return None,
+    }
+    let start = Instant::now();
+    if slow_until.is_some_and(|until| start < until) {
+        return None;
+    }
+    let result = disk.run(operation);
+    let time = start.elapsed();
+    *slow_until = (time > SLOW_WRITE).then(|| start + time.saturating_mul(SLOW_FACTOR));
+    Some(result)
+}
+
 /// A ring with what this kernel has to make it fast. True if it is disabled at first.
 fn ring(depth: u16) -> io::Result<(IoUring, bool)> {
     let depth = u32::from(depth);
@@ -200,25 +221,61 @@ fn ring(depth: u16) -> io::Result<(IoUring, bool)> {
     }
 }
 
-impl Engine for UringEngine {
-    fn submit(&mut self, slot: u16, mut operation: Operation) {
-        if let Err(error) = self.disk.check(&operation) {
-            return self.done.push_back(Completion { slot, result: Err(error) });
-        }
-        if !matches!(self.in_flight.get(usize::from(slot)), Some(None)) {
-            let error = io::Error::new(io::ErrorKind::InvalidInput, "the slot is in use, or does not exist");
-            return self.done.push_back(Completion { slot, result: Err(error) });
-        }
-        if self.write_at_once(slot, &mut operation) {
-            return;
+impl UringEngine {
+    /// Takes an operation on another disk over: see [`Engine::submit`].
+    pub fn submit_to(&mut self, slot: u16, disk: Arc<Disk>, operation: Operation) {
+        self.take_over(slot, Work { disk: Some(disk), operation });
+    }
+
+    fn take_over(&mut self, slot: u16, mut work: Work) {
+        if let Some(result) = self.begin(slot, &mut work) {
+            return self.done.push_back(Completion { slot, result });
         }
         if let Some(place) = self.in_flight.get_mut(usize::from(slot)) {
-            *place = Some(operation);
+            *place = Some(work);
             self.count += 1;
         }
         if let Err(error) = self.push(slot) {
             self.finish(slot, Err(error));
         }
+    }
+
+    /// Does what can be done without the kernel's help: if that is all, it returns how it went.
+    fn begin(&mut self, slot: u16, work: &mut Work) -> Option<io::Result<()>> {
+        let invalid = |message| Some(Err(io::Error::new(io::ErrorKind::InvalidInput, message)));
+        let Some(disk) = work.disk.as_ref().or(self.disk.as_ref()) else {
+            return invalid("the operation is about no disk");
+        };
+        if let Err(error) = disk.check(&work.operation) {
+            return Some(Err(error));
+        }
+        if !matches!(self.in_flight.get(usize::from(slot)), Some(None)) {
+            return invalid("the slot is in use, or does not exist");
+        }
+        write_at_once(disk, &mut work.operation, &mut self.slow_until)
+    }
+
+    /// What rings when something has completed; others may ring it too.
+    pub fn bell(&self) -> io::Result<EventFd> {
+        self.event.try_clone()
+    }
+
+    /// Waits until something completes. False if nothing is in flight, or the kernel does not tell.
+    pub fn wait(&mut self) -> bool {
+        if self.count == 0 {
+            return false;
+        }
+        match self.start().and_then(|()| self.ring.submit_and_wait(1)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return false,
+            _ => self.take_answers(),
+        }
+        true
+    }
+}
+
+impl Engine for UringEngine {
+    fn submit(&mut self, slot: u16, operation: Operation) {
+        self.take_over(slot, Work { disk: None, operation });
     }
 
     fn start(&mut self) -> io::Result<()> {
@@ -264,45 +321,42 @@ impl Engine for UringEngine {
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
-        while self.count > 0 {
-            match self.start().and_then(|()| self.ring.submit_and_wait(1)) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
-                _ => self.take_answers(),
-            }
-        }
+        while self.wait() {}
         if self.count > 0 {
             // The kernel may still write to these buffers: they must never be unmapped.
             tracing::error!(operations = self.count, "the kernel does not give operations back");
             std::mem::take(&mut self.in_flight).into_iter().for_each(std::mem::forget);
         }
         // Closing a ring takes its time, in which nobody else could lock the file.
-        if let Err(error) = self.ring.submitter().unregister_files() {
+        if self.disk.is_some()
+            && let Err(error) = self.ring.submitter().unregister_files()
+        {
             tracing::debug!(%error, "the file is let go of when the ring is");
         }
     }
 }
 
 /// The operation as the kernel takes it.
-fn entry(operation: &Operation) -> squeue::Entry {
+fn entry(file: types::Fd, operation: &Operation) -> squeue::Entry {
     let fallocate = |flags: FallocateFlags, offset, length| {
-        opcode::Fallocate::new(FILE, length).offset(offset).mode(flags.bits()).build()
+        opcode::Fallocate::new(file, length).offset(offset).mode(flags.bits()).build()
     };
     match operation {
         Operation::Read { offset, segments } => match single_piece(segments) {
-            Some((address, length)) => opcode::Read::new(FILE, address, length).offset(*offset).build(),
+            Some((address, length)) => opcode::Read::new(file, address, length).offset(*offset).build(),
             None => {
                 let (pieces, count) = raw::first_pieces(segments);
-                opcode::Readv::new(FILE, pieces, count).offset(*offset).build()
+                opcode::Readv::new(file, pieces, count).offset(*offset).build()
             }
         },
         Operation::Write { offset, segments } => match single_piece(segments) {
-            Some((address, length)) => opcode::Write::new(FILE, address, length).offset(*offset).build(),
+            Some((address, length)) => opcode::Write::new(file, address, length).offset(*offset).build(),
             None => {
                 let (pieces, count) = raw::first_pieces(segments);
-                opcode::Writev::new(FILE, pieces, count).offset(*offset).build()
+                opcode::Writev::new(file, pieces, count).offset(*offset).build()
             }
         },
-        Operation::Flush => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        Operation::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         Operation::Discard { offset, length } => fallocate(raw::DISCARD, *offset, *length),
         Operation::WriteZeroes { offset, length, may_free } => {
             fallocate(raw::zero_flags(*may_free), *offset, *length)
@@ -358,7 +412,7 @@ mod tests {
     /// What the kernel is asked for is a sync of the file's data: IORING_OP_FSYNC with IORING_FSYNC_DATASYNC.
     #[test]
     fn a_flush_is_a_data_sync() {
-        let text = format!("{:?}", entry(&Operation::Flush));
+        let text = format!("{:?}", entry(OWN_FILE, &Operation::Flush));
         assert!(text.contains("op_code: 3"), "{text}");
     }
 }

@@ -49,6 +49,15 @@ impl InFlight {
         Hold { in_flight: Arc::clone(self), blocks }
     }
 
+    /// The same, but does not wait.
+    pub fn try_hold(self: &Arc<Self>, blocks: Range<u64>) -> Option<Hold> {
+        let mut state = self.lock();
+        state.is_free(&blocks).then(|| {
+            state.ranges.push(blocks.clone());
+            Hold { in_flight: Arc::clone(self), blocks }
+        })
+    }
+
     /// Lets nobody begin, and waits for those who have. There is one pause at a time.
     pub fn pause(&self) -> Pause<'_> {
         let mut state = self.lock();
@@ -57,6 +66,12 @@ impl InFlight {
             state = self.wait(state);
         }
         Pause(self)
+    }
+
+    /// Whether nothing is being changed.
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.lock().ranges.is_empty()
     }
 
     fn changed(&self, state: &State) {

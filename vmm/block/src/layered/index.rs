@@ -82,7 +82,15 @@ struct Kept {
 }
 
 impl IndexCache {
-    /// The region as the lowest `layers` layers have it. `states` is asked for what is not known: the states that a layer
+    /// The region as the lowest `layers` layers have it, if that is known.
+    pub fn known(&self, region: u32, layers: usize) -> Option<Arc<Index>> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = inner.regions.get_mut(&region).filter(|kept| kept.layers == layers)?;
+        kept.is_used = true;
+        Some(Arc::clone(&kept.index))
+    }
+
+    /// The same. `states` is asked for what is not known: the states that a layer
     /// has in the region.
     pub fn get(
         &self,

@@ -118,6 +118,11 @@ impl LayerMap {
         self.lock().changed >= MAX_CHANGED
     }
 
+    /// The states of a region's blocks if they are in memory.
+    pub fn states_in_memory(&self, region: u32) -> Option<Arc<States>> {
+        self.lock().known(region)
+    }
+
     /// The states of a region's blocks, which are kept in memory.
     pub fn states(&self, region: u32) -> io::Result<Arc<States>> {
         let mut inner = self.lock();

@@ -11,8 +11,10 @@
 //! - `in_flight`: who changes which blocks
 //! - `flusher`: one flush for all who want one
 //! - `stack`, `volume`: the layers, and what is done to them
+//! - `engine`, `workers`: the asynchronous engine, and threads for what it does not do itself
 //! - `storage`: the files
 
+mod engine;
 mod flusher;
 mod format;
 mod in_flight;
@@ -24,23 +26,26 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod workers;
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use self::engine::LayeredEngine;
 use self::format::{Header, Slot};
 use self::index::IndexCache;
 use self::map::MapError;
 use self::stack::{OpenLayer, Stack, data_size};
 use self::storage::Storage;
 use self::volume::Volume;
+use self::workers::Workers;
 use crate::raw::{Disk, SynchronousEngine};
-use crate::{Backend, Engine, OpenError};
+use crate::{Backend, Engine, EngineKind, OpenError};
 
 /// The files of a layer, open.
 #[derive(Debug)]
@@ -127,6 +132,9 @@ pub fn create_layer(layer: &Layer, description: &LayerDescription) -> io::Result
 #[derive(Clone)]
 pub struct Layered {
     volume: Arc<Volume>,
+    /// There are none before there is an asynchronous engine.
+    workers: Arc<Mutex<Option<Arc<Workers>>>>,
+    engine: EngineKind,
 }
 
 impl fmt::Debug for Layered {
@@ -177,7 +185,22 @@ impl Layered {
         let unsealed = lower.iter().filter(|layer| layer.map.header().sealed.is_none()).cloned().collect();
         let unsealed = if read_only { Vec::new() } else { unsealed };
         let stack = Stack { lower, top, unsealed, index: Arc::new(IndexCache::default()) };
-        Ok(Self { volume: Arc::new(Volume::new(stack, capacity)) })
+        let volume = Arc::new(Volume::new(stack, capacity));
+        Ok(Self { volume, workers: Arc::default(), engine: EngineKind::default() })
+    }
+
+    /// The same volume, served by engines of this kind. Of the asynchronous kind, they have a few threads in common.
+    pub fn with_engine(self, engine: EngineKind) -> Self {
+        Self { engine, ..self }
+    }
+
+    fn asynchronous(&self, depth: u16) -> io::Result<LayeredEngine> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = match &mut *workers {
+            Some(workers) => Arc::clone(workers),
+            none => Arc::clone(none.insert(Arc::new(Workers::start()?))),
+        };
+        LayeredEngine::new(Arc::clone(&self.volume), workers, depth)
     }
 
     /// Puts `top` on the volume's layers: an empty one, made with the volume's size and its top layer as the parent. What
@@ -243,8 +266,21 @@ impl Backend for Layered {
         self.volume.resize(size)
     }
 
-    fn engine(&self, _depth: u16) -> io::Result<Box<dyn Engine>> {
-        let volume = Arc::clone(&self.volume);
-        Ok(Box::new(SynchronousEngine::new(move |operation| volume.run(operation))))
+    fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>> {
+        let synchronous = || {
+            let volume = Arc::clone(&self.volume);
+            Box::new(SynchronousEngine::new(move |operation| volume.run(operation)))
+        };
+        if self.engine == EngineKind::Synchronous {
+            return Ok(synchronous());
+        }
+        match self.asynchronous(depth) {
+            Ok(engine) => Ok(Box::new(engine)),
+            Err(error) if self.engine == EngineKind::Auto => {
+                tracing::debug!(%error, "no io_uring; requests to the volume are served one by one");
+                Ok(synchronous())
+            }
+            Err(error) => Err(error),
+        }
     }
 }

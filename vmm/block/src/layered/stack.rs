@@ -73,6 +73,19 @@ impl Stack {
         Ok(View { first: regions.start, regions: regions.map(view).collect::<io::Result<_>>()? })
     }
 
+    /// The same if all of it is in memory.
+    pub fn view_in_memory(&self, blocks: &Range<u64>) -> Option<View> {
+        let regions = regions_of(blocks);
+        let view = |region| {
+            let top = match &self.top {
+                Some(top) => Some(top.map.states_in_memory(region)?),
+                None => None,
+            };
+            Some((top, self.index.known(region, self.lower.len())?))
+        };
+        Some(View { first: regions.start, regions: regions.map(view).collect::<Option<_>>()? })
+    }
+
     /// A layer below the top.
     pub fn lower(&self, layer: usize) -> io::Result<&OpenLayer> {
         let found = self.lower.get(layer);

@@ -34,6 +34,11 @@ pub trait Storage: Send + Sync {
     fn share(&self) -> io::Result<()> {
         Ok(())
     }
+
+    /// The file itself, for engines that work on it on their own.
+    fn disk(&self) -> Option<&Arc<Disk>> {
+        None
+    }
 }
 
 impl Storage for Arc<Disk> {
@@ -80,5 +85,9 @@ impl Storage for Arc<Disk> {
 
     fn share(&self) -> io::Result<()> {
         Disk::share(self)
+    }
+
+    fn disk(&self) -> Option<&Arc<Disk>> {
+        Some(self)
     }
 }
