@@ -21,7 +21,10 @@ mod uring;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use layered::{Layer, LayerDescription, LayerError, Layered, create_layer};
+pub use layered::{
+    Finding, Layer, LayerDescription, LayerError, Layered, Problem, Report, Summary, check as check_layers,
+    create_layer, merge as merge_layers,
+};
 pub use raw::{EngineKind, OpenError, RawFile, open};
 pub use segments::Segments;
 

@@ -3,6 +3,7 @@
 //! States are read when they are first asked for. What is changed stays in memory until [`LayerMap::write_changes`] has
 //! made it durable; the rest may be forgotten at any time.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -285,16 +286,14 @@ impl Inner {
         if region >= regions(self.header.size) {
             return Ok(Found { page: None, slot: Slot::Second, is_torn: false });
         }
-        find(file, &self.header, region).map_err(|error| match error {
-            PageError::Io(error) => error,
-            PageError::Damage(damage) => {
-                let id = self.header.id;
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("layer {id}, region {region}: its page cannot be used: {damage}"),
-                )
-            }
-        })
+        let slots = read_slots(file, &self.header, region)?;
+        let is_torn = slots.iter().any(Result::is_err);
+        let (page, slot) = newest(slots, &self.header).map_err(|damage| {
+            let id = self.header.id;
+            let message = format!("layer {id}, region {region}: its page cannot be used: {damage}");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
+        Ok(Found { page, slot, is_torn })
     }
 
     fn change(&mut self, region: u32, change: impl FnOnce(&mut States)) {
@@ -357,12 +356,17 @@ pub fn region_of(block: u64) -> u32 {
     (block / REGION_BLOCKS) as u32
 }
 
+/// The header in a slot. None if nothing was ever written there.
+pub fn read_header_slot(file: &dyn Storage, slot: Slot) -> io::Result<Result<Option<Header>, Damage>> {
+    Ok(Header::decode(&read_page(file, slot.of_header())?))
+}
+
 /// The header that counts, and its slot.
 pub fn read_header(file: &dyn Storage) -> Result<(Header, Slot), MapError> {
     let mut found: Option<(Header, Slot)> = None;
     let mut wrong = None;
     for slot in Slot::BOTH {
-        match Header::decode(&read_page(file, slot.of_header())?) {
+        match read_header_slot(file, slot)? {
             Ok(Some(header)) => {
                 if found.as_ref().is_none_or(|(other, _)| header.generation > other.generation) {
                     found = Some((header, slot));
@@ -381,47 +385,36 @@ pub fn read_header(file: &dyn Storage) -> Result<(Header, Slot), MapError> {
     }
 }
 
-/// Why a region's page cannot be used.
-enum PageError {
-    Io(io::Error),
-    Damage(Damage),
+/// What is in a slot of a region: none if nothing was ever written there.
+type SlotPage = Result<Option<Page>, Damage>;
+
+/// What is in both slots of a region.
+pub fn read_slots(file: &dyn Storage, header: &Header, region: u32) -> io::Result<[SlotPage; 2]> {
+    let read = |slot: Slot| {
+        let bytes = read_page(file, slot.of_page(region))?;
+        io::Result::Ok(Page::decode(&bytes, header, region))
+    };
+    Ok([read(Slot::First)?, read(Slot::Second)?])
 }
 
-impl From<io::Error> for PageError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// The page of a region that counts.
+/// The page that counts, of those in both slots, and its slot.
 ///
 /// A layer that is written to may have been torn by a crash, in one of the slots, and then it is the other that counts. A
 /// sealed one has only whole pages.
-fn find(file: &dyn Storage, header: &Header, region: u32) -> Result<Found, PageError> {
-    let mut pages = Slot::BOTH.into_iter().map(|slot| {
-        let bytes = read_page(file, slot.of_page(region))?;
-        Ok::<_, io::Error>(Page::decode(&bytes, header, region))
-    });
-    let mut next = || pages.next().unwrap_or(Ok(Ok(None)));
-    let (first, second) = (next()?, next()?);
-    let damaged = |damage| Err(PageError::Damage(damage));
-    match (first, second) {
-        (Ok(None), Ok(None)) => Ok(Found { page: None, slot: Slot::Second, is_torn: false }),
-        (Ok(first), Ok(second)) => {
+pub fn newest(slots: [SlotPage; 2], header: &Header) -> Result<(Option<Page>, Slot), Damage> {
+    match slots {
+        [Ok(None), Ok(None)] => Ok((None, Slot::Second)),
+        [Ok(first), Ok(second)] => {
             let generation = |page: &Option<Page>| page.as_ref().map_or(0, |page| page.generation);
             match generation(&first).cmp(&generation(&second)) {
-                std::cmp::Ordering::Greater => Ok(Found { page: first, slot: Slot::First, is_torn: false }),
-                std::cmp::Ordering::Less => Ok(Found { page: second, slot: Slot::Second, is_torn: false }),
-                std::cmp::Ordering::Equal => damaged(Damage::Values),
+                Ordering::Greater => Ok((first, Slot::First)),
+                Ordering::Less => Ok((second, Slot::Second)),
+                Ordering::Equal => Err(Damage::Values),
             }
         }
-        (Err(Damage::Checksum), Ok(page)) if header.sealed.is_none() => {
-            Ok(Found { page, slot: Slot::Second, is_torn: true })
-        }
-        (Ok(page), Err(Damage::Checksum)) if header.sealed.is_none() => {
-            Ok(Found { page, slot: Slot::First, is_torn: true })
-        }
-        (Err(damage), _) | (_, Err(damage)) => damaged(damage),
+        [Err(Damage::Checksum), Ok(page)] if header.sealed.is_none() => Ok((page, Slot::Second)),
+        [Ok(page), Err(Damage::Checksum)] if header.sealed.is_none() => Ok((page, Slot::First)),
+        [Err(damage), _] | [_, Err(damage)] => Err(damage),
     }
 }
 

@@ -12,14 +12,17 @@
 //! - `flusher`: one flush for all who want one
 //! - `stack`, `volume`: the layers, and what is done to them
 //! - `engine`, `workers`: the asynchronous engine, and threads for what it does not do itself
+//! - `merge`: several layers made one, `check`: what is wrong with layers
 //! - `storage`: the files
 
+mod check;
 mod engine;
 mod flusher;
 mod format;
 mod in_flight;
 mod index;
 mod map;
+mod merge;
 mod plan;
 mod stack;
 mod storage;
@@ -31,11 +34,13 @@ mod workers;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+pub use self::check::{Finding, Problem, Report, Summary};
 use self::engine::LayeredEngine;
 use self::format::{Header, Slot};
 use self::index::IndexCache;
@@ -116,11 +121,7 @@ pub fn create_layer(layer: &Layer, description: &LayerDescription) -> io::Result
         let message = format!("there can be no layer {id} of {size} bytes on top of {}", name(parent));
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    for file in [&layer.data, &layer.map] {
-        if file.metadata()?.len() != 0 {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file of a new layer is not empty"));
-        }
-    }
+    check_is_empty(layer)?;
     layer.data.set_len(data_size(size))?;
     layer.data.sync_all()?;
     let header = Header { generation: 1, size, id, parent, sealed: None };
@@ -149,11 +150,11 @@ impl Layered {
     /// Files are locked: those of the top exclusively, all others shared.
     pub fn open(layers: Vec<Layer>, read_only: bool) -> Result<Self, LayerError> {
         let count = layers.len();
-        let open = |(index, Layer { data, map })| {
-            let read_only = read_only || index + 1 < count;
-            let data = Disk::from_file(data, read_only).map_err(|error| LayerError::Data(index, error))?;
-            let map = Disk::from_file(map, read_only).map_err(|error| LayerError::MapFile(index, error))?;
-            Ok((boxed(data), boxed(map)))
+        let open = |(index, layer)| {
+            open_files(layer, read_only || index + 1 < count).map_err(|(file, error)| match file {
+                LayerFile::Data => LayerError::Data(index, error),
+                LayerFile::Map => LayerError::MapFile(index, error),
+            })
         };
         let files = layers.into_iter().enumerate().map(open).collect::<Result<Vec<_>, LayerError>>()?;
         Self::over(files, read_only)
@@ -170,7 +171,7 @@ impl Layered {
         };
         let mut lower = files.into_iter().enumerate().map(open).collect::<Result<Vec<_>, LayerError>>()?;
         let headers: Vec<Header> = lower.iter().map(|layer| layer.map.header()).collect();
-        check_chain(&headers)?;
+        check_chain(&headers, None)?;
         let capacity = headers.last().map_or(0, |header| header.size);
         let top = if read_only { None } else { lower.pop() };
         if let Some(top) = &top {
@@ -208,9 +209,8 @@ impl Layered {
     ///
     /// Nothing is copied or synced. Operations that change something wait for those that are under way, and no longer.
     pub fn seal(&self, top: Layer) -> io::Result<()> {
-        let open = |file| Disk::from_file(file, false).map_err(io::Error::other);
-        let (data, map) = (open(top.data)?, open(top.map)?);
-        self.seal_over(boxed(data), boxed(map))
+        let (data, map) = open_files(top, false).map_err(|(_, error)| io::Error::other(error))?;
+        self.seal_over(data, map)
     }
 
     fn seal_over(&self, data: Box<dyn Storage>, map: Box<dyn Storage>) -> io::Result<()> {
@@ -223,6 +223,14 @@ impl Layered {
         self.volume.finish_seal()
     }
 
+    /// Puts `merged`, which [`merge`] made of some of the volume's layers, in their place: `layers` are counted from the
+    /// bottom. Operations that are under way finish with the old ones, which are closed when the last of them has.
+    pub fn replace_layers(&self, layers: Range<usize>, merged: Layer) -> io::Result<()> {
+        let (data, map) = open_files(merged, true).map_err(|(_, error)| io::Error::other(error))?;
+        let merged = OpenLayer::open(data, map).map_err(io::Error::other)?;
+        self.volume.replace_layers(layers, merged)
+    }
+
     /// Why the volume takes no more writes, if that is so: once something could not be made durable, nobody knows what
     /// is. The layers have to be checked, and the volume opened anew.
     pub fn impairment(&self) -> Option<&str> {
@@ -230,18 +238,77 @@ impl Layered {
     }
 }
 
-fn boxed(disk: Disk) -> Box<dyn Storage> {
-    Box::new(Arc::new(disk))
+/// Makes one layer of sealed `layers` that are on top of each other, from the bottom, in two empty files. It has the id of
+/// the topmost of them, and takes their place in any stack. It is durable when this returns, as far as the files are; if
+/// this does not return, they are no layer.
+pub fn merge(layers: Vec<Layer>, into: Layer) -> io::Result<LayerDescription> {
+    let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
+    let open = |layer| {
+        let (data, map) = open_files(layer, true).map_err(|(_, error)| io::Error::other(error))?;
+        OpenLayer::open(data, map).map_err(io::Error::other)
+    };
+    let layers = layers.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+    let headers: Vec<Header> = layers.iter().map(|layer| layer.map.header()).collect();
+    let parent = headers.first().and_then(|lowest| lowest.parent);
+    check_chain(&headers, parent).map_err(|error| invalid(error.to_string()))?;
+    if headers.iter().any(|header| header.sealed.is_none()) {
+        return Err(invalid("only sealed layers can be merged".to_owned()));
+    }
+    check_is_empty(&into)?;
+    // Until there is something in them, they are not taken for files of a layer.
+    into.data.set_len(data_size(headers.last().map_or(0, |header| header.size)))?;
+    into.map.set_len(Slot::First.of_page(0))?;
+    let (data, map) = open_files(into, false).map_err(|(_, error)| io::Error::other(error))?;
+    let Header { id, parent, size, .. } = merge::write_merged(&layers, &*data, &*map)?;
+    Ok(LayerDescription { id, parent, size })
 }
 
-/// Checks that each layer belongs on top of the one below it.
-fn check_chain(headers: &[Header]) -> Result<(), LayerError> {
+/// Finds out what is wrong with layers, from the bottom, that nobody writes to meanwhile.
+pub fn check(layers: Vec<Layer>) -> Report {
+    let mut report = Report::default();
+    let mut open = |(index, layer)| match open_files(layer, true) {
+        Ok(files) => Some(files),
+        Err((file, error)) => {
+            let name = if file == LayerFile::Data { "data" } else { "map" };
+            report.add(index, Problem::Unreadable(name, error.to_string()));
+            None
+        }
+    };
+    let files: Vec<_> = layers.into_iter().enumerate().map(&mut open).collect();
+    check::inspect(&files, &mut report);
+    report
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LayerFile {
+    Data,
+    Map,
+}
+
+/// Takes a layer's files over, and locks them. The error says which of them cannot be used.
+fn open_files(layer: Layer, read_only: bool) -> Result<check::Files, (LayerFile, OpenError)> {
+    let open = |which, file| Disk::from_file(file, read_only).map_err(|error| (which, error));
+    let (data, map) = (open(LayerFile::Data, layer.data)?, open(LayerFile::Map, layer.map)?);
+    Ok((Box::new(Arc::new(data)), Box::new(Arc::new(map))))
+}
+
+fn check_is_empty(layer: &Layer) -> io::Result<()> {
+    for file in [&layer.data, &layer.map] {
+        if file.metadata()?.len() != 0 {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file of a new layer is not empty"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that each layer belongs on top of the one below it, and the lowest on top of `parent`.
+fn check_chain(headers: &[Header], parent: Option<Uuid>) -> Result<(), LayerError> {
     if headers.is_empty() {
         return Err(LayerError::None);
     }
     let mut below: Option<&Header> = None;
     for (index, header) in headers.iter().enumerate() {
-        let found = below.map(|below| below.id);
+        let found = below.map_or(parent, |below| Some(below.id));
         if header.parent != found {
             return Err(LayerError::Parent { index, id: header.id, parent: header.parent, found });
         }

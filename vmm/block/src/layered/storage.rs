@@ -15,6 +15,9 @@ pub trait Storage: Send + Sync {
     /// Makes it at least `size` bytes large.
     fn grow(&self, size: u64) -> io::Result<()>;
 
+    /// How many bytes it has.
+    fn size(&self) -> io::Result<u64>;
+
     /// Carries out an operation, and returns when it is done.
     fn run(&self, operation: &mut Operation) -> io::Result<()>;
 
@@ -44,6 +47,10 @@ pub trait Storage: Send + Sync {
 impl Storage for Arc<Disk> {
     fn grow(&self, size: u64) -> io::Result<()> {
         if size > self.capacity() { self.resize(size) } else { Ok(()) }
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file().metadata()?.len())
     }
 
     fn run(&self, operation: &mut Operation) -> io::Result<()> {

@@ -300,4 +300,28 @@ impl Volume {
         }
         Ok(())
     }
+
+    /// Puts a layer in the place of some below the top that it was merged of: `layers` are counted from the bottom.
+    pub fn replace_layers(&self, layers: Range<usize>, merged: OpenLayer) -> io::Result<()> {
+        let _one_at_a_time = self.change();
+        let mut stack = Stack::clone(&self.stack());
+        let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        let header = merged.map.header();
+        let old = stack.lower.get(layers.clone()).unwrap_or_default();
+        let (Some(lowest), Some(topmost)) = (old.first(), old.last()) else {
+            return invalid("the volume has no such layers below its top");
+        };
+        let expected = (topmost.map.header().id, lowest.map.header().parent, topmost.map.header().size);
+        if (header.id, header.parent, header.size) != expected || header.sealed.is_none() {
+            return invalid("the layer was not merged of these");
+        }
+        if old.iter().any(|layer| layer.map.header().sealed.is_none()) {
+            return invalid("one of the layers is not sealed yet");
+        }
+        stack.lower.splice(layers, [Arc::new(merged)]);
+        // All above it are counted anew.
+        stack.index = Arc::default();
+        self.set_stack(stack);
+        Ok(())
+    }
 }

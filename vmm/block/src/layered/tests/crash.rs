@@ -12,9 +12,13 @@ use std::collections::BTreeMap;
 
 use super::recorder::{Change, Content, Event, Log, Recorder};
 use super::{Random, create, length};
-use crate::layered::Layered;
+use crate::layered::check::inspect;
 use crate::layered::format::REGION_SIZE;
+use crate::layered::map::read_header;
+use crate::layered::merge::write_merged;
+use crate::layered::stack::OpenLayer;
 use crate::layered::storage::Storage;
+use crate::layered::{Layered, Report};
 use crate::segments::tests::Memory;
 use crate::{Backend, Operation, SECTOR_SIZE};
 
@@ -99,9 +103,18 @@ fn sectors() -> impl Iterator<Item = u64> {
 }
 
 fn open(files: &[[Recorder; 2]]) -> Layered {
-    let boxed = |file: &Recorder| Box::new(file.clone()) as Box<dyn Storage>;
-    let files = files.iter().map(|[data, map]| (boxed(data), boxed(map))).collect();
+    let files = files.iter().map(|[data, map]| boxed(data, map)).collect();
     Layered::over(files, false).unwrap_or_else(|error| panic!("the volume does not open: {error}"))
+}
+
+fn report(files: &[[Recorder; 2]]) -> Report {
+    let mut report = Report::default();
+    inspect(&files.iter().map(|[data, map]| Some(boxed(data, map))).collect::<Vec<_>>(), &mut report);
+    report
+}
+
+fn boxed(data: &Recorder, map: &Recorder) -> (Box<dyn Storage>, Box<dyn Storage>) {
+    (Box::new(data.clone()), Box::new(map.clone()))
 }
 
 fn read(volume: &Layered) -> BTreeMap<u64, u64> {
@@ -262,12 +275,11 @@ impl Recording {
                 }
                 Event::Mark(mark) => over = mark / 2 + 1,
             }
-            let count: usize = pending.iter().map(Vec::len).sum();
-            // All of them if they are few.
-            let tries = if count < 4 { 1 << count } else { 12 };
-            for attempt in 0..tries {
+            for attempt in 0..tries(&pending) {
                 let contents = left(&durable, &pending, attempt, random);
                 let recorders = recorders(&contents[..layers * 2]);
+                let report = report(&recorders);
+                assert!(report.is_sound(), "{report}");
                 let volume = open(&recorders);
                 self.check(&read(&volume), volume.capacity(), begun, over);
                 *states += 1;
@@ -282,6 +294,12 @@ impl Recording {
     fn seals(&self) -> usize {
         self.steps.iter().filter(|step| matches!(step, Step::Seal)).count()
     }
+}
+
+/// How many ways are tried: all of them if they are few.
+fn tries(pending: &[Vec<&Change>]) -> u64 {
+    let count: usize = pending.iter().map(Vec::len).sum();
+    if count < 4 { 1 << count } else { 12 }
 }
 
 /// What a crash leaves of the files: which changes is chosen by the bits of `attempt` if they are few.
@@ -350,6 +368,51 @@ fn every_crash_leaves_what_was_flushed() {
             return;
         }
     }
+}
+
+/// Until a merge is over, what there is of it is no layer; then it is one, and all of it is durable.
+#[test]
+fn a_merge_is_over_or_is_nothing() {
+    let mut states = 0;
+    for scenario in 0..20 {
+        let mut random = Random::new(scenario);
+        let mut recording = Recording::new(Vec::new(), 1 << 48);
+        while recording.files.len() < 3 {
+            let step = if random.once_in(6) { Step::Seal } else { recording.choose(&mut random) };
+            recording.run(Step::FinishSeal);
+            recording.run(step);
+        }
+        recording.run(Step::FinishSeal);
+        let sealed = &recording.files[..2];
+        let expected = read(&open_read_only(sealed));
+        let log = Log::default();
+        let files = [0, 1].map(|at| Recorder::new(at, &log, Content::default()));
+        let layers = sealed.iter().map(|[data, map]| boxed(data, map));
+        let layers: Vec<_> = layers.map(|(data, map)| OpenLayer::open(data, map).unwrap()).collect();
+        write_merged(&layers, &files[0], &files[1]).unwrap();
+        assert_eq!(read(&open_read_only(std::slice::from_ref(&files))), expected);
+        let mut durable = [Content::default(), Content::default()].to_vec();
+        let mut pending: Vec<Vec<&Change>> = vec![Vec::new(); 2];
+        for (file, event) in &*log.lock().unwrap() {
+            match event {
+                Event::Change(change) => pending[*file].push(change),
+                _ => pending[*file].drain(..).for_each(|change| durable[*file].apply(change)),
+            }
+            for attempt in 0..tries(&pending) {
+                let recorders = recorders(&left(&durable, &pending, attempt, &mut random));
+                states += 1;
+                if read_header(&recorders[0][1]).is_ok() {
+                    assert_eq!(read(&open_read_only(&recorders)), expected);
+                    assert!(report(&recorders).findings.is_empty());
+                }
+            }
+        }
+    }
+    assert!(states > 1000, "{states}");
+}
+
+fn open_read_only(files: &[[Recorder; 2]]) -> Layered {
+    Layered::over(files.iter().map(|[data, map]| boxed(data, map)).collect(), true).unwrap()
 }
 
 /// The test would find mistakes: here the map is synced without the data.

@@ -1,6 +1,7 @@
 //! What the tests of a layered volume have in common, and the large ones. The others are with what they test.
 
 mod crash;
+mod damage;
 mod engine;
 mod model;
 mod recorder;

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Random, length};
 use crate::layered::format::REGION_SIZE;
-use crate::layered::{Layer, LayerDescription, Layered, create_layer};
+use crate::layered::{Layer, LayerDescription, Layered, check, create_layer, merge};
 use crate::segments::tests::Memory;
 use crate::{Backend, Engine, EngineKind, Operation, SECTOR_SIZE};
 use uuid::Uuid;
 
 const WINDOW: u64 = 96 << 10;
-/// No more are made.
+/// More layers are merged to fewer.
 const MOST_LAYERS: usize = 8;
 
 /// Parts of a volume that are used: where each begins, and what is in it. All else is zeroes.
@@ -148,14 +148,15 @@ impl Model {
             983..985 => self.grow(),
             985..992 => self.reopen(),
             992..995 => self.open_snapshot(),
-            995..997 => self.discard_all(),
+            995 => self.discard_all(),
+            996..998 => self.merge(),
             _ => self.compare(),
         }
     }
 
     fn seal(&mut self) {
-        if self.layers.len() == MOST_LAYERS {
-            return;
+        while self.layers.len() >= MOST_LAYERS {
+            self.merge();
         }
         let below = self.layers.last().unwrap().1;
         let name = self.made;
@@ -232,6 +233,41 @@ impl Model {
             let whole = (length.saturating_sub(*start)).min(WINDOW) as usize;
             content[..whole].fill(0);
         }
+    }
+
+    fn merge(&mut self) {
+        let below = self.layers.len() as u64 - 1;
+        if below < 2 {
+            return;
+        }
+        let first = self.random.below(below - 1) as usize;
+        let end = first + 2 + self.random.below(below - first as u64 - 1) as usize;
+        let name = self.made;
+        self.made += 1;
+        let old: Vec<usize> = self.layers[first..end].iter().map(|(name, _)| *name).collect();
+        let layers = old.iter().map(|name| files(self.directory.path(), *name)).collect();
+        let description = merge(layers, files(self.directory.path(), name)).unwrap();
+        assert_eq!(
+            (description.id, description.parent),
+            (self.layers[end - 1].1.id, self.layers[first].1.parent)
+        );
+        self.volume.replace_layers(first..end, files(self.directory.path(), name)).unwrap();
+        old.iter()
+            .flat_map(|name| paths(self.directory.path(), *name))
+            .for_each(|path| std::fs::remove_file(path).unwrap());
+        self.layers.splice(first..end, [(name, description)]);
+        self.snapshot = match self.snapshot.take() {
+            Some((count, expected)) if count >= end => Some((count - (end - first - 1), expected)),
+            snapshot => snapshot.filter(|(count, _)| *count <= first),
+        };
+        self.check();
+    }
+
+    fn check(&self) {
+        // The top is in use.
+        let layers = self.layers[..self.layers.len() - 1].iter();
+        let report = check(layers.map(|(name, _)| files(self.directory.path(), *name)).collect());
+        assert!(report.findings.is_empty(), "{report}");
     }
 
     fn compare(&mut self) {

@@ -111,6 +111,10 @@ impl Storage for Recorder {
         Ok(())
     }
 
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.content.lock().unwrap().size)
+    }
+
     fn run(&self, operation: &mut Operation) -> io::Result<()> {
         match operation {
             Operation::Read { offset, segments } => {
