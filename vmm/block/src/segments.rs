@@ -103,7 +103,10 @@ impl Segments {
 
     /// Takes the first `count` bytes away from the rest, or all if there are not so many.
     pub(crate) fn take_front(&mut self, count: usize) -> Self {
-        let count = count.min(self.len());
+        if count >= self.len() {
+            let rest = Self { pieces: Pieces::Many(Vec::new()), memory: Arc::clone(&self.memory) };
+            return std::mem::replace(self, rest);
+        }
         let mut left = count;
         let front = self.as_iovecs().iter().map_while(|piece| {
             let length = piece.iov_len.min(left);

@@ -131,22 +131,19 @@ impl LayeredEngine {
     fn add_part(&mut self, slot: u16, disk: Arc<Disk>, operation: Operation) {
         if let Some(Some(request)) = self.requests.get_mut(usize::from(slot)) {
             request.parts += 1;
-            self.waiting.push_back((slot, disk, operation));
-            self.fill();
+            match self.free.pop() {
+                Some(place) => self.place(place, slot, disk, operation),
+                None => self.waiting.push_back((slot, disk, operation)),
+            }
         }
     }
 
-    /// Gives parts to the ring, as far as there are places.
-    fn fill(&mut self) {
-        while let Some(place) = self.free.pop() {
-            let Some((slot, disk, operation)) = self.waiting.pop_front() else {
-                return self.free.push(place);
-            };
-            if let Some(part) = self.parts.get_mut(usize::from(place)) {
-                *part = slot;
-            }
-            self.ring.submit_to(place, disk, operation);
+    /// Gives a part to the ring.
+    fn place(&mut self, place: u16, slot: u16, disk: Arc<Disk>, operation: Operation) {
+        if let Some(part) = self.parts.get_mut(usize::from(place)) {
+            *part = slot;
         }
+        self.ring.submit_to(place, disk, operation);
     }
 
     fn fail(&mut self, slot: u16, error: io::Error) {
@@ -187,9 +184,11 @@ impl LayeredEngine {
         }
         while let Some(Completion { slot: place, result }) = self.ring.complete() {
             let Some(slot) = self.parts.get(usize::from(place)).copied() else { continue };
-            self.free.push(place);
+            match self.waiting.pop_front() {
+                Some((next, disk, operation)) => self.place(place, next, disk, operation),
+                None => self.free.push(place),
+            }
             self.end_part(slot, result);
-            self.fill();
         }
     }
 }

@@ -3,12 +3,13 @@
 //! What is merged is kept within a bound and may be forgotten at any time. Most regions are in few long runs, so that
 //! runs are what is kept. A layer that is put on top of the others is merged into what is there, when it is next used.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::format::{REGION_BLOCKS, State, States};
 use super::plan::Source;
+use super::region_map::RegionMap;
 
 /// Bytes of merged regions that are kept.
 const MAX_KEPT: usize = 4 << 20;
@@ -69,7 +70,7 @@ pub struct IndexCache(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    regions: HashMap<u32, Kept>,
+    regions: RegionMap<Kept>,
     order: VecDeque<u32>,
     bytes: usize,
 }

@@ -4,7 +4,7 @@
 //! made it durable; the rest may be forgotten at any time.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::format::{
     Damage, Header, PAGE_SIZE, Page, PageBytes, REGION_BLOCKS, Slot, State, States, regions,
 };
+use super::region_map::RegionMap;
 use super::storage::Storage;
 
 /// How many regions may be changed in memory, and not on disk: 384 KiB, and as much again while that is being written.
@@ -33,7 +34,7 @@ struct Inner {
     header_slot: Slot,
     /// Of the newest page that was seen.
     generation: u64,
-    regions: HashMap<u32, Region>,
+    regions: RegionMap<Region>,
     /// What may be forgotten, and some of what may not, in the order of its coming.
     order: VecDeque<u32>,
     changed: usize,
@@ -97,7 +98,7 @@ impl LayerMap {
         let inner = Inner {
             generation: header.sealed.unwrap_or(0),
             header_slot,
-            regions: HashMap::new(),
+            regions: RegionMap::default(),
             order: VecDeque::new(),
             changed: 0,
             is_settled: false,

@@ -6,7 +6,7 @@
 //! top on the old one, which is a snapshot from then on.
 //!
 //! - `format`: the bytes of a map file, `map`: a map in memory and on disk
-//! - `index`: all maps below the top, merged
+//! - `index`: all maps below the top, merged; `region_map`: what both are kept in
 //! - `plan`: what a request comes down to, without doing any of it
 //! - `in_flight`: who changes which blocks
 //! - `flusher`: one flush for all who want one
@@ -24,6 +24,7 @@ mod index;
 mod map;
 mod merge;
 mod plan;
+mod region_map;
 mod stack;
 mod storage;
 #[cfg(test)]

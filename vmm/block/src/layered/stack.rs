@@ -42,13 +42,22 @@ pub struct Stack {
 /// What the layers have of some regions.
 pub struct View {
     first: u32,
-    regions: Vec<(Option<Arc<States>>, Arc<Index>)>,
+    /// Most requests are about one region, which is not worth an allocation.
+    region: Option<Region>,
+    others: Vec<Region>,
 }
+
+/// What the top has of a region, if there is one, and the layers below.
+type Region = (Option<Arc<States>>, Arc<Index>);
 
 impl View {
     /// Where a block is that is in the regions.
     pub fn source(&self, block: u64) -> Source {
-        let region = region_of(block).checked_sub(self.first).and_then(|at| self.regions.get(at as usize));
+        let region = match region_of(block).checked_sub(self.first) {
+            Some(0) => self.region.as_ref(),
+            Some(other) => self.others.get(other as usize - 1),
+            None => None,
+        };
         let Some((top, lower)) = region else { return Source::Nothing };
         let block = block % REGION_BLOCKS;
         match top.as_ref().map_or(State::Absent, |states| states.get(block)) {
@@ -62,20 +71,23 @@ impl View {
 impl Stack {
     /// What there is of the regions that `blocks` are in. It is read from the maps if need be.
     pub fn view(&self, blocks: &Range<u64>) -> io::Result<View> {
-        let regions = regions_of(blocks);
+        let mut regions = regions_of(blocks);
+        let first = regions.start;
         let view = |region| {
             let top = self.top.as_ref().map(|top| top.map.states(region)).transpose()?;
             let lower = self
                 .index
                 .get(region, self.lower.len(), |layer| self.lower(layer)?.map.states_once(region))?;
-            Ok((top, lower))
+            io::Result::Ok((top, lower))
         };
-        Ok(View { first: regions.start, regions: regions.map(view).collect::<io::Result<_>>()? })
+        let region = regions.next().map(view).transpose()?;
+        Ok(View { first, region, others: regions.map(view).collect::<io::Result<_>>()? })
     }
 
     /// The same if all of it is in memory.
     pub fn view_in_memory(&self, blocks: &Range<u64>) -> Option<View> {
-        let regions = regions_of(blocks);
+        let mut regions = regions_of(blocks);
+        let first = regions.start;
         let view = |region| {
             let top = match &self.top {
                 Some(top) => Some(top.map.states_in_memory(region)?),
@@ -83,7 +95,11 @@ impl Stack {
             };
             Some((top, self.index.known(region, self.lower.len())?))
         };
-        Some(View { first: regions.start, regions: regions.map(view).collect::<Option<_>>()? })
+        let region = match regions.next() {
+            Some(region) => Some(view(region)?),
+            None => None,
+        };
+        Some(View { first, region, others: regions.map(view).collect::<Option<_>>()? })
     }
 
     /// A layer below the top.
