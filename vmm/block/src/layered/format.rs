@@ -107,6 +107,13 @@ impl States {
         }
     }
 
+    /// All blocks have the same state.
+    pub fn all(state: State) -> Self {
+        let mut states = Self::default();
+        (0..REGION_BLOCKS).for_each(|block| states.set(block, state));
+        states
+    }
+
     /// Whether there is nothing.
     pub fn is_absent(&self) -> bool {
         self.0 == [0; STATES_SIZE]

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
@@ -20,8 +20,12 @@ use super::storage::Storage;
 /// How many regions may be changed in memory, and not on disk: 384 KiB, and as much again while that is being written.
 /// Whoever is about to change more flushes first.
 pub const MAX_CHANGED: usize = 192;
-/// How many regions are kept that could be forgotten: 512 KiB.
-const MAX_KEPT: usize = 256;
+/// Bytes of regions that are kept and could be forgotten.
+pub const MAX_KEPT: usize = 2 << 20;
+
+/// Most of a large volume is regions of which there is nothing, or all. They have their states in common.
+static UNIFORM: LazyLock<[Arc<States>; 2]> =
+    LazyLock::new(|| [State::Absent, State::Data].map(|state| Arc::new(States::all(state))));
 
 pub struct LayerMap {
     file: Box<dyn Storage>,
@@ -37,6 +41,8 @@ struct Inner {
     regions: RegionMap<Region>,
     /// What may be forgotten, and some of what may not, in the order of its coming.
     order: VecDeque<u32>,
+    /// How much memory the regions take.
+    bytes: usize,
     changed: usize,
     /// What is in the file was durable at some time since it was opened. Else the newest page of a region may be one that
     /// an earlier process wrote and nobody synced, and the other slot is all that a crash would leave.
@@ -54,6 +60,14 @@ struct Region {
     is_written: bool,
     /// They were asked for since it was last to be forgotten.
     is_used: bool,
+}
+
+impl Region {
+    /// How much memory it takes.
+    fn bytes(&self) -> usize {
+        let is_shared = UNIFORM.iter().any(|uniform| Arc::ptr_eq(uniform, &self.states));
+        2 * size_of::<Self>() + if is_shared { 0 } else { size_of::<States>() }
+    }
 }
 
 /// What the file has of a region.
@@ -100,6 +114,7 @@ impl LayerMap {
             header_slot,
             regions: RegionMap::default(),
             order: VecDeque::new(),
+            bytes: 0,
             changed: 0,
             is_settled: false,
             header: header.clone(),
@@ -216,7 +231,7 @@ impl LayerMap {
         let generation = self.lock().generation;
         self.write_header(|header| header.sealed = Some(generation))?;
         let mut inner = self.lock();
-        (inner.regions, inner.order) = Default::default();
+        (inner.regions, inner.order, inner.bytes) = Default::default();
         Ok(())
     }
 
@@ -243,11 +258,15 @@ impl LayerMap {
         Ok(())
     }
 
-    /// How many regions are in memory, and how many of them are changed.
+    /// How many bytes of regions are in memory, and how many of them cannot be forgotten.
     #[cfg(test)]
     pub fn in_memory(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.regions.len(), inner.changed)
+        let bytes = |region: &&Region| region.bytes();
+        let all: usize = inner.regions.values().map(|region| region.bytes()).sum();
+        assert_eq!(all, inner.bytes);
+        let fixed = inner.regions.values().filter(|region| region.is_changed || region.is_written);
+        (all, fixed.map(|region| bytes(&region)).sum())
     }
 
     /// Lets others read the layer too.
@@ -269,7 +288,8 @@ impl Inner {
         let page = page.unwrap_or_default();
         self.generation = self.generation.max(page.generation);
         self.forget();
-        let states = Arc::new(page.states);
+        let uniform = UNIFORM.iter().find(|uniform| ***uniform == page.states);
+        let states = uniform.map_or_else(|| Arc::new(page.states), Arc::clone);
         let loaded = Region {
             states: Arc::clone(&states),
             slot,
@@ -278,6 +298,7 @@ impl Inner {
             is_used: true,
         };
         self.changed += usize::from(is_torn);
+        self.bytes += loaded.bytes();
         self.regions.insert(region, loaded);
         self.order.push_back(region);
         Ok(states)
@@ -299,7 +320,9 @@ impl Inner {
 
     fn change(&mut self, region: u32, change: impl FnOnce(&mut States)) {
         if let Some(region) = self.regions.get_mut(&region) {
+            self.bytes -= region.bytes();
             change(Arc::make_mut(&mut region.states));
+            self.bytes += region.bytes();
             self.changed += usize::from(!region.is_changed);
             region.is_changed = true;
         }
@@ -309,7 +332,7 @@ impl Inner {
     fn forget(&mut self) {
         // Everything gets a second chance at most.
         for _ in 0..2 * self.order.len() {
-            if self.order.len() < MAX_KEPT + self.changed {
+            if self.bytes < MAX_KEPT {
                 return;
             }
             let Some(oldest) = self.order.pop_front() else { return };
@@ -319,7 +342,10 @@ impl Inner {
                     region.is_used = false;
                     self.order.push_back(oldest);
                 }
-                Some(_) => drop(self.regions.remove(&oldest)),
+                Some(region) => {
+                    self.bytes -= region.bytes();
+                    self.regions.remove(&oldest);
+                }
             }
         }
     }

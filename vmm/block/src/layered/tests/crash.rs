@@ -50,6 +50,13 @@ enum Step {
         end: u64,
     },
     Flush,
+    /// Somebody else writes during one of the syncs of a flush: of the top's data, or of its map.
+    FlushMeanwhile {
+        first: u64,
+        end: u64,
+        tag: u64,
+        is_map: bool,
+    },
     Seal,
     FinishSeal,
     Grow {
@@ -69,7 +76,9 @@ impl Step {
             return found.get(&sector).copied();
         }
         match *self {
-            Self::Write { first, end, tag } => inside(first, end).then_some(tag + sector),
+            Self::Write { first, end, tag } | Self::FlushMeanwhile { first, end, tag, .. } => {
+                inside(first, end).then_some(tag + sector)
+            }
             Self::Zero { first, end, .. } => inside(first, end).then_some(0),
             Self::Discard { first, end } => {
                 inside(first.next_multiple_of(SECTORS), end / SECTORS * SECTORS).then_some(0)
@@ -134,6 +143,12 @@ fn read(volume: &Layered) -> BTreeMap<u64, u64> {
     values
 }
 
+/// A write that gives each sector a number.
+fn tagged(first: u64, end: u64, tag: u64) -> Operation {
+    let bytes = (first..end).flat_map(|sector| (tag + sector).to_le_bytes().repeat(64)).collect();
+    Operation::Write { offset: first * SECTOR_SIZE, segments: Memory::new(vec![bytes]).segments() }
+}
+
 impl Recording {
     fn new(contents: Vec<Content>, first_tag: u64) -> Self {
         let log = Log::default();
@@ -165,7 +180,8 @@ impl Recording {
             0..7 => Step::Write { first, end, tag: self.next_tag },
             7..9 => Step::Discard { first, end },
             9..12 => Step::Zero { first, end, may_free: random.once_in(2) },
-            12..15 => Step::Flush,
+            12..14 => Step::Flush,
+            14 => Step::FlushMeanwhile { first, end, tag: self.next_tag, is_map: random.once_in(2) },
             15 if self.files.len() < MOST_LAYERS && self.volume.volume.stack().unsealed.is_empty() => {
                 Step::Seal
             }
@@ -183,10 +199,17 @@ impl Recording {
         let range = |first: u64, end: u64| (first * SECTOR_SIZE, (end - first) * SECTOR_SIZE);
         let volume = &self.volume.volume;
         match step {
-            Step::Write { first, end, tag } => {
-                let bytes = (first..end).flat_map(|sector| (tag + sector).to_le_bytes().repeat(64)).collect();
-                let segments = Memory::new(vec![bytes]).segments();
-                volume.run(Operation::Write { offset: first * SECTOR_SIZE, segments }).unwrap();
+            Step::Write { first, end, tag } => volume.run(tagged(first, end, tag)).unwrap(),
+            Step::FlushMeanwhile { first, end, tag, is_map } => {
+                let [data, map] = &self.files[self.files.len() - 1];
+                let file = if is_map { map } else { data };
+                let writer = self.volume.clone();
+                let write = move || writer.volume.run(tagged(first, end, tag)).unwrap();
+                *file.meanwhile.lock().unwrap() = Some(Box::new(write));
+                volume.run(Operation::Flush).unwrap();
+                // There was no such sync.
+                let left = file.meanwhile.lock().unwrap().take();
+                left.into_iter().for_each(|write| write());
             }
             Step::Discard { first, end } => {
                 let (offset, length) = range(first, end);
@@ -228,10 +251,11 @@ impl Recording {
         let steps = &self.steps[..begun];
         let last = |end: usize, is_it: fn(&Step) -> bool| steps[..end].iter().rposition(is_it);
         let flush = last(over, |step| matches!(step, Step::Flush)).map_or(0, |at| at + 1);
+        let meanwhile = last(over, |step| matches!(step, Step::FlushMeanwhile { .. }));
         // What was sealed is durable then, and what came later is not.
         let finish = last(over, |step| matches!(step, Step::FinishSeal));
         let sealed = finish.and_then(|finish| last(finish, |step| matches!(step, Step::Seal)));
-        let flushed = flush.max(sealed.unwrap_or(0));
+        let flushed = flush.max(sealed.unwrap_or(0)).max(meanwhile.unwrap_or(0));
         for sector in sectors() {
             let durable = steps[..flushed].iter().filter_map(|step| step.value(sector)).next_back();
             let durable = durable.unwrap_or(self.before[&sector]);

@@ -44,7 +44,11 @@ pub struct Recorder {
     content: Arc<Mutex<Content>>,
     /// The next sync fails.
     pub fails: Arc<Mutex<bool>>,
+    /// Something happens during the next sync, which does not cover it.
+    pub meanwhile: Arc<Mutex<Option<Meanwhile>>>,
 }
+
+pub type Meanwhile = Box<dyn FnOnce() + Send>;
 
 impl Content {
     pub fn apply(&mut self, change: &Change) {
@@ -74,7 +78,7 @@ impl Content {
 impl Recorder {
     pub fn new(file: usize, log: &Log, content: Content) -> Self {
         let content = Arc::new(Mutex::new(content));
-        Self { file, log: Arc::clone(log), content, fails: Arc::default() }
+        Self { file, log: Arc::clone(log), content, fails: Arc::default(), meanwhile: Arc::default() }
     }
 
     /// Which file it is.
@@ -173,6 +177,10 @@ impl Storage for Recorder {
             return Err(io::Error::other("the medium is gone"));
         }
         self.log.lock().unwrap().push((self.file, Event::Sync));
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(happens) = meanwhile {
+            happens();
+        }
         Ok(())
     }
 }

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::recorder::{Content, Log, Recorder};
 use super::{Random, create};
-use crate::layered::format::{PAGE_SIZE, Slot};
+use crate::layered::format::{PAGE_SIZE, REGION_SIZE, Slot};
+use crate::layered::map::MAX_KEPT;
 use crate::layered::storage::Storage;
 use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer};
 use crate::segments::tests::Memory;
@@ -232,12 +233,12 @@ fn a_change_of_many_regions_is_flushed_in_between() {
     create(&files[0], &files[1], 1, size);
     let [data, map] = files.clone().map(|file| Box::new(file) as Box<dyn Storage>);
     let volume = Layered::over(vec![(data, map)], false).unwrap();
-    let spots = (0..1000u64).map(|region| region * crate::layered::format::REGION_SIZE + region * 4096);
+    let spots = (0..3000u64).map(|region| region * REGION_SIZE + region * 4096);
     for (byte, offset) in (0u64..).zip(spots.clone()) {
         write(&volume, offset, byte as u8, 4096).unwrap();
         let stack = volume.volume.stack();
-        let (kept, changed) = stack.top.as_ref().unwrap().map.in_memory();
-        assert!(changed <= crate::layered::map::MAX_CHANGED && kept <= 2 * 256, "{kept} {changed}");
+        let (kept, fixed) = stack.top.as_ref().unwrap().map.in_memory();
+        assert!(kept <= MAX_KEPT + 4096 && fixed <= 512 << 10, "{kept} {fixed}");
     }
     for (byte, offset) in (0u64..).zip(spots) {
         assert_eq!(read(&volume, offset, 4096).unwrap(), vec![byte as u8; 4096]);
