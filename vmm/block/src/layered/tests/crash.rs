@@ -62,8 +62,10 @@ enum Step {
     Grow {
         size: u64,
     },
-    /// The process is killed, and another one goes on with what this has found.
+    /// The process is killed, maybe when it has written the map and not synced it, and another one goes on with what it
+    /// finds.
     Kill {
+        is_flushing: bool,
         found: BTreeMap<u64, u64>,
     },
 }
@@ -72,7 +74,7 @@ impl Step {
     /// What a sector is after this, if it changes.
     fn value(&self, sector: u64) -> Option<u64> {
         let inside = |first: u64, end: u64| (first..end).contains(&sector);
-        if let Self::Kill { found } = self {
+        if let Self::Kill { found, .. } = self {
             return found.get(&sector).copied();
         }
         match *self {
@@ -187,7 +189,7 @@ impl Recording {
             }
             16 => Step::FinishSeal,
             17 => Step::Grow { size: self.volume.capacity() + random.below(9) * SECTOR_SIZE },
-            18 => Step::Kill { found: BTreeMap::new() },
+            18 => Step::Kill { is_flushing: random.once_in(2), found: BTreeMap::new() },
             _ => Step::Write { first, end, tag: self.next_tag },
         }
     }
@@ -234,13 +236,19 @@ impl Recording {
             }
             Step::FinishSeal => self.volume.finish_seal().unwrap(),
             Step::Grow { size } => self.volume.resize(size).unwrap(),
-            Step::Kill { .. } => {
+            Step::Kill { is_flushing, .. } => {
+                if is_flushing {
+                    let [_, map] = &self.files[self.files.len() - 1];
+                    *map.fails.lock().unwrap() = true;
+                    let _ = volume.run(Operation::Flush);
+                    *map.fails.lock().unwrap() = false;
+                }
                 self.volume = open(&self.files);
                 // What the map did not say on disk yet is gone, and what was flushed is not.
                 let found = read(&self.volume);
                 self.check(&found, self.volume.capacity(), self.steps.len(), self.steps.len());
                 self.steps.pop();
-                self.steps.push(Step::Kill { found });
+                self.steps.push(Step::Kill { is_flushing, found });
             }
         }
         self.log.lock().unwrap().push((0, Event::Mark(mark + 1)));
