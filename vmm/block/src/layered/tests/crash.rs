@@ -9,6 +9,7 @@
 //! `INNKEEPER_BLOCK_CRASHES` says how many states.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::recorder::{Change, Content, Event, Log, Recorder};
 use super::{Random, create, length};
@@ -62,12 +63,19 @@ enum Step {
     Grow {
         size: u64,
     },
-    /// The process is killed, maybe when it has written the map and not synced it, and another one goes on with what it
-    /// finds.
+    /// The process is killed, and another one goes on with what it finds.
     Kill {
-        is_flushing: bool,
+        during: During,
         found: BTreeMap<u64, u64>,
     },
+}
+
+/// What a process is killed in the middle of: it has written the map, and not synced it.
+#[derive(Clone, Copy, Debug)]
+enum During {
+    Nothing,
+    Flush,
+    Grow { size: u64 },
 }
 
 impl Step {
@@ -189,7 +197,14 @@ impl Recording {
             }
             16 => Step::FinishSeal,
             17 => Step::Grow { size: self.volume.capacity() + random.below(9) * SECTOR_SIZE },
-            18 => Step::Kill { is_flushing: random.once_in(2), found: BTreeMap::new() },
+            18 => {
+                let during = match random.below(3) {
+                    0 => During::Nothing,
+                    1 => During::Flush,
+                    _ => During::Grow { size: self.volume.capacity() + SECTOR_SIZE },
+                };
+                Step::Kill { during, found: BTreeMap::new() }
+            }
             _ => Step::Write { first, end, tag: self.next_tag },
         }
     }
@@ -236,19 +251,29 @@ impl Recording {
             }
             Step::FinishSeal => self.volume.finish_seal().unwrap(),
             Step::Grow { size } => self.volume.resize(size).unwrap(),
-            Step::Kill { is_flushing, .. } => {
-                if is_flushing {
-                    let [_, map] = &self.files[self.files.len() - 1];
-                    *map.fails.lock().unwrap() = true;
-                    let _ = volume.run(Operation::Flush);
-                    *map.fails.lock().unwrap() = false;
+            Step::Kill { during, .. } => {
+                let [_, map] = &self.files[self.files.len() - 1];
+                match during {
+                    During::Nothing => {}
+                    During::Flush => {
+                        *map.fails.lock().unwrap() = true;
+                        let _ = volume.run(Operation::Flush);
+                    }
+                    During::Grow { size } => {
+                        // It is the second sync that fails.
+                        let fails = Arc::clone(&map.fails);
+                        *map.meanwhile.lock().unwrap() =
+                            Some(Box::new(move || *fails.lock().unwrap() = true));
+                        assert!(self.volume.resize(size).is_err());
+                    }
                 }
+                *map.fails.lock().unwrap() = false;
                 self.volume = open(&self.files);
                 // What the map did not say on disk yet is gone, and what was flushed is not.
                 let found = read(&self.volume);
                 self.check(&found, self.volume.capacity(), self.steps.len(), self.steps.len());
                 self.steps.pop();
-                self.steps.push(Step::Kill { is_flushing, found });
+                self.steps.push(Step::Kill { during, found });
             }
         }
         self.log.lock().unwrap().push((0, Event::Mark(mark + 1)));
@@ -274,15 +299,15 @@ impl Recording {
                 "sector {sector} is {value:#x}, and was {durable:#x} at the flush before step {flushed} of {steps:?}"
             );
         }
-        let sizes = |steps: &[Step]| {
-            steps
-                .iter()
-                .filter_map(|step| if let Step::Grow { size } = step { Some(*size) } else { None })
-                .max()
+        let size_of = |step: &Step| match step {
+            Step::Grow { size } | Step::Kill { during: During::Grow { size }, .. } => Some(*size),
+            _ => None,
         };
-        let known = sizes(&steps[..over]).unwrap_or(self.size_before).max(self.size_before);
-        let most = sizes(steps).unwrap_or(known).max(known);
-        assert!(size == known || size == most, "{size} bytes, not {known} or {most}");
+        let is_over = |step: &&Step| matches!(step, Step::Grow { .. });
+        let known =
+            steps[..over].iter().filter(is_over).filter_map(size_of).max().unwrap_or(self.size_before);
+        let is_later = steps.iter().filter_map(size_of).any(|tried| tried == size && size > known);
+        assert!(size == known || is_later, "{size} bytes, and {known} were there after {over} of {steps:?}");
     }
 
     /// Tries states that crashes leave, and returns what is in the files in one of them.

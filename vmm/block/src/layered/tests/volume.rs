@@ -178,6 +178,26 @@ fn a_damaged_page_is_an_error_where_it_matters() {
     assert!(read(&volume, 4096, 4096).is_err());
 }
 
+/// Else it could not be told from damage later, and the other slot's content would be taken for the newest.
+#[test]
+fn a_torn_page_is_whole_again_when_its_layer_is_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, 4096).unwrap();
+    flush(&volume).unwrap();
+    drop(volume);
+    // A crash came when the page was written for the second time.
+    open(directory, 1).map.write_all_at(b"torn", Slot::Second.of_page(0)).unwrap();
+    let volume = Layered::open(vec![open(directory, 1)], false).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    volume.finish_seal().unwrap();
+    assert_eq!(read(&volume, 0, 4096).unwrap(), [1; 4096]);
+    drop(volume);
+    let report = crate::check_layers(vec![open(directory, 1), open(directory, 2)]);
+    assert_eq!(report.to_string(), "2 layers are sound\n");
+}
+
 /// Sealing waits for what is under way, and everybody else waits for nothing else.
 #[test]
 fn a_busy_volume_is_sealed_again_and_again() {
