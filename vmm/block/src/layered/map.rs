@@ -201,6 +201,11 @@ impl LayerMap {
         self.file.sync().map_err(FlushError::Sync)
     }
 
+    /// Makes durable what is in the file.
+    pub fn settle(&self) -> Result<(), FlushError> {
+        self.file.sync().map_err(FlushError::Sync)
+    }
+
     /// Makes the volume `size` bytes large, durably.
     pub fn grow(&self, size: u64) -> Result<(), FlushError> {
         self.write_header(|header| header.size = size)

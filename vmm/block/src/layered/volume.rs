@@ -250,11 +250,12 @@ impl Volume {
         if size < capacity {
             return invalid(format!("a volume cannot become smaller: it has {capacity} bytes, not {size}"));
         }
-        if size == capacity {
-            return Ok(());
-        }
         let stack = self.stack();
         let top = stack.writable()?;
+        if size == capacity {
+            // It may be so because a process that was killed had come this far.
+            return self.sync(|| top.map.settle());
+        }
         top.data.grow(data_size(size))?;
         self.sync(|| top.map.grow(size))?;
         // Whoever sees the new size also sees the files that have it.
