@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -241,8 +242,46 @@ fn main() -> Result<()> {
     let names = ["raw, full", "raw, sparse", "layered, over a base"];
     table("random 4 KiB writes, for the first time", &first, &names);
     table("the same again", &again, &names);
+    let taken = std::fs::metadata(directory.join("fresh.data"))?.blocks() * 512;
+    println!("\nThe layer's data takes {} MiB.", taken >> 20);
+
+    flushes(&directory, &files, blocks)?;
 
     seal_stalls(&files, blocks)
+}
+
+/// A few blocks that were never written, and a flush, again and again.
+fn flushes(directory: &Path, files: &Files, blocks: u64) -> Result<()> {
+    let sparse = directory.join("sparse");
+    File::create(&sparse)?.set_len(files.size)?;
+    let sparse = RawFile::open(&sparse, false)?;
+    let fresh = Layered::open(vec![files.open("base")?, files.make("fresh", 2)?], false)?;
+    let memory = Arc::new(Memory(vec![7; BLOCK as usize].into()));
+    let mut random = [Random(7_777_777), Random(7_777_777)];
+    let mut times = BTreeMap::<usize, Vec<Duration>>::new();
+    for _ in 0..100 {
+        let backends: [&dyn Backend; 2] = [&sparse, &fresh];
+        for (index, (backend, random)) in backends.into_iter().zip(&mut random).enumerate() {
+            let mut engine = backend.engine(DEPTH)?;
+            let start = Instant::now();
+            for slot in 0..8 {
+                let offset = random.below(blocks) * BLOCK;
+                engine.submit(slot, Operation::Write { offset, segments: segments(&memory, BLOCK as usize) });
+            }
+            engine.start()?;
+            for _ in 0..8 {
+                wait(&mut *engine)?.result?;
+            }
+            execute(&mut *engine, Operation::Flush)?;
+            times.entry(index).or_default().push(start.elapsed());
+        }
+    }
+    table(
+        "8 random blocks for the first time, and a flush",
+        &times,
+        &["raw, sparse", "layered, over a base"],
+    );
+    Ok(())
 }
 
 /// How long operations take while a layer is put on top again and again, or is only flushed.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::format::{REGION_BLOCKS, State, States};
@@ -14,32 +15,59 @@ use super::region_map::RegionMap;
 /// Bytes of merged regions that are kept.
 const MAX_KEPT: usize = 4 << 20;
 
-/// A region as the layers below have it: where each run of blocks begins, and which layer has it. The first begins at 0.
+/// A region as the layers below have it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Index {
-    runs: Vec<(u16, Place)>,
+pub enum Index {
+    /// Where each run of blocks begins, and which layer has it. The first begins at 0.
+    Runs(Vec<(u16, Place)>),
+    /// The layer of each block: where runs are short this is smaller, and faster.
+    Blocks(Vec<Place>),
 }
 
-/// Nobody, or a layer's number from the bottom.
-type Place = Option<u16>;
+/// Nobody, or a layer's number from the bottom and 1.
+type Place = Option<NonZeroU16>;
+
+/// With more runs than this, single blocks take less memory.
+const MOST_RUNS: usize = REGION_BLOCKS as usize * size_of::<Place>() / size_of::<(u16, Place)>();
 
 impl Index {
+    /// Of no layer.
+    fn empty() -> Self {
+        Self::Runs(vec![(0, None)])
+    }
+
     /// Where a block is, by its number in the region.
     pub fn get(&self, block: u64) -> Source {
-        let after = self.runs.partition_point(|(start, _)| u64::from(*start) <= block);
-        match after.checked_sub(1).and_then(|at| self.runs.get(at)) {
-            Some((_, Some(layer))) => Source::Lower(*layer),
-            _ => Source::Nothing,
+        let place = match self {
+            Self::Runs(runs) => {
+                let after = runs.partition_point(|(start, _)| u64::from(*start) <= block);
+                after.checked_sub(1).and_then(|at| runs.get(at)).and_then(|(_, place)| *place)
+            }
+            Self::Blocks(places) => {
+                usize::try_from(block).ok().and_then(|block| places.get(block)).copied().flatten()
+            }
+        };
+        place.map_or(Source::Nothing, |place| Source::Lower(place.get() - 1))
+    }
+
+    /// The place of each block.
+    fn places(&self) -> Vec<Place> {
+        match self {
+            Self::Blocks(places) => places.clone(),
+            Self::Runs(runs) => {
+                let mut places = Vec::with_capacity(REGION_BLOCKS as usize);
+                for (at, (_, place)) in runs.iter().enumerate() {
+                    let next = runs.get(at + 1);
+                    places.resize(next.map_or(REGION_BLOCKS as usize, |(start, _)| (*start).into()), *place);
+                }
+                places
+            }
         }
     }
 
-    /// The same region with layers above these: each comes with its number.
-    fn under(&self, layers: &[(u16, Arc<States>)]) -> Self {
-        let mut places: Vec<Place> = Vec::with_capacity(REGION_BLOCKS as usize);
-        for (at, (_, place)) in self.runs.iter().enumerate() {
-            let end = self.runs.get(at + 1).map_or(REGION_BLOCKS as usize, |(start, _)| usize::from(*start));
-            places.resize(end, *place);
-        }
+    /// The same region with layers above these: each comes with its place.
+    fn under(&self, layers: &[(NonZeroU16, Arc<States>)]) -> Self {
+        let mut places = self.places();
         for (layer, states) in layers.iter().filter(|(_, states)| !states.is_absent()) {
             for (block, place) in (0..).zip(&mut places) {
                 match states.get(block) {
@@ -50,17 +78,24 @@ impl Index {
             }
         }
         let mut runs: Vec<(u16, Place)> = Vec::new();
-        for (block, place) in (0..).zip(places) {
-            if runs.last().is_none_or(|(_, last)| *last != place) {
-                runs.push((block, place));
+        for (block, place) in (0..).zip(&places) {
+            if runs.last().is_none_or(|(_, last)| last != place) {
+                if runs.len() == MOST_RUNS {
+                    return Self::Blocks(places);
+                }
+                runs.push((block, *place));
             }
         }
         runs.shrink_to_fit();
-        Self { runs }
+        Self::Runs(runs)
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Kept>() + size_of_val(self.runs.as_slice())
+        let places = match self {
+            Self::Runs(runs) => size_of_val(runs.as_slice()),
+            Self::Blocks(places) => size_of_val(places.as_slice()),
+        };
+        2 * size_of::<Kept>() + size_of::<Self>() + places
     }
 }
 
@@ -99,7 +134,7 @@ impl IndexCache {
         layers: usize,
         states: impl Fn(usize) -> io::Result<Arc<States>>,
     ) -> io::Result<Arc<Index>> {
-        let mut base = (Arc::new(Index { runs: vec![(0, None)] }), 0);
+        let mut base = (Arc::new(Index::empty()), 0);
         {
             let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(kept) = inner.regions.get_mut(&region) {
@@ -114,9 +149,12 @@ impl IndexCache {
         if known == layers {
             return Ok(index);
         }
-        let number = |layer| u16::try_from(layer).map_err(|_| io::Error::other("too many layers"));
+        let place = |layer: usize| {
+            let place = u16::try_from(layer + 1).ok().and_then(NonZeroU16::new);
+            place.ok_or_else(|| io::Error::other("there are too many layers"))
+        };
         let above: Vec<_> =
-            (known..layers).map(|layer| Ok((number(layer)?, states(layer)?))).collect::<io::Result<_>>()?;
+            (known..layers).map(|layer| Ok((place(layer)?, states(layer)?))).collect::<io::Result<_>>()?;
         let index = Arc::new(index.under(&above));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(region, layers, Arc::clone(&index));
         Ok(index)
@@ -188,6 +226,27 @@ mod tests {
         assert_eq!((get(3), get(4)), (three, four));
         // Whoever still has fewer layers is not told of the others.
         assert_eq!((get(1), get(4)), (one, four));
+    }
+
+    #[test]
+    fn many_short_runs_are_the_same_as_few_long_ones() {
+        for step in [1, 2, 3, 5, 100] {
+            let lower = states(&(0..REGION_BLOCKS).map(|block| (block, State::Data)).collect::<Vec<_>>());
+            let upper: Vec<_> = (0..REGION_BLOCKS).step_by(step).map(|block| (block, State::Data)).collect();
+            let layers = [lower, states(&upper), states(&[(0, State::Zero)])];
+            let cache = IndexCache::default();
+            for count in 1..=3 {
+                let index = cache.get(0, count, |layer| Ok(Arc::clone(&layers[layer]))).unwrap();
+                assert_eq!(matches!(*index, Index::Blocks(_)), count > 1 && [2, 3].contains(&step));
+                for block in 0..REGION_BLOCKS {
+                    let expected = match block {
+                        0 if count == 3 => Source::Nothing,
+                        _ => Source::Lower((count > 1 && block % step as u64 == 0).into()),
+                    };
+                    assert_eq!(index.get(block), expected);
+                }
+            }
+        }
     }
 
     #[test]

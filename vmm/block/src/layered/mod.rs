@@ -163,7 +163,7 @@ impl Layered {
 
     /// The same over anything that can be in the place of files: data and map of each layer.
     fn over(files: Vec<(Box<dyn Storage>, Box<dyn Storage>)>, read_only: bool) -> Result<Self, LayerError> {
-        if files.len() > usize::from(u16::MAX) {
+        if files.len() >= usize::from(u16::MAX) {
             return Err(LayerError::TooMany(files.len()));
         }
         let open = |(index, (data, map))| {
