@@ -206,6 +206,23 @@ fn main() -> Result<()> {
     let over_base = Layered::open(vec![files.open("base")?, top], false)?;
     println!("A volume over a base of {mebibytes} MiB: made and open in {:?}", start.elapsed());
 
+    // As after a restart: no map is in memory.
+    drop(many);
+    let start = Instant::now();
+    let layers = (1..=MANY).map(|id| files.open(&format!("many{id}"))).collect::<io::Result<_>>()?;
+    let many = Layered::open(layers, true)?;
+    println!("{MANY} layers: open in {:?}", start.elapsed());
+    let memory = Arc::new(Memory(vec![7; BLOCK as usize].into()));
+    let mut engine = many.engine(1)?;
+    let mut times = Vec::new();
+    for offset in (0..size).step_by(32 << 20) {
+        let start = Instant::now();
+        execute(&mut *engine, Operation::Read { offset, segments: segments(&memory, BLOCK as usize) })?;
+        times.push(start.elapsed());
+    }
+    drop(engine);
+    println!("The first read of a region of theirs: {:?}", median(times));
+
     for (title, depth) in
         [("random 4 KiB reads, one at a time", 1), ("random 4 KiB reads, 32 at a time", DEPTH)]
     {

@@ -15,6 +15,9 @@ pub const PAGE_SIZE: usize = 4096;
 /// The largest volume, in bytes: 64 TiB, as with EBS.
 pub const MAX_SIZE: u64 = 64 << 40;
 
+/// No generation is larger, so that there is always a next one.
+const MAX_GENERATION: u64 = 1 << 62;
+
 const VERSION: u32 = 1;
 const HEADER_MAGIC: [u8; 8] = *b"INNKLAYR";
 const PAGE_MAGIC: [u8; 8] = *b"INNKPAGE";
@@ -209,6 +212,7 @@ impl Header {
             sealed: (flags & FLAG_SEALED != 0).then_some(sealed),
         };
         let is_possible = is_size(header.size)
+            && header.generation.max(sealed) <= MAX_GENERATION
             && !header.id.is_nil()
             && header.parent != Some(header.id)
             && flags & !FLAG_SEALED == 0
@@ -244,7 +248,7 @@ impl Page {
         }
         let page =
             Self { generation: u64::from_le_bytes(get(bytes, 16)), states: States(get(bytes, STATES_AT)) };
-        if page.generation == 0 || !page.states.is_valid() {
+        if page.generation == 0 || page.generation > MAX_GENERATION || !page.states.is_valid() {
             return Err(Damage::Values);
         }
         match header.sealed {
@@ -330,6 +334,8 @@ mod tests {
         for header in [
             Header { size: 0, ..header() },
             Header { size: 1000, ..header() },
+            Header { generation: u64::MAX, ..header() },
+            Header { sealed: Some(u64::MAX), ..header() },
             Header { size: MAX_SIZE + 512, ..header() },
             Header { id: Uuid::nil(), ..header() },
             Header { parent: Some(Uuid::from_u128(1)), ..header() },

@@ -31,6 +31,9 @@ pub struct LayerMap {
     file: Box<dyn Storage>,
     id: Uuid,
     inner: Mutex<Inner>,
+    /// Held while a region is read that is not in memory, so that nobody who finds its region there waits for that. What is
+    /// not in memory does not change on disk.
+    loading: Mutex<()>,
 }
 
 struct Inner {
@@ -119,7 +122,7 @@ impl LayerMap {
             is_settled: false,
             header: header.clone(),
         };
-        Ok(Self { file, id: header.id, inner: Mutex::new(inner) })
+        Ok(Self { file, id: header.id, inner: Mutex::new(inner), loading: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -142,35 +145,53 @@ impl LayerMap {
 
     /// The states of a region's blocks, which are kept in memory.
     pub fn states(&self, region: u32) -> io::Result<Arc<States>> {
-        let mut inner = self.lock();
-        if let Some(states) = inner.known(region) {
+        if let Some(states) = self.states_in_memory(region) {
             return Ok(states);
         }
-        inner.load(&*self.file, region)
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(states) = self.states_in_memory(region) {
+            return Ok(states);
+        }
+        let found = self.find(region)?;
+        Ok(self.lock().keep(region, found))
     }
 
     /// The states of a region's blocks, for somebody who will not ask again.
     pub fn states_once(&self, region: u32) -> io::Result<Arc<States>> {
-        let inner = self.lock();
-        match inner.regions.get(&region) {
-            Some(region) => Ok(Arc::clone(&region.states)),
-            None => Ok(Arc::new(inner.find(&*self.file, region)?.page.unwrap_or_default().states)),
+        match self.states_in_memory(region) {
+            Some(states) => Ok(states),
+            None => Ok(Arc::new(self.find(region)?.page.unwrap_or_default().states)),
         }
+    }
+
+    /// Reads what the file has of a region.
+    fn find(&self, region: u32) -> io::Result<Found> {
+        let header = self.header();
+        if region >= regions(header.size) {
+            return Ok(Found { page: None, slot: Slot::Second, is_torn: false });
+        }
+        let slots = read_slots(&*self.file, &header, region)?;
+        let is_torn = slots.iter().any(Result::is_err);
+        let (page, slot) = newest(slots, &header).map_err(|damage| {
+            let message = format!("layer {}, region {region}: its page cannot be used: {damage}", header.id);
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
+        Ok(Found { page, slot, is_torn })
     }
 
     /// Changes the states of blocks.
     pub fn set(&self, blocks: Range<u64>, state: State) -> io::Result<()> {
-        let mut inner = self.lock();
         let mut next = blocks.start;
         while next < blocks.end {
             let region = region_of(next);
             let end = blocks.end.min((u64::from(region) + 1) * REGION_BLOCKS);
-            if inner.known(region).is_none() {
-                inner.load(&*self.file, region)?;
-            }
-            inner.change(region, |states| {
+            let change = |states: &mut States| {
                 (next..end).for_each(|block| states.set(block % REGION_BLOCKS, state));
-            });
+            };
+            // Most regions are still there from the planning.
+            while !self.lock().change(region, change) {
+                self.states(region)?;
+            }
             next = end;
         }
         Ok(())
@@ -218,17 +239,15 @@ impl LayerMap {
         let mut next = 0;
         while let Some(region) = self.next_region(next).map_err(FlushError::Write)? {
             next = region + 1;
-            let mut inner = self.lock();
-            if inner.regions.contains_key(&region) {
+            if self.lock().regions.contains_key(&region) {
                 continue;
             }
-            let found = inner.find(&*self.file, region).map_err(FlushError::Write)?;
-            inner.generation = inner.generation.max(found.page.as_ref().map_or(0, |page| page.generation));
+            let found = self.find(region).map_err(FlushError::Write)?;
             if found.is_torn {
-                inner.load(&*self.file, region).map_err(FlushError::Write)?;
+                self.states(region).map_err(FlushError::Write)?;
             }
-            if inner.changed >= MAX_CHANGED {
-                drop(inner);
+            self.lock().see(&found);
+            if self.is_full() {
                 self.write_changes(data)?;
             }
         }
@@ -287,15 +306,19 @@ impl Inner {
         Some(Arc::clone(&region.states))
     }
 
-    /// Reads what the file has of a region, and keeps it.
-    fn load(&mut self, file: &dyn Storage, region: u32) -> io::Result<Arc<States>> {
-        let Found { page, slot, is_torn } = self.find(file, region)?;
-        let page = page.unwrap_or_default();
-        self.generation = self.generation.max(page.generation);
+    fn see(&mut self, found: &Found) {
+        self.generation = self.generation.max(found.page.as_ref().map_or(0, |page| page.generation));
+    }
+
+    /// Keeps what the file has of a region.
+    fn keep(&mut self, region: u32, found: Found) -> Arc<States> {
+        self.see(&found);
         self.forget();
-        let uniform = UNIFORM.iter().find(|uniform| ***uniform == page.states);
-        let states = uniform.map_or_else(|| Arc::new(page.states), Arc::clone);
-        let loaded = Region {
+        let Found { page, slot, is_torn } = found;
+        let states = page.unwrap_or_default().states;
+        let uniform = UNIFORM.iter().find(|uniform| ***uniform == states);
+        let states = uniform.map_or_else(|| Arc::new(states), Arc::clone);
+        let kept = Region {
             states: Arc::clone(&states),
             slot,
             is_changed: is_torn,
@@ -303,34 +326,21 @@ impl Inner {
             is_used: true,
         };
         self.changed += usize::from(is_torn);
-        self.bytes += loaded.bytes();
-        self.regions.insert(region, loaded);
+        self.bytes += kept.bytes();
+        self.regions.insert(region, kept);
         self.order.push_back(region);
-        Ok(states)
+        states
     }
 
-    fn find(&self, file: &dyn Storage, region: u32) -> io::Result<Found> {
-        if region >= regions(self.header.size) {
-            return Ok(Found { page: None, slot: Slot::Second, is_torn: false });
-        }
-        let slots = read_slots(file, &self.header, region)?;
-        let is_torn = slots.iter().any(Result::is_err);
-        let (page, slot) = newest(slots, &self.header).map_err(|damage| {
-            let id = self.header.id;
-            let message = format!("layer {id}, region {region}: its page cannot be used: {damage}");
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })?;
-        Ok(Found { page, slot, is_torn })
-    }
-
-    fn change(&mut self, region: u32, change: impl FnOnce(&mut States)) {
-        if let Some(region) = self.regions.get_mut(&region) {
-            self.bytes -= region.bytes();
-            change(Arc::make_mut(&mut region.states));
-            self.bytes += region.bytes();
-            self.changed += usize::from(!region.is_changed);
-            region.is_changed = true;
-        }
+    /// Changes the states of a region. False if it is not in memory.
+    fn change(&mut self, region: u32, change: impl FnOnce(&mut States)) -> bool {
+        let Some(region) = self.regions.get_mut(&region) else { return false };
+        self.bytes -= region.bytes();
+        change(Arc::make_mut(&mut region.states));
+        self.bytes += region.bytes();
+        self.changed += usize::from(!region.is_changed);
+        (region.is_changed, region.is_used) = (true, true);
+        true
     }
 
     /// Makes room for one more region.
