@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use innkeeper_block::{
-    Backend, Completion, Engine, Layer, LayerDescription, Layered, Operation, RawFile, Segments, create_layer,
-};
+use innkeeper_block::layered::{Layer, LayerDescription, create_layer};
+use innkeeper_block::{Backend, Completion, Engine, Layered, Operation, RawFile, Segments};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uuid::Uuid;
 

@@ -13,7 +13,7 @@
 // Nothing that a guest, a user or a disk can influence may end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
-mod layered;
+pub mod layered;
 mod raw;
 mod segments;
 mod uring;
@@ -21,10 +21,7 @@ mod uring;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use layered::{
-    Finding, Layer, LayerDescription, LayerError, Layered, Problem, Report, Summary, check as check_layers,
-    create_layer, merge as merge_layers,
-};
+pub use layered::Layered;
 pub use raw::{EngineKind, OpenError, RawFile, open};
 pub use segments::Segments;
 

@@ -193,10 +193,10 @@ fn empty() -> Recorder {
 #[test]
 fn files_that_cannot_be_opened_are_a_finding() {
     let directory = tempfile::tempdir().unwrap();
-    let layer = super::engine::make(directory.path(), 1, SIZE);
-    let other = super::engine::make(directory.path(), 2, SIZE);
+    let layer = super::make(directory.path(), 1, SIZE);
+    let other = super::make(directory.path(), 2, SIZE);
     other.map.set_len(0).unwrap();
-    let report = crate::check_layers(vec![layer, other]);
+    let report = crate::layered::check(vec![layer, other]);
     assert_eq!(report.layers.len(), 2);
     let text = report.to_string();
     assert!(

@@ -1,32 +1,18 @@
 //! Many operations at a time, on several engines, while layers are put on top.
 
-use std::fs::{File, OpenOptions};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use uuid::Uuid;
 
-use super::Random;
-use crate::layered::{Layer, LayerDescription, Layered, create_layer};
+use super::{Random, make};
+use crate::layered::Layered;
 use crate::segments::tests::Memory;
 use crate::{Backend, Completion, Engine, EngineKind, Operation};
 
 const SIZE: u64 = 1 << 20;
 const DEPTH: u16 = 16;
 const THREADS: u64 = 3;
-
-pub fn make(directory: &Path, id: u128, size: u64) -> Layer {
-    let open = |kind: &str| -> File {
-        let path = directory.join(format!("{id}.{kind}"));
-        OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
-    };
-    let layer = Layer { data: open("data"), map: open("map") };
-    let parent = (id > 1).then(|| Uuid::from_u128(id - 1));
-    create_layer(&layer, &LayerDescription { id: Uuid::from_u128(id), parent, size }).unwrap();
-    layer
-}
 
 /// Waits as a device does: until it is told.
 struct Waiter(Epoll);

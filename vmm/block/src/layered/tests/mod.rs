@@ -7,11 +7,15 @@ mod model;
 mod recorder;
 mod volume;
 
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
 use uuid::Uuid;
 
 use super::format::{Header, Slot};
 use super::stack::data_size;
 use super::storage::Storage;
+use super::{Layer, LayerDescription, create_layer};
 
 /// Random numbers that are the same the next time.
 pub struct Random(u64);
@@ -47,10 +51,36 @@ pub fn length(variable: &str, usual: u64) -> u64 {
 
 /// Makes a layer in something that is in the place of files.
 pub fn create(data: &dyn Storage, map: &dyn Storage, id: u128, size: u64) {
-    let parent = (id > 1).then(|| Uuid::from_u128(id - 1));
-    let header = Header { generation: 1, size, id: Uuid::from_u128(id), parent, sealed: None };
+    let LayerDescription { id, parent, size } = description(id, size);
+    let header = Header { generation: 1, size, id, parent, sealed: None };
     data.grow(data_size(size)).unwrap();
     map.write_at(&header.encode(), Slot::First.of_header()).unwrap();
     data.sync().unwrap();
     map.sync().unwrap();
+}
+
+/// The paths of a layer's data and map.
+pub fn paths(directory: &Path, id: u128) -> [PathBuf; 2] {
+    ["data", "map"].map(|kind| directory.join(format!("{id}.{kind}")))
+}
+
+/// Opens a layer's files, which are made if need be.
+pub fn files(directory: &Path, id: u128) -> Layer {
+    let open = |path: PathBuf| -> File {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    };
+    let [data, map] = paths(directory, id).map(open);
+    Layer { data, map }
+}
+
+/// A layer on top of the one with the number before.
+pub fn description(id: u128, size: u64) -> LayerDescription {
+    LayerDescription { id: Uuid::from_u128(id), parent: (id > 1).then(|| Uuid::from_u128(id - 1)), size }
+}
+
+/// Makes a layer in files.
+pub fn make(directory: &Path, id: u128, size: u64) -> Layer {
+    let layer = files(directory, id);
+    create_layer(&layer, &description(id, size)).unwrap();
+    layer
 }

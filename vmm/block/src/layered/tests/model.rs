@@ -2,13 +2,11 @@
 //!
 //! `INNKEEPER_BLOCK_OPERATIONS` says how many.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
 
-use super::{Random, length};
+use super::{Random, files, length, paths};
 use crate::layered::format::REGION_SIZE;
-use crate::layered::{Layer, LayerDescription, Layered, check, create_layer, merge};
+use crate::layered::{LayerDescription, Layered, check, create_layer, merge};
 use crate::segments::tests::Memory;
 use crate::{Backend, Engine, EngineKind, Operation, SECTOR_SIZE};
 use uuid::Uuid;
@@ -25,8 +23,8 @@ struct Model {
     directory: tempfile::TempDir,
     kind: EngineKind,
     /// The names of the layers, from the bottom, and what they are.
-    layers: Vec<(usize, LayerDescription)>,
-    made: usize,
+    layers: Vec<(u128, LayerDescription)>,
+    made: u128,
     volume: Layered,
     engine: Box<dyn Engine>,
     expected: Windows,
@@ -34,18 +32,6 @@ struct Model {
     /// What the volume held when the layers up to this one were sealed.
     snapshot: Option<(usize, Windows)>,
     random: Random,
-}
-
-fn paths(directory: &Path, name: usize) -> [PathBuf; 2] {
-    ["data", "map"].map(|kind| directory.join(format!("{name}.{kind}")))
-}
-
-fn files(directory: &Path, name: usize) -> Layer {
-    let open = |path: &PathBuf| -> File {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
-    };
-    let [data, map] = paths(directory, name);
-    Layer { data: open(&data), map: open(&map) }
 }
 
 fn execute(engine: &mut dyn Engine, operation: Operation) -> io::Result<()> {
@@ -161,7 +147,7 @@ impl Model {
         let below = self.layers.last().unwrap().1;
         let name = self.made;
         self.made += 1;
-        let id = Uuid::from_u128(name as u128 + 1);
+        let id = Uuid::from_u128(name + 1);
         let description = LayerDescription { id, parent: Some(below.id), size: self.capacity };
         let layer = files(self.directory.path(), name);
         create_layer(&layer, &description).unwrap();
@@ -244,7 +230,7 @@ impl Model {
         let end = first + 2 + self.random.below(below - first as u64 - 1) as usize;
         let name = self.made;
         self.made += 1;
-        let old: Vec<usize> = self.layers[first..end].iter().map(|(name, _)| *name).collect();
+        let old: Vec<u128> = self.layers[first..end].iter().map(|(name, _)| *name).collect();
         let layers = old.iter().map(|name| files(self.directory.path(), *name)).collect();
         let description = merge(layers, files(self.directory.path(), name)).unwrap();
         assert_eq!(

@@ -1,15 +1,13 @@
 //! What opening, sealing, growing and failing do.
 
-use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use super::recorder::{Content, Log, Recorder};
-use super::{Random, create};
+use super::{Random, create, description, files};
 use crate::layered::format::{PAGE_SIZE, REGION_SIZE, Slot};
 use crate::layered::map::MAX_KEPT;
 use crate::layered::storage::Storage;
@@ -19,23 +17,8 @@ use crate::{Backend, Operation};
 
 const SIZE: u64 = 1 << 20;
 
-fn description(id: u128) -> LayerDescription {
-    let parent = (id > 1).then(|| Uuid::from_u128(id - 1));
-    LayerDescription { id: Uuid::from_u128(id), parent, size: SIZE }
-}
-
-fn open(directory: &Path, id: u128) -> Layer {
-    let open = |kind: &str| -> File {
-        let path = directory.join(format!("{id}.{kind}"));
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
-    };
-    Layer { data: open("data"), map: open("map") }
-}
-
 fn make(directory: &Path, id: u128) -> Layer {
-    let layer = open(directory, id);
-    create_layer(&layer, &description(id)).unwrap();
-    layer
+    super::make(directory, id, SIZE)
 }
 
 fn write(volume: &Layered, offset: u64, byte: u8, length: usize) -> std::io::Result<()> {
@@ -58,7 +41,7 @@ fn layers_that_do_not_belong_together_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     (1..=3).for_each(|id| drop(make(directory, id)));
-    let opened = |ids: &[u128]| Layered::open(ids.iter().map(|id| open(directory, *id)).collect(), false);
+    let opened = |ids: &[u128]| Layered::open(ids.iter().map(|id| files(directory, *id)).collect(), false);
     assert!(opened(&[1, 2, 3]).is_ok());
     assert!(matches!(opened(&[]), Err(LayerError::None)));
     assert!(matches!(opened(&[2]), Err(LayerError::Parent { index: 0, .. })));
@@ -71,11 +54,13 @@ fn layers_that_do_not_belong_together_are_refused() {
     let volume = opened(&[1, 2]).unwrap();
     assert!(matches!(opened(&[1, 2]), Err(LayerError::Data(1, crate::OpenError::Locked))));
     drop(volume);
-    let (_one, _two) = (opened(&[1, 2]).unwrap(), Layered::open(vec![open(directory, 1)], true).unwrap());
+    let (_one, _two) = (opened(&[1, 2]).unwrap(), Layered::open(vec![files(directory, 1)], true).unwrap());
     // No file is made a layer twice, and no layer is impossible.
-    assert!(create_layer(&open(directory, 1), &description(1)).is_err());
+    assert!(create_layer(&files(directory, 1), &description(1, SIZE)).is_err());
     for size in [0, 100, u64::MAX] {
-        assert!(create_layer(&open(directory, 7), &LayerDescription { size, ..description(7) }).is_err());
+        assert!(
+            create_layer(&files(directory, 7), &LayerDescription { size, ..description(7, SIZE) }).is_err()
+        );
     }
 }
 
@@ -85,9 +70,9 @@ fn what_is_sealed_does_not_change_and_can_be_shared() {
     let directory = directory.path();
     let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
     write(&volume, 0, 1, 8192).unwrap();
-    assert!(volume.seal(open(directory, 1)).is_err(), "it is in use");
-    let wrong = LayerDescription { size: SIZE * 2, ..description(2) };
-    let layer = open(directory, 9);
+    assert!(volume.seal(files(directory, 1)).is_err(), "it is in use");
+    let wrong = LayerDescription { size: SIZE * 2, ..description(2, SIZE) };
+    let layer = files(directory, 9);
     create_layer(&layer, &wrong).unwrap();
     assert!(volume.seal(layer).unwrap_err().to_string().contains("not made to be on top"));
     volume.seal(make(directory, 2)).unwrap();
@@ -96,12 +81,12 @@ fn what_is_sealed_does_not_change_and_can_be_shared() {
     // The first one has to be durable before there is another.
     assert!(volume.seal(make(directory, 3)).unwrap_err().to_string().contains("not durable yet"));
     volume.finish_seal().unwrap();
-    let snapshot = Layered::open(vec![open(directory, 1)], true).unwrap();
+    let snapshot = Layered::open(vec![files(directory, 1)], true).unwrap();
     assert_eq!(read(&snapshot, 0, 8192).unwrap(), vec![1; 8192]);
     assert!(write(&snapshot, 0, 3, 512).is_err() && snapshot.resize(SIZE * 2).is_err());
     drop((volume, snapshot));
-    assert!(matches!(Layered::open(vec![open(directory, 1)], false), Err(LayerError::Sealed)));
-    let volume = Layered::open(vec![open(directory, 1), open(directory, 2)], false).unwrap();
+    assert!(matches!(Layered::open(vec![files(directory, 1)], false), Err(LayerError::Sealed)));
+    let volume = Layered::open(vec![files(directory, 1), files(directory, 2)], false).unwrap();
     assert_eq!(read(&volume, 0, 8192).unwrap()[..512], [1; 512], "nobody flushed what came after the seal");
 }
 
@@ -122,7 +107,7 @@ fn space_is_given_back_over_base_data() {
     assert!(before >= SIZE / 1024 && blocks() < before / 4, "{before} {}", blocks());
     assert_eq!(read(&volume, 0, SIZE as usize).unwrap(), vec![0; SIZE as usize]);
     drop(volume);
-    let volume = Layered::open(vec![open(directory, 1), open(directory, 2)], false).unwrap();
+    let volume = Layered::open(vec![files(directory, 1), files(directory, 2)], false).unwrap();
     assert_eq!(read(&volume, 0, SIZE as usize).unwrap(), vec![0; SIZE as usize]);
 }
 
@@ -166,15 +151,15 @@ fn a_damaged_page_is_an_error_where_it_matters() {
     volume.seal(make(directory, 2)).unwrap();
     volume.finish_seal().unwrap();
     drop(volume);
-    let map = open(directory, 1).map;
+    let map = files(directory, 1).map;
     map.write_all_at(b"X", Slot::First.of_page(0) + 100).unwrap();
-    let volume = Layered::open(vec![open(directory, 1), open(directory, 2)], false).unwrap();
+    let volume = Layered::open(vec![files(directory, 1), files(directory, 2)], false).unwrap();
     let error = read(&volume, 0, 4096).unwrap_err().to_string();
     assert!(error.contains("region 0") && error.contains("checksum"), "{error}");
     // Somebody has replaced a data file by a shorter one.
     map.write_all_at(&[0; PAGE_SIZE], Slot::First.of_page(0)).unwrap();
-    open(directory, 1).data.set_len(4096).unwrap();
-    let volume = Layered::open(vec![open(directory, 1)], true).unwrap();
+    files(directory, 1).data.set_len(4096).unwrap();
+    let volume = Layered::open(vec![files(directory, 1)], true).unwrap();
     assert!(read(&volume, 4096, 4096).is_err());
 }
 
@@ -188,13 +173,13 @@ fn a_torn_page_is_whole_again_when_its_layer_is_sealed() {
     flush(&volume).unwrap();
     drop(volume);
     // A crash came when the page was written for the second time.
-    open(directory, 1).map.write_all_at(b"torn", Slot::Second.of_page(0)).unwrap();
-    let volume = Layered::open(vec![open(directory, 1)], false).unwrap();
+    files(directory, 1).map.write_all_at(b"torn", Slot::Second.of_page(0)).unwrap();
+    let volume = Layered::open(vec![files(directory, 1)], false).unwrap();
     volume.seal(make(directory, 2)).unwrap();
     volume.finish_seal().unwrap();
     assert_eq!(read(&volume, 0, 4096).unwrap(), [1; 4096]);
     drop(volume);
-    let report = crate::check_layers(vec![open(directory, 1), open(directory, 2)]);
+    let report = crate::layered::check(vec![files(directory, 1), files(directory, 2)]);
     assert_eq!(report.to_string(), "2 layers are sound\n");
 }
 
