@@ -76,7 +76,7 @@ mod tests {
                 });
             }
         });
-        assert!(runs.into_inner() < 100, "160 flushes were joined");
+        assert!(runs.into_inner() < 160, "some of 160 flushes were joined");
     }
 
     #[test]
