@@ -114,7 +114,8 @@ fn guests_ask_the_api() -> Result<()> {
     );
 
     // One that takes all that it can get leaves enough for others, and takes nothing of the operator's.
-    let held = guest.inside(|| (0..100).map(|_| connect()).collect::<Result<Vec<_>>>())?;
+    // Those that are refused may be reset before one has them.
+    let held: Vec<TcpStream> = guest.inside(|| Ok((0..100).filter_map(|_| connect().ok()).collect()))?;
     ensure!(ask_api(&lab, &other, "DescribeInstances")?.contains(&ids[0]), "the other one is not answered");
     ensure!(lab.client.ask("DescribeInstances", &[])?.contains(&ids[0]));
     let mut open = 0;
