@@ -2,7 +2,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use super::Record;
 
@@ -45,9 +45,12 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// HMAC-SHA256 with a key of that very length.
-pub fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
+/// HMAC-SHA256.
+pub fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    // A key is filled up to a block with zeros, and hashed if it is longer: what makes it fit cannot fail.
     let mut block = [0; 64];
+    let hashed = Sha256::digest(key);
+    let key = if key.len() > block.len() { hashed.as_slice() } else { key };
     block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
     let mut mac = Hmac::<Sha256>::new(&block.into());
     mac.update(message);

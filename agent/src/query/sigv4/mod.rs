@@ -6,7 +6,6 @@
 
 mod claim;
 
-use hmac::{Hmac, KeyInit, Mac};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -14,6 +13,7 @@ use subtle::ConstantTimeEq;
 use self::claim::{Claim, Scope};
 use crate::query::dispatch::hex;
 use crate::query::{ApiError, Service};
+use crate::records::secret::hmac;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
@@ -155,11 +155,11 @@ fn mismatch(service: Service) -> ApiError {
 fn signature(request: Signed<'_>, names: &[&str], date: &str, scope: Scope<'_>, secret: &str) -> String {
     let canonical = canonical(request, names);
     let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
-    let mut key = hmac(format!("AWS4{secret}").as_bytes(), scope.day);
+    let mut key = hmac(format!("AWS4{secret}").as_bytes(), scope.day.as_bytes());
     for part in [scope.region, scope.service.name(), "aws4_request"] {
-        key = hmac(&key, part);
+        key = hmac(&key, part.as_bytes());
     }
-    hex(&hmac(&key, &to_sign))
+    hex(&hmac(&key, to_sign.as_bytes()))
 }
 
 /// The canonical request.
@@ -195,18 +195,6 @@ pub fn encode(text: &str, path: bool) -> String {
         }
         out
     })
-}
-
-/// HMAC-SHA256.
-fn hmac(key: &[u8], text: &str) -> [u8; 32] {
-    // A key is filled up to a block with zeros, and hashed if it is longer: what makes it fit cannot fail.
-    let mut block = [0; 64];
-    let hashed = Sha256::digest(key);
-    let key = if key.len() > block.len() { hashed.as_slice() } else { key };
-    block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
-    let mut mac = Hmac::<Sha256>::new(&block.into());
-    mac.update(text.as_bytes());
-    mac.finalize().into_bytes().into()
 }
 
 #[cfg(test)]
