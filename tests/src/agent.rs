@@ -404,6 +404,29 @@ impl Agent {
             .context("cannot run aws")
     }
 
+    /// Makes a role for instances that may do what an action's pattern says, and a profile of the same name.
+    pub fn make_role(&self, name: &str, action: &str) -> Result<()> {
+        const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}}"#;
+        let rights = format!(r#"{{"Statement":{{"Effect":"Allow","Action":"{action}","Resource":"*"}}}}"#);
+        for words in [
+            &["create-role", "--role-name", name, "--assume-role-policy-document", TRUST][..],
+            &[
+                "put-role-policy",
+                "--role-name",
+                name,
+                "--policy-name",
+                "rights",
+                "--policy-document",
+                &rights,
+            ],
+            &["create-instance-profile", "--instance-profile-name", name],
+            &["add-role-to-instance-profile", "--instance-profile-name", name, "--role-name", name],
+        ] {
+            self.aws(&[&["iam"], words].concat())?;
+        }
+        Ok(())
+    }
+
     /// Runs one of the suites in `tests/clients` with an image that can be launched. What it prints is printed.
     pub fn run_suite(&self, name: &str, image: &str, template: &Template) -> Result<()> {
         let mut suite = suite(name)?;

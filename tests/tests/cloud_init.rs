@@ -139,11 +139,7 @@ fn stock_cloud_init_configures_its_instance_once() -> Result<()> {
     Ok(())
 }
 
-/// A role that may look, and not stop.
-const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}}"#;
-const RIGHTS: &str = r#"{"Statement":{"Effect":"Allow","Action":"ec2:Describe*","Resource":"*"}}"#;
-
-/// What the guest does with it. Debian's boto3 is older than the variable that names an endpoint.
+/// What the guest does with its role. Debian's boto3 is older than the variable that names an endpoint.
 const BOTO3: &str = r#"
 import boto3
 from botocore.exceptions import ClientError
@@ -159,17 +155,8 @@ except ClientError as error:
 #[test]
 #[ignore = "minutes long; scripts/test full runs it"]
 fn boto3_in_a_whole_debian_has_the_role_of_its_instance() -> Result<()> {
-    let debian = Debian::launch(&["--profile", "watcher"], |agent| {
-        for words in [
-            &["create-role", "--role-name", "watcher", "--assume-role-policy-document", TRUST][..],
-            &["put-role-policy", "--role-name", "watcher", "--policy-name", "a", "--policy-document", RIGHTS],
-            &["create-instance-profile", "--instance-profile-name", "watcher"],
-            &["add-role-to-instance-profile", "--instance-profile-name", "watcher", "--role-name", "watcher"],
-        ] {
-            agent.aws(&[&["iam"], words].concat())?;
-        }
-        Ok(())
-    })?;
+    let debian =
+        Debian::launch(&["--profile", "watcher"], |agent| agent.make_role("watcher", "ec2:Describe*"))?;
     let said = debian.ssh(&format!("python3 -c '{BOTO3}'"))?;
     ensure!(said == format!("described {}\nUnauthorizedOperation", debian.id), "{said}");
     Ok(())

@@ -7,22 +7,6 @@ use innkeeper_tests::agent::{REGION, client_program};
 use innkeeper_tests::path;
 use innkeeper_tests::stand_in::{Guest, Lab};
 
-const TRUST: &str = r#"{"Statement":{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}}"#;
-
-/// Makes a role that may do this, and a profile of the same name.
-fn role(lab: &Lab, name: &str, action: &str) -> Result<()> {
-    let rights = format!(r#"{{"Statement":{{"Effect":"Allow","Action":"{action}","Resource":"*"}}}}"#);
-    for words in [
-        &["create-role", "--role-name", name, "--assume-role-policy-document", TRUST][..],
-        &["put-role-policy", "--role-name", name, "--policy-name", "rights", "--policy-document", &rights],
-        &["create-instance-profile", "--instance-profile-name", name],
-        &["add-role-to-instance-profile", "--instance-profile-name", name, "--role-name", name],
-    ] {
-        lab.agent.aws(&[&["iam"], words].concat())?;
-    }
-    Ok(())
-}
-
 /// What boto3 prints in a guest, which knows no more than where EC2 is, by name.
 fn boto3(guest: &Guest, id: &str) -> Result<String> {
     let directory = tempfile::tempdir()?;
@@ -46,8 +30,8 @@ fn boto3(guest: &Guest, id: &str) -> Result<String> {
 #[test]
 fn boto3_without_keys_does_what_the_role_may() -> Result<()> {
     let lab = Lab::start()?;
-    role(&lab, "watcher", "ec2:Describe*")?;
-    role(&lab, "keeper", "ec2:*")?;
+    lab.agent.make_role("watcher", "ec2:Describe*")?;
+    lab.agent.make_role("keeper", "ec2:*")?;
     let id = lab.launch_with(&[("IamInstanceProfile.Name", "watcher")])?;
     let guest = lab.guest(&id)?;
     let account = "000000000000";
