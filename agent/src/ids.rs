@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Why a text is not an id of the wanted kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,6 +150,56 @@ ids! {
     AllocationId = "eipalloc";
     /// Where an elastic address is used.
     AddressAssociationId = "eipassoc";
+}
+
+/// A layer of volumes: a UUID, which is also in its files. Clients never see it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LayerId(String);
+
+impl LayerId {
+    /// One that nobody else has.
+    pub fn random() -> Self {
+        uuid::Builder::from_random_bytes(rand::random()).into_uuid().into()
+    }
+
+    /// The same as a number.
+    pub fn uuid(&self) -> Uuid {
+        // Only well-formed ones are made.
+        Uuid::try_parse(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<Uuid> for LayerId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid.to_string())
+    }
+}
+
+impl TryFrom<String> for LayerId {
+    type Error = uuid::Error;
+
+    fn try_from(text: String) -> Result<Self, uuid::Error> {
+        Uuid::try_parse(&text).map(Self::from)
+    }
+}
+
+impl From<LayerId> for String {
+    fn from(id: LayerId) -> String {
+        id.0
+    }
+}
+
+impl AsRef<str> for LayerId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LayerId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
 }
 
 #[cfg(test)]

@@ -83,7 +83,13 @@ mod tests {
         let mut instance = Instance::clone(client.agent.state.read().get::<Instance>(&id).unwrap());
         instance.lifecycle.step = None;
         if root == RootDeviceType::InstanceStore {
-            let root = StoreDisk { name: StoreDisk::ROOT.into(), device_name: None, size: 1, source: None };
+            let root = StoreDisk {
+                name: StoreDisk::ROOT.into(),
+                device_name: None,
+                size: 1,
+                layer: None,
+                source: None,
+            };
             instance.instance_store.push(root);
         }
         client.put(instance.clone());

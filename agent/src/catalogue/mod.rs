@@ -95,6 +95,7 @@ impl InstanceType {
                 name: format!("ephemeral{number}"),
                 device_name: None,
                 size: disks.size.saturating_mul(1_000_000_000),
+                layer: None,
                 source: None,
             })
             .collect()

@@ -123,7 +123,13 @@ mod tests {
         let host = Capacity { vcpus: 64, memory: 8192, largest: 4 };
         let catalogue = Catalogue::default();
         let kind = catalogue.get("t3.micro").unwrap();
-        let disk = |size| StoreDisk { name: "ephemeral0".into(), device_name: None, size, source: None };
+        let disk = |size| StoreDisk {
+            name: "ephemeral0".into(),
+            device_name: None,
+            size,
+            layer: None,
+            source: None,
+        };
         let client = Client::new();
         let room = |size| {
             host.room(&client.agent.state.read(), &catalogue, Need::new(kind, &[disk(size), disk(size)]))

@@ -37,8 +37,8 @@ pub use network::{
 };
 pub use secret::Secret;
 pub use storage::{
-    Attachment, AttachmentStatus, MappedVolume, Mapping, RootDeviceType, Snapshot, StoreDisk, Volume,
-    VolumeState,
+    Attachment, AttachmentStatus, Layer, LayerState, MappedVolume, Mapping, Modification, ModificationState,
+    RootDeviceType, Snapshot, SnapshotState, StoreDisk, Volume, VolumeShape, VolumeState,
 };
 
 use crate::ids::KeyPairId;
@@ -93,6 +93,7 @@ records! {
     InstanceProfile, "instance-profile", id;
     InternetGateway, "internet-gateway", id;
     KeyPair, "key-pair", id;
+    Layer, "layer", id;
     Machine, "machine", name;
     Meter, "meter", name;
     NatGateway, "nat-gateway", id;
@@ -102,10 +103,8 @@ records! {
     RouteTable, "route-table", id;
     ScheduledEvent, "scheduled-event", id;
     SecurityGroup, "security-group", id;
-    Snapshot, "snapshot", id;
     StateChange, "state-change", number;
     Tags, "tags", resource;
-    Volume, "volume", id;
 }
 
 /// What requests are signed with.

@@ -1,11 +1,52 @@
-//! Volumes, snapshots, and the mappings that make volumes.
+//! Volumes, snapshots, the layers that both are made of, and the mappings that make volumes.
 
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{InstanceId, SnapshotId, VolumeId};
+use serde_json::{Value, json};
+
+use super::{Record, fields};
+use crate::ids::{InstanceId, LayerId, SnapshotId, VolumeId};
+
+/// Files with a part of what is on volumes: what was written between two snapshots. A volume is the layer on top of it and
+/// all that are below that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// A UUID.
+    pub id: LayerId,
+    /// The layer that it is on top of.
+    pub parent: Option<LayerId>,
+    /// The size of a volume that it is on top of, in bytes: a multiple of 512.
+    pub size: u64,
+    /// The name of its files. Another one when it was merged with layers below it.
+    pub files: String,
+    /// How far it is.
+    pub state: LayerState,
+}
+
+impl Layer {
+    /// A new, empty one on top of `parent`, whose files are yet to be made.
+    pub fn plan(parent: Option<LayerId>, size: u64) -> Self {
+        let id = LayerId::random();
+        Self { files: id.to_string(), id, parent, size, state: LayerState::Planned }
+    }
+}
+
+/// How far a layer is. It never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerState {
+    /// Its files are yet to be made.
+    Planned,
+    /// It is the top of a volume, and takes what is written.
+    Top,
+    /// Another one is on top of it. It changes no more, and is being made durable.
+    Covered,
+    /// It is durable, and volumes may share it.
+    Sealed,
+}
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +67,8 @@ pub struct Volume {
     pub encrypted: bool,
     /// What it was made from.
     pub snapshot: Option<SnapshotId>,
+    /// Its topmost layer.
+    pub layer: LayerId,
     /// Such as `us-east-1a`.
     pub availability_zone: String,
     /// When it was made.
@@ -34,6 +77,75 @@ pub struct Volume {
     pub state: VolumeState,
     /// Who has it.
     pub attachment: Option<Attachment>,
+    /// The last ModifyVolume.
+    #[serde(default)]
+    pub modification: Option<Modification>,
+    /// Why nothing can be written to it, if that is so: once something could not be made durable, nobody knows what is.
+    #[serde(default)]
+    pub impairment: Option<String>,
+    /// Whether it is to take writes again by itself after it was impaired.
+    #[serde(default)]
+    pub auto_enable_io: bool,
+}
+
+impl Record for Volume {
+    const KIND: &'static str = "volume";
+    /// 2: has layers.
+    const VERSION: u32 = 2;
+
+    fn key(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn migrate(_: u32, document: Value) -> Result<Value, String> {
+        with_layer(document)
+    }
+}
+
+/// Gives a document of before there were layers the name of one. What was its file becomes that when the agent starts.
+fn with_layer(mut document: Value) -> Result<Value, String> {
+    fields(&mut document)?.insert("layer".into(), json!(LayerId::random()));
+    Ok(document)
+}
+
+/// What can be changed of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeShape {
+    /// In GiB.
+    pub size: u32,
+    /// Such as `gp3`.
+    pub volume_type: String,
+    /// Operations per second, of types that have them.
+    pub iops: Option<u32>,
+    /// MiB per second, of types that have it.
+    pub throughput: Option<u32>,
+}
+
+/// A change of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Modification {
+    /// What it was.
+    pub original: VolumeShape,
+    /// What it is to be.
+    pub target: VolumeShape,
+    /// How far it is.
+    pub state: ModificationState,
+    /// When it was asked for.
+    pub started: Timestamp,
+    /// When it was done, or given up.
+    pub ended: Option<Timestamp>,
+}
+
+/// How far a change of a volume is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModificationState {
+    /// It was asked for.
+    Modifying,
+    /// It is done.
+    Completed,
+    /// It could not be done: why.
+    Failed(String),
 }
 
 /// EC2's states.
@@ -108,8 +220,50 @@ pub struct Snapshot {
     pub volume: Option<VolumeId>,
     /// When.
     pub started: Timestamp,
-    /// Its data: a raw file that nobody writes to. None is all zeroes.
+    /// What was on the volume: this layer, and those below it.
+    pub layer: LayerId,
+    /// How far it is.
+    #[serde(default)]
+    pub state: SnapshotState,
+    /// When it was complete.
+    #[serde(default)]
+    pub completed: Option<Timestamp>,
+    /// Whether the volume was said to be encrypted.
+    #[serde(default)]
+    pub encrypted: bool,
+    /// The accounts that may make volumes of it besides its owner; `all` is everybody.
+    #[serde(default)]
+    pub create_volume_permissions: Vec<String>,
+    /// The raw file of one of before there were layers, until it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+}
+
+impl Record for Snapshot {
+    const KIND: &'static str = "snapshot";
+    /// 2: has a layer.
+    const VERSION: u32 = 2;
+
+    fn key(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn migrate(_: u32, document: Value) -> Result<Value, String> {
+        with_layer(document)
+    }
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotState {
+    /// Its layer is not durable yet.
+    Pending,
+    /// Volumes can be made of it.
+    #[default]
+    Completed,
+    /// It could not be made durable: why.
+    Error(String),
 }
 
 /// A disk of an instance store. Its contents go with the guest: they outlive a reboot, and nothing else.
@@ -121,7 +275,11 @@ pub struct StoreDisk {
     pub device_name: Option<String>,
     /// In bytes.
     pub size: u64,
-    /// What it begins with, if not with zeroes: a raw file that nobody writes to.
+    /// What it begins with, if not with zeroes: this layer and those below it.
+    #[serde(default)]
+    pub layer: Option<LayerId>,
+    /// The same of before there were layers: a raw file that nobody writes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PathBuf>,
 }
 

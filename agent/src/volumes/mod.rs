@@ -2,6 +2,7 @@
 //!
 //! A volume is a raw sparse file for now; what keeps volumes is behind a trait, so that layers can take its place.
 
+pub mod stack;
 pub mod types;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -201,6 +201,7 @@ impl RegisterImage {
             name: StoreDisk::ROOT.to_owned(),
             device_name: None,
             size: source.disk_size(),
+            layer: None,
             source: disk.clone(),
         });
         let snapshot = disk.filter(|_| root.is_some()).map(|file| Snapshot {
@@ -210,6 +211,11 @@ impl RegisterImage {
             volume_size: source.map_or(1, Source::volume_size),
             volume: None,
             started: now,
+            layer: crate::ids::LayerId::random(),
+            state: crate::records::SnapshotState::Completed,
+            completed: Some(now),
+            encrypted: false,
+            create_volume_permissions: Vec::new(),
             file: Some(file),
         });
         let boot = match copy {

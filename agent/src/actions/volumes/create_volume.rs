@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::item::VolumeItem;
 use crate::actions::lookup::find;
 use crate::actions::regions::zone_id;
-use crate::ids::{SnapshotId, VolumeId};
+use crate::ids::{LayerId, SnapshotId, VolumeId};
 use crate::query::idempotency::{recall, remember};
 use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
 use crate::records::{Snapshot, Volume, VolumeState};
 use crate::state::World;
+use crate::volumes::stack;
 use crate::volumes::types::{self, Resolved};
 
 /// Makes a volume, empty or from a snapshot.
@@ -46,7 +47,7 @@ pub struct Response(VolumeItem);
 /// What is to be made.
 struct Plan {
     zone: String,
-    snapshot: Option<SnapshotId>,
+    snapshot: Option<(SnapshotId, LayerId)>,
     resolved: Resolved,
 }
 
@@ -97,7 +98,8 @@ impl CreateVolume {
         }
         let volume_type = self.volume_type.as_deref().unwrap_or(types::DEFAULT);
         let resolved = types::check(volume_type, size, self.iops, self.throughput)?;
-        Ok(Plan { zone, snapshot: snapshot.map(|snapshot| snapshot.id.clone()), resolved })
+        let snapshot = snapshot.map(|snapshot| (snapshot.id.clone(), snapshot.layer.clone()));
+        Ok(Plan { zone, snapshot, resolved })
     }
 }
 
@@ -124,7 +126,9 @@ impl Action for CreateVolume {
                 return Ok(Response(VolumeItem::new(draft, context, volume)));
             }
             let Plan { zone, snapshot, resolved } = self.plan(draft, context)?;
+            let (snapshot, base) = snapshot.unzip();
             let volume = Volume {
+                layer: stack::found(draft, base.as_ref(), resolved.size),
                 id: VolumeId::random(),
                 owner: context.caller.account.clone(),
                 size: resolved.size,
@@ -137,6 +141,9 @@ impl Action for CreateVolume {
                 created: jiff::Timestamp::now(),
                 state: VolumeState::Available,
                 attachment: None,
+                modification: None,
+                impairment: None,
+                auto_enable_io: false,
             };
             remember(draft, context, Self::NAME, token, &volume.id);
             draft.tag(&volume.id, tags);

@@ -82,6 +82,11 @@ mod tests {
             volume_size: 1,
             volume: None,
             started: jiff::Timestamp::UNIX_EPOCH,
+            layer: crate::ids::LayerId::random(),
+            state: crate::records::SnapshotState::Completed,
+            completed: None,
+            encrypted: false,
+            create_volume_permissions: Vec::new(),
             file: None,
         };
         let done: Result<(), ApiError> = client.agent.state.change(|draft| {

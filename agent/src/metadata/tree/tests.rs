@@ -35,6 +35,7 @@ fn furnished() -> (Client, InstanceId) {
         name: name.into(),
         device_name: device.map(str::to_owned),
         size: 1,
+        layer: None,
         source: None,
     };
     instance.instance_store = vec![disk("ephemeral0", Some("/dev/sdb")), disk("ephemeral1", None)];

@@ -27,9 +27,10 @@ use crate::query::{Action, ApiError, Context, idempotency};
 use crate::records::{
     Attachment, AttachmentStatus, BlockDevice, Image, ImageState, Instance, InstanceProfile,
     InterfaceAttachment, Lifecycle, MetadataOptions, NetworkInterface, RootDeviceType, ShutdownBehavior,
-    Volume, VolumeState,
+    Snapshot, Volume, VolumeState,
 };
 use crate::state::{Draft, World};
+use crate::volumes::stack;
 use devices::{Device, Devices};
 use network::{Place, Planned, What};
 
@@ -122,7 +123,7 @@ impl RunInstances {
         for (launch_index, interfaces) in (0..).zip(place.instances.iter().take(plan.count)) {
             let id = InstanceId::random();
             let block_devices = plan.devices.volumes.iter().map(|device| {
-                let volume = volume(plan, device, &id, owner, now);
+                let volume = volume(plan, draft, device, &id, owner, now);
                 let entry = BlockDevice {
                     device_name: device.name.clone(),
                     volume: volume.id.clone(),
@@ -304,9 +305,19 @@ fn attach(
 }
 
 /// A volume in the making, that an instance has.
-fn volume(plan: &Plan, device: &Device, instance: &InstanceId, owner: &str, now: Timestamp) -> Volume {
+fn volume(
+    plan: &Plan,
+    draft: &mut Draft,
+    device: &Device,
+    instance: &InstanceId,
+    owner: &str,
+    now: Timestamp,
+) -> Volume {
     let wanted = &device.volume;
+    let snapshot = wanted.snapshot.as_ref().and_then(|id| draft.get::<Snapshot>(id));
+    let base = snapshot.map(|snapshot| snapshot.layer.clone());
     Volume {
+        layer: stack::found(draft, base.as_ref(), wanted.size),
         id: VolumeId::random(),
         owner: owner.to_owned(),
         size: wanted.size,
@@ -325,6 +336,9 @@ fn volume(plan: &Plan, device: &Device, instance: &InstanceId, owner: &str, now:
             attached: now,
             status: AttachmentStatus::Attaching,
         }),
+        modification: None,
+        impairment: None,
+        auto_enable_io: false,
     }
 }
 

@@ -112,7 +112,13 @@ fn a_start_needs_room() {
 #[test]
 fn an_instance_without_a_root_volume_cannot_be_stopped() {
     let client = Client::new();
-    let root = StoreDisk { name: StoreDisk::ROOT.into(), device_name: None, size: 1 << 30, source: None };
+    let root = StoreDisk {
+        name: StoreDisk::ROOT.into(),
+        device_name: None,
+        size: 1 << 30,
+        layer: None,
+        source: None,
+    };
     client.put(Image {
         block_devices: Vec::new(),
         root_store: Some(root),

@@ -379,7 +379,13 @@ fn the_instance_store_is_the_types_and_its_names_are_the_mappings() {
 #[test]
 fn a_root_device_in_the_instance_store_is_no_volume() {
     let client = Client::new();
-    let root = StoreDisk { name: StoreDisk::ROOT.into(), device_name: None, size: 1 << 30, source: None };
+    let root = StoreDisk {
+        name: StoreDisk::ROOT.into(),
+        device_name: None,
+        size: 1 << 30,
+        layer: None,
+        source: None,
+    };
     let image = client.image("ami-0000000000000000d");
     client.put(Image { block_devices: Vec::new(), root_store: Some(root), ..image });
     let store = ("ImageId", "ami-0000000000000000d");

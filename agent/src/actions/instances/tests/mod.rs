@@ -47,6 +47,11 @@ impl Client {
             volume_size: 8,
             volume: None,
             started: Timestamp::UNIX_EPOCH,
+            layer: crate::ids::LayerId::random(),
+            state: crate::records::SnapshotState::Completed,
+            completed: None,
+            encrypted: false,
+            create_volume_permissions: Vec::new(),
             file: None,
         });
         client.put(client.image(IMAGE));
