@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use innkeeper_protocol::{
     Answer, AttachDisk, AttachInterface, BootSource, Command, Configure, Connection, ConsoleKind, Descriptor,
-    DiskEngine, DiskFormat, Error, Event, Failure, Happening, Identity, Limits, Metrics, Status,
+    DiskEngine, DiskSource, Error, Event, Failure, Happening, Identity, Limits, Metrics, Status,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -276,8 +276,7 @@ impl Controller {
         let opened = OpenOptions::new().read(true).write(true).open(file)?;
         let disk = AttachDisk {
             id: id.into(),
-            file: Descriptor(0),
-            format: DiskFormat::Raw,
+            source: DiskSource::Raw { file: Descriptor(0) },
             read_only: false,
             still: false,
             serial: id.into(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use innkeeper_protocol::{
-    AttachDisk, Command, ConsoleKind, Descriptor, DeviceState, DiskFormat, Ending, FailureCode, Happening,
+    AttachDisk, Command, ConsoleKind, Descriptor, DeviceState, DiskSource, Ending, FailureCode, Happening,
     Limits, ResetCause, State,
 };
 use innkeeper_tests::controller::{Boot, Controller, Machine, listener, serve, serve_by};
@@ -192,8 +192,7 @@ fn what_does_not_go_is_refused() -> Result<()> {
     let opened = std::fs::File::options().read(true).write(true).open(&image)?;
     let again = AttachDisk {
         id: "b".into(),
-        file: Descriptor(0),
-        format: DiskFormat::Raw,
+        source: DiskSource::Raw { file: Descriptor(0) },
         read_only: false,
         still: false,
         serial: String::new(),

@@ -147,6 +147,10 @@ mod tests {
             state: DeviceState::Attached,
             size: 0,
             driver: *driver,
+            top: None,
+            layers: 0,
+            unsealed: 0,
+            impairment: None,
         };
         Status {
             state: State::Running,

@@ -7,7 +7,7 @@ use std::slice;
 use std::time::Duration;
 
 use innkeeper_protocol::{
-    Answer, AttachDisk, AttachInterface, Command, ConsoleKind, Descriptor, DiskEngine, DiskFormat,
+    Answer, AttachDisk, AttachInterface, Command, ConsoleKind, Descriptor, DiskEngine, DiskSource,
     Error as ProtocolError, Event, Limits, Message, Metrics, Outcome, Request, State, Status, VERSION,
     receive_packet, send_packet,
 };
@@ -132,8 +132,7 @@ impl Vmm {
     ) -> Result<u8, VmmError> {
         let disk = AttachDisk {
             id: id.to_owned(),
-            file: Descriptor(0),
-            format: DiskFormat::Raw,
+            source: DiskSource::Raw { file: Descriptor(0) },
             read_only: still,
             still,
             serial: serial.to_owned(),

@@ -15,7 +15,7 @@ use arbitrary::Arbitrary;
 use innkeeper_fuzz::{Bytes, List, Steps};
 use innkeeper_protocol::{
     Answer, AttachDisk, AttachInterface, BootSource, Command, Configure, ConsoleKind, Descriptor, DiskEngine,
-    DiskFormat, Event, Identity, Limit, Limits, MAX_PACKET, Message, Outcome, Reply, Request, State, Status,
+    DiskSource, Event, Identity, Limit, Limits, MAX_PACKET, Message, Outcome, Reply, Request, State, Status,
     Vsock, receive_packet,
 };
 use innkeeper_vmm::control::{Server, parse};
@@ -553,8 +553,7 @@ impl Wish {
                 *with = vec![Kind::File(size)];
                 Command::AttachDisk(Box::new(AttachDisk {
                     id: id.id(),
-                    file: Descriptor(0),
-                    format: DiskFormat::Raw,
+                    source: DiskSource::Raw { file: Descriptor(0) },
                     read_only: false,
                     still: false,
                     serial: String::new(),
@@ -580,8 +579,7 @@ impl Wish {
             Self::AttachDisk { id, file, read_only, serial, engine, queues, limits } => {
                 Command::AttachDisk(Box::new(AttachDisk {
                     id: id.id(),
-                    file: descriptor(file),
-                    format: DiskFormat::Raw,
+                    source: DiskSource::Raw { file: descriptor(file) },
                     read_only,
                     still: false,
                     serial: serial.id(),

@@ -28,18 +28,25 @@
 //! - When the guest has ended, the VMM lets go of all it has but this protocol, and waits for a controller to say
 //!   `quit`: how it ended is never lost.
 //!
-//! [`message`] has the messages, and [`Connection`] sends and receives them.
+//! [`message`], [`disk`] and [`metrics`] have the messages, and [`Connection`] sends and receives them.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod connection;
+pub mod disk;
 pub mod message;
+pub mod metrics;
 
 pub use connection::{Connection, Error, MAX_DESCRIPTORS, MAX_PACKET, receive_packet, send_packet};
+pub use disk::*;
 pub use message::*;
+pub use metrics::*;
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u32 = 1;
 
 /// How many events a VMM keeps for controllers that come later.
 pub const EVENTS_KEPT: usize = 256;
+
+/// How many layers a controller may pass before the disk that they belong to.
+pub const LAYERS_MAX: usize = 4096;

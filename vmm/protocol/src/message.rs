@@ -1,8 +1,9 @@
 //! The messages. Sizes are in bytes, times in the unit that the field's name ends in.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use crate::disk::{AttachDisk, LayerFiles, SealDisk};
+use crate::metrics::Metrics;
 
 /// A descriptor that came with a message: its position among them, from 0. Each is named once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,39 @@ pub enum Command {
     Configure(Box<Configure>),
     /// Adds a disk: before the start, or while the guest runs.
     AttachDisk(Box<AttachDisk>),
+    /// Says what the lower layers are of the next layered disk that this controller adds, above those that it has said
+    /// before: a packet has no room for the files of a deep stack. They are let go of when that disk is added or refused, and
+    /// with the connection. At most [`LAYERS_MAX`](crate::LAYERS_MAX) layers wait.
+    Layers {
+        /// From the bottom.
+        layers: Vec<LayerFiles>,
+    },
+    /// Puts new tops on layered disks, at one point of time for all of them. What they held is a snapshot from then on, which
+    /// is durable once `finish-seal` has had its event.
+    ///
+    /// All is checked before any disk is changed, nothing is synced, and it can be said again. With more than one disk, the
+    /// CPUs of a guest that runs stand still for a moment.
+    SealDisks {
+        /// Each once.
+        disks: Vec<SealDisk>,
+    },
+    /// Makes durable what `seal-disks` has made a snapshot, and marks those layers as sealed. `disk-sealed` is the event that
+    /// follows, also if there is nothing to do. It can be said again.
+    FinishSeal {
+        /// The disk.
+        id: String,
+    },
+    /// Puts a layer in the place of some below a disk's top that it was merged of. `merged` is opened for reading.
+    ReplaceLayers {
+        /// The disk.
+        id: String,
+        /// The lowest of them, counted from the bottom, from 0.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// The layer.
+        merged: LayerFiles,
+    },
     /// Adds a network interface: before the start, or while the guest runs.
     AttachInterface(Box<AttachInterface>),
     /// Takes a disk or an interface away. The guest is asked to let go of it, and asked again each time this is said;
@@ -44,7 +78,7 @@ pub enum Command {
         #[serde(default)]
         force: bool,
     },
-    /// Makes a disk larger. A file grows with it.
+    /// Makes a disk larger. A file or the top layer grows with it.
     ResizeDisk {
         /// The disk.
         id: String,
@@ -211,59 +245,6 @@ pub struct Vsock {
     /// is answered `OK PORT`.
     #[serde(default)]
     pub listener: Option<Descriptor>,
-}
-
-/// A disk to add.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttachDisk {
-    /// The controller's name for it, unique among all devices.
-    pub id: String,
-    /// The opened file or block device.
-    pub file: Descriptor,
-    /// What is in the file. Never guessed.
-    pub format: DiskFormat,
-    /// Whether the guest can only read.
-    #[serde(default)]
-    pub read_only: bool,
-    /// Whether the file is taken as it is, whoever has locked it. The controller knows that nobody writes to it as long as
-    /// the guest reads. Only for one that the guest can only read.
-    #[serde(default)]
-    pub still: bool,
-    /// What the guest sees as serial number: at most 20 printable ASCII characters.
-    #[serde(default)]
-    pub serial: String,
-    /// How requests are carried out.
-    #[serde(default)]
-    pub engine: DiskEngine,
-    /// How many queues, 1 to 16; by default as many as CPUs, up to 4.
-    #[serde(default)]
-    pub queues: Option<u16>,
-    /// How much the guest may do.
-    #[serde(default)]
-    pub limits: Limits,
-}
-
-/// What is in a disk's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskFormat {
-    /// Byte N of the disk is byte N of the file.
-    Raw,
-}
-
-/// How a disk's requests are carried out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskEngine {
-    /// With `io_uring` where the kernel has it, else synchronously.
-    #[default]
-    Auto,
-    /// With `io_uring`, or not at all.
-    #[serde(rename = "io_uring")]
-    IoUring,
-    /// One by one, in the thread that serves the queue.
-    Sync,
 }
 
 /// A network interface to add.
@@ -461,6 +442,13 @@ pub enum Happening {
         /// Which one.
         id: String,
     },
+    /// `finish-seal` is done.
+    DiskSealed {
+        /// Which disk.
+        id: String,
+        /// Why nothing is durable or marked, if that is so.
+        failure: Option<String>,
+    },
     /// The guest has ended. `quit` is all that is left to say.
     Ended(Ending),
 }
@@ -549,6 +537,18 @@ pub struct DeviceStatus {
     /// What the guest makes of it.
     #[serde(default)]
     pub driver: DriverState,
+    /// The UUID of a layered disk's top layer; none for others.
+    #[serde(default)]
+    pub top: Option<String>,
+    /// How many layers a layered disk has; 0 for others.
+    #[serde(default)]
+    pub layers: u32,
+    /// How many of those below the top are not marked as sealed.
+    #[serde(default)]
+    pub unsealed: u32,
+    /// Why a layered disk takes no more changes, if that is so: something could not be made durable.
+    #[serde(default)]
+    pub impairment: Option<String>,
 }
 
 /// What the guest makes of a device.
@@ -595,141 +595,42 @@ pub struct BalloonStatus {
     pub actual: u64,
 }
 
-/// What was counted since the VMM was started.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Metrics {
-    /// By number of the CPU.
-    pub cpus: Vec<CpuMetrics>,
-    /// By id.
-    pub disks: BTreeMap<String, DiskMetrics>,
-    /// By id.
-    pub interfaces: BTreeMap<String, InterfaceMetrics>,
-    /// The balloon, if there is one.
-    pub balloon: Option<BalloonMetrics>,
-    /// The vsock device, if there is one.
-    pub vsock: Option<VsockMetrics>,
-}
-
-/// Why a CPU left the guest, and how often.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct CpuMetrics {
-    pub port_reads: u64,
-    pub port_writes: u64,
-    pub memory_reads: u64,
-    pub memory_writes: u64,
-    pub interrupted: u64,
-    pub other: u64,
-}
-
-/// What a disk has done.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DiskMetrics {
-    /// How often the guest rang a queue's doorbell, by queue.
-    pub kicks: Vec<u64>,
-    /// Bytes read by the guest.
-    pub read_bytes: u64,
-    /// Bytes written by the guest.
-    pub written_bytes: u64,
-    /// Requests that failed.
-    pub errors: u64,
-    /// How often a queue had to wait for a rate limit.
-    pub throttled: u64,
-    /// How long reads took, from being taken from the queue.
-    pub reads: Histogram,
-    /// How long writes took.
-    pub writes: Histogram,
-    /// How long flushes took.
-    pub flushes: Histogram,
-    /// How long discards and write-zeroes took.
-    pub discards: Histogram,
-}
-
-/// What an interface has done.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct InterfaceMetrics {
-    /// How often the guest rang a queue's doorbell, by queue. With vhost, the kernel hears them and does not count.
-    pub kicks: Vec<u64>,
-    pub received_bytes: u64,
-    pub received_frames: u64,
-    /// Frames that the guest had no large enough buffer for.
-    pub receive_drops: u64,
-    pub sent_bytes: u64,
-    pub sent_frames: u64,
-    /// Frames that the host did not take.
-    pub send_drops: u64,
-    /// How often a queue had to wait for a rate limit.
-    pub throttled: u64,
-}
-
-/// What a balloon has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BalloonMetrics {
-    /// Given back to the host by inflating, in bytes.
-    pub inflated_bytes: u64,
-    /// Taken from the host again by deflating, in bytes.
-    pub deflated_bytes: u64,
-    /// Given back to the host by free-page reporting, in bytes.
-    pub reported_bytes: u64,
-}
-
-/// What a vsock device has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct VsockMetrics {
-    /// Connections that are open now.
-    pub connections: u64,
-    pub accepted: u64,
-    pub refused: u64,
-    pub received_bytes: u64,
-    pub sent_bytes: u64,
-}
-
-/// How often something took how long.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// How often in all.
-    pub count: u64,
-    /// How long in all.
-    pub total_ns: u64,
-    /// How often by duration: entry 0 is for less than 1 µs, entry N for less than 2^N µs, the last for all that is
-    /// longer. Zeroes at the end are left out.
-    pub buckets: Vec<u64>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{DiskEngine, DiskSource};
 
     /// A mistake of Kata Containers (CVE-2026-24054): from the path of a volume, a device was guessed, and that was the
     /// host's own disk. Here a file is the descriptor that came with the message; nothing else can be said.
     #[test]
     fn a_file_is_a_descriptor_and_nothing_else() {
-        let attach =
-            |file: &str| format!(r#"{{"attach-disk":{{"id":"vol-1","file":{file},"format":"raw"}}}}"#);
+        let attach = |file: &str| {
+            format!(r#"{{"attach-disk":{{"id":"vol-1","source":{{"raw":{{"file":{file}}}}}}}}}"#)
+        };
         assert!(serde_json::from_str::<Command>(&attach("0")).is_ok());
         for file in
             [r#""/dev/sda""#, r#""0""#, "-1", "null", r#"{"path":"/dev/sda"}"#, r#"0,"path":"/dev/sda""#]
         {
             assert!(serde_json::from_str::<Command>(&attach(file)).is_err(), "{file}");
         }
-        // And its format is said, not guessed.
-        for format in [r#""qcow2""#, r#""auto""#, "null"] {
-            let text = attach("0").replace(r#""raw""#, format);
-            assert!(serde_json::from_str::<Command>(&text).is_err(), "{format}");
+        // And what it is made of is said, not guessed.
+        for source in ["qcow2", "auto", "file"] {
+            let text = attach("0").replace(r#""raw""#, &format!("{source:?}"));
+            assert!(serde_json::from_str::<Command>(&text).is_err(), "{source}");
         }
-        let text = attach("0").replace(r#","format":"raw""#, "");
-        assert!(serde_json::from_str::<Command>(&text).is_err(), "{text}");
+        for source in ["0", "null", r#""raw""#, "{}", r#"{"raw":{}}"#, r#"{"raw":0}"#] {
+            let text = format!(r#"{{"attach-disk":{{"id":"vol-1","source":{source}}}}}"#);
+            assert!(serde_json::from_str::<Command>(&text).is_err(), "{source}");
+        }
     }
 
     /// The form of the messages is the protocol: it must not change by accident.
     #[test]
     fn messages_look_as_they_are_documented() {
+        let layer = |first| LayerFiles { data: Descriptor(first), map: Descriptor(first + 1) };
         let disk = AttachDisk {
             id: "vol-1".into(),
-            file: Descriptor(0),
-            format: DiskFormat::Raw,
+            source: DiskSource::Raw { file: Descriptor(0) },
             read_only: false,
             still: false,
             serial: "vol1".into(),
@@ -742,9 +643,22 @@ mod tests {
             (Command::Start, r#""start""#),
             (
                 Command::AttachDisk(Box::new(disk)),
-                r#"{"attach-disk":{"id":"vol-1","file":0,"format":"raw","read_only":false,"still":false,"serial":"vol1","engine":"io_uring","queues":null,"limits":{"bytes":{"per_second":1,"burst":null},"operations":null}}}"#,
+                r#"{"attach-disk":{"id":"vol-1","source":{"raw":{"file":0}},"read_only":false,"still":false,"serial":"vol1","engine":"io_uring","queues":null,"limits":{"bytes":{"per_second":1,"burst":null},"operations":null}}}"#,
             ),
             (Command::Boot { source: None }, r#"{"boot":{"source":null}}"#),
+            (
+                Command::Layers { layers: vec![layer(0), layer(2)] },
+                r#"{"layers":{"layers":[{"data":0,"map":1},{"data":2,"map":3}]}}"#,
+            ),
+            (
+                Command::SealDisks { disks: vec![SealDisk { id: "vol-1".into(), tops: vec![layer(0)] }] },
+                r#"{"seal-disks":{"disks":[{"id":"vol-1","tops":[{"data":0,"map":1}]}]}}"#,
+            ),
+            (Command::FinishSeal { id: "vol-1".into() }, r#"{"finish-seal":{"id":"vol-1"}}"#),
+            (
+                Command::ReplaceLayers { id: "vol-1".into(), first: 1, count: 3, merged: layer(0) },
+                r#"{"replace-layers":{"id":"vol-1","first":1,"count":3,"merged":{"data":0,"map":1}}}"#,
+            ),
         ];
         for (command, text) in commands {
             assert_eq!(serde_json::to_string(&command).unwrap(), text);
@@ -772,7 +686,8 @@ mod tests {
     #[test]
     fn what_may_be_left_out_can_be() {
         let texts = [
-            r#"{"attach-disk":{"id":"a","file":0,"format":"raw"}}"#,
+            r#"{"attach-disk":{"id":"a","source":{"raw":{"file":0}}}}"#,
+            r#"{"attach-disk":{"id":"a","source":{"layered":{"layers":[{"data":0,"map":1}]}}}}"#,
             r#"{"attach-interface":{"id":"a","taps":[0],"mac":"02:00:00:00:00:01"}}"#,
             r#"{"attach-console":{"console":"serial","output":0}}"#,
             r#"{"detach":{"id":"a"}}"#,

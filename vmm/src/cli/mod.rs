@@ -58,7 +58,7 @@ enum Command {
     ///
     /// innkeeper-vmm control /run/vm status
     ///
-    /// innkeeper-vmm control /run/vm '{"attach-disk":{"id":"data","file":0,"format":"raw"}}' data.raw
+    /// innkeeper-vmm control /run/vm '{"attach-disk":{"id":"data","source":{"raw":{"file":0}}}}' data.raw
     ///
     /// innkeeper-vmm control /run/vm '{"detach":{"id":"data"}}'
     ///

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use innkeeper_protocol::{
-    AttachDisk, AttachInterface, BootSource, Command, Configure, ConsoleKind, Descriptor, DiskFormat, Error,
+    AttachDisk, AttachInterface, BootSource, Command, Configure, ConsoleKind, Descriptor, DiskSource, Error,
     FailureCode, Identity, Limits, Vsock,
 };
 use nix::fcntl::OFlag;
@@ -340,8 +340,7 @@ fn open_disk((option, index): (&DiskOption, usize)) -> anyhow::Result<(AttachDis
     let mut parcel = Parcel::default();
     let disk = AttachDisk {
         id: format!("disk{index}"),
-        file: parcel.add(file),
-        format: DiskFormat::Raw,
+        source: DiskSource::Raw { file: parcel.add(file) },
         read_only: is_read_only,
         still: false,
         serial,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use innkeeper_block::{EngineKind, OpenError, RawFile};
 use innkeeper_protocol::{
-    self as protocol, Answer, AttachDisk, AttachInterface, Command, Configure, DiskEngine, DiskFormat,
+    self as protocol, Answer, AttachDisk, AttachInterface, Command, Configure, DiskEngine, DiskSource,
     Failure, FailureCode, State, Status,
 };
 use kvm_ioctls::Kvm;
@@ -90,6 +90,10 @@ impl Server {
             Command::Hello { .. } | Command::Events { .. } => {}
             Command::Configure(configure) => self.configure(*configure, descriptors)?,
             Command::AttachDisk(disk) => return self.attach_disk(*disk, descriptors),
+            Command::Layers { .. }
+            | Command::SealDisks { .. }
+            | Command::FinishSeal { .. }
+            | Command::ReplaceLayers { .. } => return Err(unsupported("this VMM has no layered disks")),
             Command::AttachInterface(interface) => return self.attach_interface(*interface, descriptors),
             Command::Detach { id, force } => self.guest()?.detach(&id, force)?,
             Command::ResizeDisk { id, size } => self.resize_disk(&id, size)?,
@@ -201,9 +205,11 @@ impl Server {
     fn attach_disk(&mut self, disk: AttachDisk, descriptors: &mut Descriptors) -> Result<Answer, Failure> {
         let cpus = self.guest()?.cpus();
         check_id(&disk.id)?;
-        let file = File::from(descriptors.take(disk.file, "the disk")?);
+        let DiskSource::Raw { file } = disk.source else {
+            return Err(unsupported("this VMM has no layered disks"));
+        };
+        let file = File::from(descriptors.take(file, "the disk")?);
         check_access(&file, disk.read_only)?;
-        let DiskFormat::Raw = disk.format;
         let engine = match disk.engine {
             DiskEngine::Auto => EngineKind::Auto,
             DiskEngine::IoUring => EngineKind::IoUring,

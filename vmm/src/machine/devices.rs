@@ -93,7 +93,18 @@ impl Device {
             Part::Interface(_) => 0,
         };
         let Self { id, slot, state, .. } = self;
-        DeviceStatus { id: id.clone(), kind: self.part.kind(), slot: *slot, state: *state, size, driver }
+        DeviceStatus {
+            id: id.clone(),
+            kind: self.part.kind(),
+            slot: *slot,
+            state: *state,
+            size,
+            driver,
+            top: None,
+            layers: 0,
+            unsealed: 0,
+            impairment: None,
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use innkeeper_protocol::{
     Answer, AttachDisk, AttachInterface, Command, Configure, ConsoleKind, CpuMetrics, DeviceKind,
-    DeviceState, DeviceStatus, DriverState, Ending, Event, Failure, FailureCode, Happening, Metrics,
-    ResetCause, State, Status,
+    DeviceState, DeviceStatus, DiskSource, DriverState, Ending, Event, Failure, FailureCode, Happening,
+    Metrics, ResetCause, State, Status,
 };
 use innkeeper_tests::stand_in::BANNER;
 
@@ -155,6 +155,10 @@ impl Machine {
             }
             Command::Metrics => return Ok(Answer::Metrics(Box::new(self.metrics()))),
             Command::Pause | Command::Resume => return Err(unsupported("a guest that stands still")),
+            Command::Layers { .. }
+            | Command::SealDisks { .. }
+            | Command::FinishSeal { .. }
+            | Command::ReplaceLayers { .. } => return Err(unsupported("layered disks")),
             Command::SetBalloon { .. } => return Err(unsupported("a balloon")),
             Command::ListenVsock { .. } => return Err(unsupported("a vsock device")),
             Command::AttachConsole { .. } => return Err(unsupported("a guest that reads its console")),
@@ -238,7 +242,10 @@ impl Machine {
     }
 
     fn attach_disk(&mut self, disk: AttachDisk, descriptors: &mut Descriptors) -> Result<Answer, Failure> {
-        let file = File::from(descriptors.take(disk.file, "the disk")?);
+        let DiskSource::Raw { file } = disk.source else {
+            return Err(unsupported("layered disks"));
+        };
+        let file = File::from(descriptors.take(file, "the disk")?);
         self.attach(disk.id, Part::Disk(file))
     }
 
@@ -312,7 +319,9 @@ impl Machine {
                 Part::Interface(interface) => (DeviceKind::Interface, 0, interface.driver()),
             };
             let (id, state) = (device.id.clone(), DeviceState::Attached);
-            DeviceStatus { id, kind, slot: device.slot, state, size, driver }
+            let slot = device.slot;
+            let (top, layers, unsealed, impairment) = (None, 0, 0, None);
+            DeviceStatus { id, kind, slot, state, size, driver, top, layers, unsealed, impairment }
         });
         Status {
             state: self.state(),
