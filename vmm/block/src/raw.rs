@@ -37,6 +37,12 @@ pub enum OpenError {
         "it holds less than one sector of {SECTOR_SIZE} bytes; give it a size first (truncate -s 1G FILE)"
     )]
     Empty,
+    /// It was opened for less than is to be done with it.
+    #[error("it was not opened for {}", if *.read_only { "reading" } else { "reading and writing" })]
+    Access {
+        /// Whether it is to be read only.
+        read_only: bool,
+    },
     /// Somebody else holds the lock.
     #[error("it is in use: another process has it open as a disk (two writers would destroy it)")]
     Locked,
@@ -103,22 +109,17 @@ impl RawFile {
     ///
     /// A last partial sector is not part of the disk.
     pub fn from_file(file: File, read_only: bool) -> Result<Self, OpenError> {
-        Self::new(file, read_only, |file| lock(file, read_only))
+        Disk::from_file(file, read_only).map(Self::over)
     }
 
     /// Takes an opened file as a disk that can only be read, whoever has locked it: the caller knows that nobody writes to
     /// it meanwhile.
     pub fn from_still_file(file: File) -> Result<Self, OpenError> {
-        Self::new(file, true, |_| Ok(()))
+        Disk::from_still_file(file).map(Self::over)
     }
 
-    fn new(
-        file: File,
-        read_only: bool,
-        lock: impl FnOnce(&File) -> Result<(), OpenError>,
-    ) -> Result<Self, OpenError> {
-        let disk = Disk::new(file, read_only, lock)?;
-        Ok(Self { disk: Arc::new(disk), engine: EngineKind::default() })
+    fn over(disk: Disk) -> Self {
+        Self { disk: Arc::new(disk), engine: EngineKind::default() }
     }
 
     /// The same disk, served by engines of this kind.
@@ -228,6 +229,11 @@ impl Disk {
         Self::new(file, read_only, |file| lock(file, read_only))
     }
 
+    /// Takes an opened file as a disk that is only read, whoever has locked it.
+    pub fn from_still_file(file: File) -> Result<Self, OpenError> {
+        Self::new(file, true, |_| Ok(()))
+    }
+
     /// Lets others read the file too, but nobody write to it.
     pub fn share(&self) -> io::Result<()> {
         match lock(&self.file, true) {
@@ -258,9 +264,13 @@ impl Disk {
         if capacity == 0 {
             return Err(OpenError::Empty);
         }
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
+        match (flags & OFlag::O_ACCMODE, read_only) {
+            (OFlag::O_RDWR, _) | (OFlag::O_RDONLY, true) => {}
+            _ => return Err(OpenError::Access { read_only }),
+        }
         lock(&file)?;
         // Otherwise io_uring fails instead of waiting, on file systems that only know how to wait.
-        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
         fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
         let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
         let capacity = AtomicU64::new(capacity);

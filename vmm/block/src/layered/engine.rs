@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::format::State;
 use super::in_flight::Hold;
 use super::plan::{self, Extent};
-use super::stack::OpenLayer;
+use super::stack::{OpenLayer, Promise};
 use super::volume::Volume;
 use super::workers::{Mailbox, Workers};
 use crate::raw::Disk;
@@ -50,6 +50,8 @@ struct Request {
 struct Gain {
     top: Arc<OpenLayer>,
     blocks: Vec<Range<u64>>,
+    // Given back in this order.
+    _promise: Option<Promise>,
     _hold: Hold,
 }
 
@@ -107,7 +109,7 @@ impl LayeredEngine {
         }
         let Some(hold) = self.volume.in_flight.try_hold(blocks.clone()) else { return Err(segments) };
         let stack = self.volume.stack();
-        let Some(top) = stack.top.as_ref().filter(|top| !top.map.is_full()) else { return Err(segments) };
+        let Some(top) = &stack.top else { return Err(segments) };
         let (Some(view), Some(disk)) = (stack.view_in_memory(&blocks), top.data.disk()) else {
             return Err(segments);
         };
@@ -115,7 +117,16 @@ impl LayeredEngine {
         if plan.head.is_some() || plan.tail.is_some() {
             return Err(segments);
         }
-        self.begin(slot, Some(Gain { top: Arc::clone(top), blocks: plan.gained, _hold: hold }));
+        let promise = if plan.gained.is_empty() {
+            None
+        } else {
+            match stack.promise(&blocks) {
+                None => return Err(segments),
+                some => some,
+            }
+        };
+        let (top, blocks) = (Arc::clone(top), plan.gained);
+        self.begin(slot, Some(Gain { top, blocks, _promise: promise, _hold: hold }));
         self.add_part(slot, Arc::clone(disk), Operation::Write { offset, segments });
         self.end_part(slot, Ok(()));
         Ok(())
@@ -166,7 +177,7 @@ impl LayeredEngine {
             return;
         }
         let Some(Request { mut result, gain, .. }) = place.take() else { return };
-        if let Some(Gain { top, blocks, _hold }) = gain
+        if let Some(Gain { _hold, _promise, top, blocks }) = gain
             && result.is_ok()
         {
             result = blocks.into_iter().try_for_each(|blocks| top.map.set(blocks, State::Data));

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The blocks of a volume that are being changed.
 #[derive(Default)]
@@ -58,14 +59,23 @@ impl InFlight {
         })
     }
 
-    /// Lets nobody begin, and waits for those who have. There is one pause at a time.
-    pub fn pause(&self) -> Pause<'_> {
+    /// Lets nobody begin, and waits for those who have, but not longer than until `deadline`. There is one pause at a time.
+    pub fn pause(&self, deadline: Instant) -> Option<Pause<'_>> {
         let mut state = self.lock();
         state.is_closed = true;
+        // From here on everybody goes on when this is dropped.
+        let pause = Pause(self);
         while !state.ranges.is_empty() {
-            state = self.wait(state);
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                drop(state);
+                return None;
+            }
+            state.waiting += 1;
+            (state, _) = self.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
-        Pause(self)
+        Some(pause)
     }
 
     /// Whether nothing is being changed.
@@ -111,6 +121,7 @@ impl Drop for Pause<'_> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     #[test]
     fn nobody_changes_the_same_blocks() {
@@ -125,6 +136,18 @@ mod tests {
         assert!(!is_free(9..21));
         drop(others);
         assert!(is_free(9..21));
+    }
+
+    #[test]
+    fn a_pause_that_takes_too_long_is_given_up() {
+        let in_flight = Arc::new(InFlight::default());
+        let hold = in_flight.hold(0..1);
+        assert!(in_flight.pause(Instant::now() + Duration::from_millis(5)).is_none());
+        let other = in_flight.try_hold(5..6);
+        assert!(other.is_some(), "everybody goes on");
+        drop((hold, other));
+        let pause = in_flight.pause(Instant::now());
+        assert!(pause.is_some() && in_flight.try_hold(5..6).is_none());
     }
 
     #[test]
@@ -143,7 +166,7 @@ mod tests {
             }
             scope.spawn(|| {
                 for _ in 0..100 {
-                    let _pause = in_flight.pause();
+                    let _pause = in_flight.pause(Instant::now() + Duration::from_secs(60)).unwrap();
                     assert_eq!(inside.load(Ordering::SeqCst), 0);
                 }
             });

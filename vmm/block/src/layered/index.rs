@@ -12,8 +12,11 @@ use super::format::{REGION_BLOCKS, State, States};
 use super::plan::Source;
 use super::region_map::RegionMap;
 
-/// Bytes of merged regions that are kept.
+/// Bytes of merged regions that are kept: so many for each layer, up to a bound.
+const KEPT_PER_LAYER: usize = 256 << 10;
 const MAX_KEPT: usize = 4 << 20;
+/// What the allocator and the counts of a shared value take, in bytes.
+const SHARED: usize = 32;
 
 /// A region as the layers below have it.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +98,8 @@ impl Index {
             Self::Runs(runs) => size_of_val(runs.as_slice()),
             Self::Blocks(places) => size_of_val(places.as_slice()),
         };
-        2 * size_of::<Kept>() + size_of::<Self>() + places
+        // With its places in the map and the order, which may be half empty.
+        2 * size_of::<(u32, Kept, u32)>() + SHARED + size_of::<Self>() + SHARED / 2 + places
     }
 }
 
@@ -118,6 +122,11 @@ struct Kept {
 }
 
 impl IndexCache {
+    /// How many bytes of memory it takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+
     /// The region as the lowest `layers` layers have it, if that is known.
     pub fn known(&self, region: u32, layers: usize) -> Option<Arc<Index>> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,6 +175,7 @@ impl Inner {
         if self.regions.get(&region).is_some_and(|kept| kept.layers >= layers) {
             return;
         }
+        let most = (layers * KEPT_PER_LAYER).min(MAX_KEPT);
         self.bytes += index.bytes();
         match self.regions.insert(region, Kept { index, layers, is_used: true }) {
             Some(old) => self.bytes -= old.index.bytes(),
@@ -173,7 +183,7 @@ impl Inner {
         }
         // Everything gets a second chance at most.
         for _ in 0..2 * self.order.len() {
-            if self.bytes <= MAX_KEPT {
+            if self.bytes <= most {
                 return;
             }
             let Some(oldest) = self.order.pop_front() else { return };
@@ -260,7 +270,9 @@ mod tests {
             assert_eq!((index.get(4000), index.get(4001)), (Source::Lower(0), Source::Nothing));
             let inner = cache.0.lock().unwrap();
             let bytes: usize = inner.regions.values().map(|kept| kept.index.bytes()).sum();
-            assert!(bytes == inner.bytes && bytes <= MAX_KEPT && inner.order.len() == inner.regions.len());
+            assert!(
+                bytes == inner.bytes && bytes <= KEPT_PER_LAYER && inner.order.len() == inner.regions.len()
+            );
         }
         assert!(cache.get(999, 1, |_| panic!()).is_ok());
         // An error is not kept.

@@ -16,12 +16,15 @@ use super::format::{
 };
 use super::region_map::RegionMap;
 use super::storage::Storage;
+use crate::raw::Disk;
 
-/// How many regions may be changed in memory, and not on disk: 384 KiB, and as much again while that is being written.
-/// Whoever is about to change more flushes first.
+/// How many regions of a volume may be changed in memory, and not on disk, or are about to be: 400 KiB, and as much again
+/// while others are being written. Whoever is about to change more flushes first.
 pub const MAX_CHANGED: usize = 192;
 /// Bytes of regions that are kept and could be forgotten.
-pub const MAX_KEPT: usize = 2 << 20;
+pub const MAX_KEPT: usize = 384 << 10;
+/// What the allocator and the counts of a shared value take, in bytes.
+const SHARED: usize = 32;
 
 /// Most of a large volume is regions of which there is nothing, or all. They have their states in common.
 static UNIFORM: LazyLock<[Arc<States>; 2]> =
@@ -46,7 +49,10 @@ struct Inner {
     order: VecDeque<u32>,
     /// How much memory the regions take.
     bytes: usize,
-    changed: usize,
+    /// How many of them are changed, or about to be.
+    pending: usize,
+    /// What is being written, which may have changed since.
+    writing: Option<Arc<Vec<Written>>>,
     /// What is in the file was durable at some time since it was opened. Else the newest page of a region may be one that
     /// an earlier process wrote and nobody synced, and the other slot is all that a crash would leave.
     is_settled: bool,
@@ -63,15 +69,30 @@ struct Region {
     is_written: bool,
     /// They were asked for since it was last to be forgotten.
     is_used: bool,
+    /// How many requests are under way that are going to change them.
+    promised: u32,
 }
 
 impl Region {
-    /// How much memory it takes.
+    /// How much memory it takes, with its places in the map and the order, which may be half empty.
     fn bytes(&self) -> usize {
         let is_shared = UNIFORM.iter().any(|uniform| Arc::ptr_eq(uniform, &self.states));
-        2 * size_of::<Self>() + if is_shared { 0 } else { size_of::<States>() }
+        2 * size_of::<(u32, Self, u32)>() + if is_shared { 0 } else { size_of::<States>() + SHARED }
+    }
+
+    /// Whether it is changed, or about to be.
+    fn is_pending(&self) -> bool {
+        self.is_changed || self.promised > 0
+    }
+
+    /// Whether the file has all that is known of it, and will.
+    fn is_clean(&self) -> bool {
+        !self.is_pending() && !self.is_written
     }
 }
+
+/// A region on its way to the disk: where it was so far, and what it is.
+type Written = (u32, Slot, Arc<States>);
 
 /// What the file has of a region.
 struct Found {
@@ -84,7 +105,7 @@ struct Found {
 /// Changes on their way to the disk.
 struct Changes {
     generation: u64,
-    pages: Vec<(u32, Slot, Arc<States>)>,
+    pages: Arc<Vec<Written>>,
     needs_settling: bool,
 }
 
@@ -118,7 +139,8 @@ impl LayerMap {
             regions: RegionMap::default(),
             order: VecDeque::new(),
             bytes: 0,
-            changed: 0,
+            pending: 0,
+            writing: None,
             is_settled: false,
             header: header.clone(),
         };
@@ -133,9 +155,58 @@ impl LayerMap {
         self.lock().header.clone()
     }
 
-    /// Whether so much is changed that a flush has to come before more is.
-    pub fn is_full(&self) -> bool {
-        self.lock().changed >= MAX_CHANGED
+    /// Whose map it is.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// The file itself, if it is one.
+    pub fn disk(&self) -> Option<&Arc<Disk>> {
+        self.file.disk()
+    }
+
+    /// How many regions are changed, or about to be.
+    pub fn pending(&self) -> usize {
+        self.lock().pending
+    }
+
+    /// Announces a change of `regions`, which stay in memory until [`LayerMap::end_promise`]. False, and nothing is
+    /// announced, if more than `room` would be pending then, or if they are not in memory.
+    pub fn promise(&self, regions: Range<u32>, room: usize) -> bool {
+        let mut inner = self.lock();
+        let mut more = 0;
+        for region in regions.clone() {
+            match inner.regions.get(&region) {
+                Some(region) => more += usize::from(!region.is_pending()),
+                None => return false,
+            }
+        }
+        if more > 0 && inner.pending + more > room {
+            return false;
+        }
+        for region in regions {
+            inner.update(region, |region| region.promised = region.promised.saturating_add(1));
+        }
+        true
+    }
+
+    /// The change is made, or never will be.
+    pub fn end_promise(&self, regions: Range<u32>) {
+        let mut inner = self.lock();
+        for region in regions {
+            inner.update(region, |region| region.promised = region.promised.saturating_sub(1));
+        }
+    }
+
+    /// Forgets all that the file has. The layer is not the top any more.
+    pub fn shrink(&self) {
+        let mut inner = self.lock();
+        let Inner { regions, order, bytes, .. } = &mut *inner;
+        regions.retain(|_, region| !region.is_clean());
+        order.retain(|region| regions.contains_key(region));
+        regions.shrink_to_fit();
+        order.shrink_to_fit();
+        *bytes = regions.values().map(Region::bytes).sum();
     }
 
     /// The states of a region's blocks if they are in memory.
@@ -214,7 +285,7 @@ impl LayerMap {
         if changes.pages.is_empty() {
             return Ok(());
         }
-        for (region, slot, states) in &changes.pages {
+        for (region, slot, states) in &*changes.pages {
             let page = Page { generation: changes.generation, states: States::clone(states) };
             let bytes = page.encode(self.id, *region);
             self.file.write_at(&bytes, slot.other().of_page(*region)).map_err(FlushError::Write)?;
@@ -247,7 +318,7 @@ impl LayerMap {
                 self.states(region).map_err(FlushError::Write)?;
             }
             self.lock().see(&found);
-            if self.is_full() {
+            if self.pending() >= MAX_CHANGED {
                 self.write_changes(data)?;
             }
         }
@@ -255,7 +326,7 @@ impl LayerMap {
         let generation = self.lock().generation;
         self.write_header(|header| header.sealed = Some(generation))?;
         let mut inner = self.lock();
-        (inner.regions, inner.order, inner.bytes) = Default::default();
+        (inner.regions, inner.order, inner.bytes, inner.pending) = Default::default();
         Ok(())
     }
 
@@ -282,15 +353,26 @@ impl LayerMap {
         Ok(())
     }
 
-    /// How many bytes of regions are in memory, and how many of them cannot be forgotten.
-    #[cfg(test)]
-    pub fn in_memory(&self) -> (usize, usize) {
+    /// How many bytes of memory it takes.
+    pub fn memory(&self) -> usize {
         let inner = self.lock();
-        let bytes = |region: &&Region| region.bytes();
-        let all: usize = inner.regions.values().map(|region| region.bytes()).sum();
-        assert_eq!(all, inner.bytes);
-        let fixed = inner.regions.values().filter(|region| region.is_changed || region.is_written);
-        (all, fixed.map(|region| bytes(&region)).sum())
+        let writing = inner.writing.iter().flat_map(|pages| pages.iter());
+        let writing = writing.map(|(region, _, states)| {
+            let known = inner.regions.get(region).map(|region| &region.states);
+            // What has changed meanwhile is there twice.
+            let is_new = known.is_none_or(|known| !Arc::ptr_eq(known, states));
+            size_of::<Written>() + if is_new { size_of::<States>() + SHARED } else { 0 }
+        });
+        size_of::<Self>() + inner.bytes + writing.sum::<usize>()
+    }
+
+    /// Whether what is counted is what there is.
+    #[cfg(test)]
+    pub fn is_counted(&self) -> bool {
+        let inner = self.lock();
+        let bytes: usize = inner.regions.values().map(Region::bytes).sum();
+        let pending = inner.regions.values().filter(|region| region.is_pending()).count();
+        inner.bytes == bytes && inner.pending == pending && inner.order.len() == inner.regions.len()
     }
 
     /// Lets others read the layer too.
@@ -324,8 +406,9 @@ impl Inner {
             is_changed: is_torn,
             is_written: false,
             is_used: true,
+            promised: 0,
         };
-        self.changed += usize::from(is_torn);
+        self.pending += usize::from(is_torn);
         self.bytes += kept.bytes();
         self.regions.insert(region, kept);
         self.order.push_back(region);
@@ -334,12 +417,19 @@ impl Inner {
 
     /// Changes the states of a region. False if it is not in memory.
     fn change(&mut self, region: u32, change: impl FnOnce(&mut States)) -> bool {
+        self.update(region, |region| {
+            change(Arc::make_mut(&mut region.states));
+            (region.is_changed, region.is_used) = (true, true);
+        })
+    }
+
+    /// Does something to a region, and counts anew what it is. False if it is not in memory.
+    fn update(&mut self, region: u32, update: impl FnOnce(&mut Region)) -> bool {
         let Some(region) = self.regions.get_mut(&region) else { return false };
-        self.bytes -= region.bytes();
-        change(Arc::make_mut(&mut region.states));
-        self.bytes += region.bytes();
-        self.changed += usize::from(!region.is_changed);
-        (region.is_changed, region.is_used) = (true, true);
+        let (bytes, was_pending) = (region.bytes(), region.is_pending());
+        update(region);
+        self.bytes = self.bytes - bytes + region.bytes();
+        self.pending = self.pending - usize::from(was_pending) + usize::from(region.is_pending());
         true
     }
 
@@ -353,7 +443,7 @@ impl Inner {
             let Some(oldest) = self.order.pop_front() else { return };
             match self.regions.get_mut(&oldest) {
                 None => {}
-                Some(region) if region.is_changed || region.is_written || region.is_used => {
+                Some(region) if !region.is_clean() || region.is_used => {
                     region.is_used = false;
                     self.order.push_back(oldest);
                 }
@@ -366,28 +456,32 @@ impl Inner {
     }
 
     fn begin_writing(&mut self) -> Changes {
-        let mut pages = Vec::with_capacity(self.changed);
+        let mut pages = Vec::with_capacity(self.pending);
         for (number, region) in &mut self.regions {
             if std::mem::take(&mut region.is_changed) {
                 region.is_written = true;
                 pages.push((*number, region.slot, Arc::clone(&region.states)));
+                self.pending -= usize::from(region.promised == 0);
             }
         }
-        self.changed = 0;
         self.generation += u64::from(!pages.is_empty());
+        let pages = Arc::new(pages);
+        self.writing = Some(Arc::clone(&pages));
         Changes { generation: self.generation, pages, needs_settling: !self.is_settled }
     }
 
     fn end_writing(&mut self, changes: &Changes, is_done: bool) {
         self.is_settled |= is_done;
-        for (region, ..) in &changes.pages {
-            let Some(region) = self.regions.get_mut(region) else { continue };
-            region.is_written = false;
-            if is_done {
-                region.slot = region.slot.other();
-            } else if !std::mem::replace(&mut region.is_changed, true) {
-                self.changed += 1;
-            }
+        self.writing = None;
+        for (region, ..) in &*changes.pages {
+            self.update(*region, |region| {
+                region.is_written = false;
+                if is_done {
+                    region.slot = region.slot.other();
+                } else {
+                    region.is_changed = true;
+                }
+            });
         }
     }
 }
@@ -405,10 +499,17 @@ pub fn read_header_slot(file: &dyn Storage, slot: Slot) -> io::Result<Result<Opt
 
 /// The header that counts, and its slot.
 pub fn read_header(file: &dyn Storage) -> Result<(Header, Slot), MapError> {
+    read_header_with(|slot| read_header_slot(file, slot))
+}
+
+/// The same of anything that can be read: `read` is asked for the header in a slot.
+pub fn read_header_with(
+    read: impl Fn(Slot) -> io::Result<Result<Option<Header>, Damage>>,
+) -> Result<(Header, Slot), MapError> {
     let mut found: Option<(Header, Slot)> = None;
     let mut wrong = None;
     for slot in Slot::BOTH {
-        match read_header_slot(file, slot)? {
+        match read(slot)? {
             Ok(Some(header)) => {
                 if found.as_ref().is_none_or(|(other, _)| header.generation > other.generation) {
                     found = Some((header, slot));

@@ -15,7 +15,14 @@ use super::storage::Storage;
 const CHUNK: u64 = 256;
 
 /// Merges sealed `layers`, from the bottom, into two empty files. What is on top of each other was checked.
-pub fn write_merged(layers: &[OpenLayer], data: &dyn Storage, map: &dyn Storage) -> io::Result<Header> {
+///
+/// `go_on` is told how many bytes were copied since it was last asked, and says whether to go on.
+pub fn write_merged(
+    layers: &[OpenLayer],
+    data: &dyn Storage,
+    map: &dyn Storage,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<Header> {
     let (Some(lowest), Some(topmost)) = (layers.first(), layers.last()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are no layers to be merged"));
     };
@@ -28,7 +35,8 @@ pub fn write_merged(layers: &[OpenLayer], data: &dyn Storage, map: &dyn Storage)
         let states =
             layers.iter().map(|layer| layer.map.states_once(region)).collect::<io::Result<Vec<_>>>()?;
         let merged = merge_states(&states, header.parent.is_none());
-        copy(layers, &states, data, u64::from(region) * REGION_BLOCKS)?;
+        ask(go_on, 0)?;
+        copy(layers, &states, data, u64::from(region) * REGION_BLOCKS, go_on)?;
         if !merged.is_absent() {
             let page = Page { generation: 1, states: merged };
             map.write_at(&page.encode(header.id, region), Slot::First.of_page(region))?;
@@ -66,8 +74,19 @@ fn merge_states(layers: &[Arc<States>], is_lowest: bool) -> States {
     merged
 }
 
+fn ask(go_on: &mut dyn FnMut(u64) -> bool, copied: u64) -> io::Result<()> {
+    let stopped = || io::Error::new(io::ErrorKind::Interrupted, "the merge was stopped");
+    go_on(copied).then_some(()).ok_or_else(stopped)
+}
+
 /// Copies the data of a region, which begins with block `start`.
-fn copy(layers: &[OpenLayer], states: &[Arc<States>], to: &dyn Storage, start: u64) -> io::Result<()> {
+fn copy(
+    layers: &[OpenLayer],
+    states: &[Arc<States>],
+    to: &dyn Storage,
+    start: u64,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<()> {
     let source = |block| match place(states, block) {
         Some((layer, State::Data)) => Some(layer),
         _ => None,
@@ -86,6 +105,7 @@ fn copy(layers: &[OpenLayer], states: &[Arc<States>], to: &dyn Storage, start: u
                 return Err(crate::raw::too_short());
             }
             to.write_at(&buffer, offset)?;
+            ask(go_on, buffer.len() as u64)?;
         }
         next = end;
     }

@@ -12,13 +12,14 @@
 //! - `flusher`: one flush for all who want one
 //! - `stack`, `volume`: the layers, and what is done to them
 //! - `engine`, `workers`: the asynchronous engine, and threads for what it does not do itself
-//! - `merge`: several layers made one, `check`: what is wrong with layers
+//! - `merge`: several layers made one, `import`: a layer of a raw disk, `check`: what is wrong with layers
 //! - `storage`: the files
 
 mod check;
 mod engine;
 mod flusher;
 mod format;
+mod import;
 mod in_flight;
 mod index;
 mod map;
@@ -32,12 +33,14 @@ mod tests;
 mod volume;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -45,13 +48,16 @@ pub use self::check::{Finding, Problem, Report, Summary};
 use self::engine::LayeredEngine;
 use self::format::{Header, Slot};
 use self::index::IndexCache;
-use self::map::MapError;
+use self::map::{MapError, read_header_with};
 use self::stack::{OpenLayer, Stack, data_size};
 use self::storage::Storage;
 use self::volume::Volume;
 use self::workers::Workers;
 use crate::raw::{Disk, SynchronousEngine};
-use crate::{Backend, Engine, EngineKind, OpenError};
+use crate::{Backend, Engine, EngineKind, OpenError, Operation};
+
+/// How long sealing waits for changes that are under way.
+const SEAL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The files of a layer, open.
 #[derive(Debug)]
@@ -106,9 +112,45 @@ pub enum LayerError {
     /// A layer is smaller than the one below it.
     #[error("layer {0} is smaller than the one below it")]
     Size(usize),
+    /// A layer below the top has to be marked as sealed first, and cannot be.
+    #[error(
+        "layer {0} is not marked as sealed; its files have to be opened for reading and writing for that"
+    )]
+    Unsealed(usize),
+    /// Whoever writes to one layer would write to another.
+    #[error("a file of layer {0} is there twice")]
+    Twice(usize),
     /// A layer that was sealed takes no writes.
     #[error("the top layer is sealed: it takes no writes")]
     Sealed,
+}
+
+/// Why volumes got no new tops: nothing has changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct SealError {
+    /// Which of the volumes is to blame.
+    pub volume: usize,
+    /// What is wrong. [`io::ErrorKind::TimedOut`] may be tried again.
+    pub error: io::Error,
+}
+
+/// Which file something is, whatever it was opened by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    /// That of `file`.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(match metadata.file_type().is_block_device() {
+            true => Self { device: metadata.rdev(), inode: 0 },
+            false => Self { device: metadata.dev(), inode: metadata.ino() },
+        })
+    }
 }
 
 fn name(layer: Option<Uuid>) -> String {
@@ -148,16 +190,43 @@ impl fmt::Debug for Layered {
 impl Layered {
     /// Opens a volume of `layers`, from the bottom. The last one takes what is written, unless the volume is `read_only`.
     ///
-    /// Files are locked: those of the top exclusively, all others shared.
+    /// Files are locked: those of the top exclusively, all others shared. A layer below that a crash has left without the mark
+    /// of a sealed one is locked exclusively too, and has to be opened for writing: [`Layered::finish_seal`] marks it.
     pub fn open(layers: Vec<Layer>, read_only: bool) -> Result<Self, LayerError> {
         let count = layers.len();
-        let open = |(index, layer)| {
-            open_files(layer, read_only || index + 1 < count).map_err(|(file, error)| match file {
-                LayerFile::Data => LayerError::Data(index, error),
-                LayerFile::Map => LayerError::MapFile(index, error),
+        Self::open_with(layers, read_only, |index, layer| {
+            let is_written = !read_only && (index + 1 == count || !is_sealed(&layer.map));
+            open_files(layer, if is_written { Access::Write } else { Access::Read })
+        })
+    }
+
+    /// Opens a volume of `layers`, from the bottom, to be read only, whoever has locked them: the caller knows that nobody
+    /// writes to them as long as this is open. What a volume that is open elsewhere has not flushed is not there.
+    pub fn open_still(layers: Vec<Layer>) -> Result<Self, LayerError> {
+        Self::open_with(layers, true, |_, layer| open_files(layer, Access::Still))
+    }
+
+    fn open_with(
+        layers: Vec<Layer>,
+        read_only: bool,
+        open: impl Fn(usize, Layer) -> Result<check::Files, (LayerFile, OpenError)>,
+    ) -> Result<Self, LayerError> {
+        let count = layers.len();
+        let mut identities = BTreeMap::new();
+        let mut open = |(index, layer): (usize, Layer)| {
+            for (which, file) in [(LayerFile::Data, &layer.data), (LayerFile::Map, &layer.map)] {
+                let identity = FileIdentity::of(file).map_err(|error| which.cannot(index, error.into()))?;
+                if identities.insert(identity, index).is_some() {
+                    return Err(LayerError::Twice(index));
+                }
+            }
+            open(index, layer).map_err(|(file, error)| match error {
+                // Nobody would want to write to it otherwise.
+                OpenError::Access { read_only: false } if index + 1 < count => LayerError::Unsealed(index),
+                error => file.cannot(index, error),
             })
         };
-        let files = layers.into_iter().enumerate().map(open).collect::<Result<Vec<_>, LayerError>>()?;
+        let files = layers.into_iter().enumerate().map(&mut open).collect::<Result<Vec<_>, LayerError>>()?;
         Self::over(files, read_only)
     }
 
@@ -175,6 +244,9 @@ impl Layered {
         check_chain(&headers, None)?;
         let capacity = headers.last().map_or(0, |header| header.size);
         let top = if read_only { None } else { lower.pop() };
+        // A crash may have come before a layer below was marked as sealed.
+        let unsealed = lower.iter().filter(|layer| layer.map.header().sealed.is_none()).cloned().collect();
+        let unsealed: Vec<_> = if read_only { Vec::new() } else { unsealed };
         if let Some(top) = &top {
             if headers.last().is_some_and(|header| header.sealed.is_some()) {
                 return Err(LayerError::Sealed);
@@ -183,9 +255,6 @@ impl Layered {
             let grown = top.data.grow(data_size(capacity));
             grown.map_err(|error| LayerError::Data(lower.len(), OpenError::Io(error)))?;
         }
-        // A crash may have come before a layer below was marked as sealed.
-        let unsealed = lower.iter().filter(|layer| layer.map.header().sealed.is_none()).cloned().collect();
-        let unsealed = if read_only { Vec::new() } else { unsealed };
         let stack = Stack { lower, top, unsealed, index: Arc::new(IndexCache::default()) };
         let volume = Arc::new(Volume::new(stack, capacity));
         Ok(Self { volume, workers: Arc::default(), engine: EngineKind::default() })
@@ -210,12 +279,69 @@ impl Layered {
     ///
     /// Nothing is copied or synced. Operations that change something wait for those that are under way, and no longer.
     pub fn seal(&self, top: Layer) -> io::Result<()> {
-        let (data, map) = open_files(top, false).map_err(|(_, error)| io::Error::other(error))?;
-        self.seal_over(data, map)
+        let seal = self.volume.prepare_seal(vec![self.open_new(top, Access::Write)?])?;
+        volume::seal(vec![seal], Instant::now() + SEAL_PATIENCE).map_err(|_| is_busy())
     }
 
+    #[cfg(test)]
     fn seal_over(&self, data: Box<dyn Storage>, map: Box<dyn Storage>) -> io::Result<()> {
-        self.volume.seal(OpenLayer::open(data, map).map_err(io::Error::other)?)
+        let seal = self.volume.prepare_seal(vec![OpenLayer::open(data, map).map_err(io::Error::other)?])?;
+        volume::seal(vec![seal], Instant::now() + SEAL_PATIENCE).map_err(|_| is_busy())
+    }
+
+    /// Opens a layer that is to become one of the volume's.
+    fn open_new(&self, layer: Layer, access: Access) -> io::Result<OpenLayer> {
+        let there = self.files()?;
+        for file in [&layer.data, &layer.map] {
+            let identity = FileIdentity::of(file)?;
+            if there.iter().any(|(other, _)| *other == identity) {
+                return Err(io::Error::other("its file is in use: it is one of the volume's already"));
+            }
+        }
+        let name = |(file, error): (LayerFile, OpenError)| {
+            io::Error::other(format!("the new layer's {} file cannot be used: {error}", file.name()))
+        };
+        let (data, map) = open_files(layer, access).map_err(name)?;
+        OpenLayer::open(data, map).map_err(io::Error::other)
+    }
+
+    /// The top layer: who it is.
+    pub fn top(&self) -> Uuid {
+        let stack = self.volume.stack();
+        stack.all().next_back().map_or(Uuid::nil(), |layer| layer.map.id())
+    }
+
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        self.volume.stack().all().count()
+    }
+
+    /// How many layers below the top are not marked as sealed: [`Layered::finish_seal`] does that.
+    pub fn unsealed(&self) -> usize {
+        self.volume.stack().unsealed.len()
+    }
+
+    /// Which files the volume is on, and whether it writes to them.
+    pub fn files(&self) -> io::Result<Vec<(FileIdentity, bool)>> {
+        let stack = self.volume.stack();
+        let mut files = Vec::new();
+        for layer in stack.all() {
+            let is_written = stack.written().any(|written| Arc::ptr_eq(written, layer));
+            for disk in [layer.data.disk(), layer.map.disk()].into_iter().flatten() {
+                files.push((FileIdentity::of(disk.file())?, is_written));
+            }
+        }
+        Ok(files)
+    }
+
+    /// How many bytes of memory the volume takes for what is where, besides what engines and their threads do.
+    pub fn memory(&self) -> usize {
+        self.volume.memory()
+    }
+
+    /// Makes everything durable that was complete when this was called.
+    pub fn flush(&self) -> io::Result<()> {
+        self.volume.run(Operation::Flush)
     }
 
     /// Makes what was sealed durable, and marks it as sealed: others may use it when this returns. The volume goes on
@@ -227,9 +353,7 @@ impl Layered {
     /// Puts `merged`, which [`merge`] made of some of the volume's layers, in their place: `layers` are counted from the
     /// bottom. Operations that are under way finish with the old ones, which are closed when the last of them has.
     pub fn replace_layers(&self, layers: Range<usize>, merged: Layer) -> io::Result<()> {
-        let (data, map) = open_files(merged, true).map_err(|(_, error)| io::Error::other(error))?;
-        let merged = OpenLayer::open(data, map).map_err(io::Error::other)?;
-        self.volume.replace_layers(layers, merged)
+        self.volume.replace_layers(layers, self.open_new(merged, Access::Read)?)
     }
 
     /// Why the volume takes no more writes, if that is so: once something could not be made durable, nobody knows what
@@ -239,13 +363,117 @@ impl Layered {
     }
 }
 
+/// Puts new, empty tops on volumes, from the lowest, at one point of time for all of them: nothing that anybody has seen
+/// complete before is above them, and nothing that was begun after that is below. Tops that a volume has already are skipped,
+/// so that the same can be asked for again. Each volume is there once.
+///
+/// Nothing is copied or synced. Changes wait for those that are under way on all of the volumes, but not longer than
+/// `patience`. All or nothing is done.
+pub fn seal_together(volumes: Vec<(&Layered, Vec<Layer>)>, patience: Duration) -> Result<(), SealError> {
+    let mut seals = Vec::new();
+    let mut indexes = Vec::new();
+    for (index, (layered, tops)) in volumes.into_iter().enumerate() {
+        let prepare = || {
+            let tops = new_tops(layered.top(), tops)?;
+            let open = |top| layered.open_new(top, Access::Write);
+            let tops = tops.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+            if tops.is_empty() { Ok(None) } else { layered.volume.prepare_seal(tops).map(Some) }
+        };
+        if let Some(seal) = prepare().map_err(|error| SealError { volume: index, error })? {
+            seals.push(seal);
+            indexes.push(index);
+        }
+    }
+    volume::seal(seals, Instant::now() + patience).map_err(|at| {
+        let volume = indexes.get(at).copied().unwrap_or_default();
+        SealError { volume, error: is_busy() }
+    })
+}
+
+/// Those of `tops` that are not on the volume whose top is `present`.
+fn new_tops(present: Uuid, mut tops: Vec<Layer>) -> io::Result<Vec<Layer>> {
+    for at in (0..tops.len()).rev() {
+        if let Some(top) = tops.get(at)
+            && description(&top.map)?.0.id == present
+        {
+            tops.drain(..=at);
+            break;
+        }
+    }
+    Ok(tops)
+}
+
+fn is_busy() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "a request that is under way takes too long; try again")
+}
+
+/// What the layer is whose map this is, and whether it is sealed. Only the header is read, and nothing is locked.
+pub fn description(map: &File) -> io::Result<(LayerDescription, bool)> {
+    let (Header { id, parent, size, sealed, .. }, _) = read_header_with(|slot| {
+        let mut bytes = [0; format::PAGE_SIZE];
+        storage::read_file(map, &mut bytes, slot.of_header())?;
+        Ok(Header::decode(&bytes))
+    })
+    .map_err(|error| match error {
+        MapError::Io(error) => error,
+        error => io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
+    })?;
+    Ok((LayerDescription { id, parent, size }, sealed.is_some()))
+}
+
+/// Whether a layer is marked as sealed, as far as can be told.
+fn is_sealed(map: &File) -> bool {
+    // What cannot be read is an error elsewhere.
+    description(map).map_or(true, |(_, is_sealed)| is_sealed)
+}
+
+/// Makes a sealed layer of a data file that has its content already, as a raw disk: it may be shorter than the volume, and
+/// what is missing, or a hole, is zeroes. The map file is empty. Such a layer is on top of nothing.
+///
+/// The data is not read; the file system is asked where there is some. The layer is durable when this returns, as far as the
+/// files are; if this does not return, they are no layer.
+pub fn import(layer: Layer, description: &LayerDescription) -> io::Result<()> {
+    let LayerDescription { id, parent, size } = *description;
+    let invalid = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    if !format::is_size(size) || id.is_nil() || parent.is_some() {
+        return invalid(format!("there can be no layer {id} of {size} bytes that is on top of nothing"));
+    }
+    if layer.map.metadata()?.len() != 0 {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the map file of a new layer is not empty"));
+    }
+    let metadata = layer.data.metadata()?;
+    if !metadata.is_file() {
+        return invalid("the data of a layer is a file".to_owned());
+    }
+    if metadata.len() > data_size(size) {
+        return invalid(format!(
+            "{} bytes of data are more than a volume of {size} bytes has",
+            metadata.len()
+        ));
+    }
+    // Until there is something in it, it is not taken for a map.
+    layer.map.set_len(Slot::First.of_page(0))?;
+    // What is behind the volume's end is zeroes.
+    layer.data.set_len(metadata.len().min(size))?;
+    layer.data.set_len(data_size(size))?;
+    let (data, map) = open_files(layer, Access::Write).map_err(|(_, error)| io::Error::other(error))?;
+    import::write_imported(&*data, &*map, id, size)
+}
+
 /// Makes one layer of sealed `layers` that are on top of each other, from the bottom, in two empty files. It has the id of
 /// the topmost of them, and takes their place in any stack. It is durable when this returns, as far as the files are; if
 /// this does not return, they are no layer.
-pub fn merge(layers: Vec<Layer>, into: Layer) -> io::Result<LayerDescription> {
+///
+/// `go_on` is told again and again how many bytes were copied since it was last asked, and says whether to go on. It may
+/// take its time, to bound how fast that is.
+pub fn merge(
+    layers: Vec<Layer>,
+    into: Layer,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> io::Result<LayerDescription> {
     let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
     let open = |layer| {
-        let (data, map) = open_files(layer, true).map_err(|(_, error)| io::Error::other(error))?;
+        let (data, map) = open_files(layer, Access::Read).map_err(|(_, error)| io::Error::other(error))?;
         OpenLayer::open(data, map).map_err(io::Error::other)
     };
     let layers = layers.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
@@ -259,19 +487,18 @@ pub fn merge(layers: Vec<Layer>, into: Layer) -> io::Result<LayerDescription> {
     // Until there is something in them, they are not taken for files of a layer.
     into.data.set_len(data_size(headers.last().map_or(0, |header| header.size)))?;
     into.map.set_len(Slot::First.of_page(0))?;
-    let (data, map) = open_files(into, false).map_err(|(_, error)| io::Error::other(error))?;
-    let Header { id, parent, size, .. } = merge::write_merged(&layers, &*data, &*map)?;
+    let (data, map) = open_files(into, Access::Write).map_err(|(_, error)| io::Error::other(error))?;
+    let Header { id, parent, size, .. } = merge::write_merged(&layers, &*data, &*map, &mut go_on)?;
     Ok(LayerDescription { id, parent, size })
 }
 
 /// Finds out what is wrong with layers, from the bottom, that nobody writes to meanwhile.
 pub fn check(layers: Vec<Layer>) -> Report {
     let mut report = Report::default();
-    let mut open = |(index, layer)| match open_files(layer, true) {
+    let mut open = |(index, layer)| match open_files(layer, Access::Read) {
         Ok(files) => Some(files),
         Err((file, error)) => {
-            let name = if file == LayerFile::Data { "data" } else { "map" };
-            report.add(index, Problem::Unreadable(name, error.to_string()));
+            report.add(index, Problem::Unreadable(file.name(), error.to_string()));
             None
         }
     };
@@ -286,9 +513,41 @@ enum LayerFile {
     Map,
 }
 
+impl LayerFile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Map => "map",
+        }
+    }
+
+    fn cannot(self, layer: usize, error: OpenError) -> LayerError {
+        match self {
+            Self::Data => LayerError::Data(layer, error),
+            Self::Map => LayerError::MapFile(layer, error),
+        }
+    }
+}
+
+/// What files are opened for.
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    /// To be read, while nobody writes to them.
+    Read,
+    /// To be written, by nobody else.
+    Write,
+    /// To be read, whoever has them.
+    Still,
+}
+
 /// Takes a layer's files over, and locks them. The error says which of them cannot be used.
-fn open_files(layer: Layer, read_only: bool) -> Result<check::Files, (LayerFile, OpenError)> {
-    let open = |which, file| Disk::from_file(file, read_only).map_err(|error| (which, error));
+fn open_files(layer: Layer, access: Access) -> Result<check::Files, (LayerFile, OpenError)> {
+    let take = |file| match access {
+        Access::Read => Disk::from_file(file, true),
+        Access::Write => Disk::from_file(file, false),
+        Access::Still => Disk::from_still_file(file),
+    };
+    let open = |which, file| take(file).map_err(|error| (which, error));
     let (data, map) = (open(LayerFile::Data, layer.data)?, open(LayerFile::Map, layer.map)?);
     Ok((Box::new(Arc::new(data)), Box::new(Arc::new(map))))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::format::{BLOCK_SIZE, REGION_BLOCKS, State, States};
 use super::index::{Index, IndexCache};
-use super::map::{FlushError, LayerMap, MapError, region_of};
+use super::map::{FlushError, LayerMap, MAX_CHANGED, MapError, region_of};
 use super::plan::Source;
 use super::storage::Storage;
 
@@ -102,6 +102,33 @@ impl Stack {
         Some(View { first, region, others: regions.map(view).collect::<Option<_>>()? })
     }
 
+    /// How many regions of the top may be changed or about to be: of all layers that are written, there is a bound.
+    pub fn room(&self) -> usize {
+        let taken: usize = self.unsealed.iter().map(|layer| layer.map.pending()).sum();
+        MAX_CHANGED.saturating_sub(taken)
+    }
+
+    /// Announces changes of the top in the regions of `blocks`, if there is room for them.
+    pub fn promise(&self, blocks: &Range<u64>) -> Option<Promise> {
+        let (top, regions) = (self.top.as_ref()?, regions_of(blocks));
+        top.map.promise(regions.clone(), self.room()).then(|| Promise { layer: Arc::clone(top), regions })
+    }
+
+    /// The same, whether there is room or not.
+    pub fn promise_anyway(&self, blocks: &Range<u64>) -> io::Result<Promise> {
+        let top = self.top.as_ref().ok_or_else(read_only)?;
+        let regions = regions_of(blocks);
+        let mut promise = Promise { layer: Arc::clone(top), regions: regions.start..regions.start };
+        for region in regions {
+            // It may be forgotten again at once.
+            while !top.map.promise(region..region + 1, usize::MAX) {
+                top.map.states(region)?;
+            }
+            promise.regions.end = region + 1;
+        }
+        Ok(promise)
+    }
+
     /// A layer below the top.
     pub fn lower(&self, layer: usize) -> io::Result<&OpenLayer> {
         let found = self.lower.get(layer);
@@ -119,8 +146,33 @@ impl Stack {
 
     /// The layer that takes what is written.
     pub fn writable(&self) -> io::Result<&OpenLayer> {
-        let top = self.top.as_deref();
-        top.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"))
+        self.top.as_deref().ok_or_else(read_only)
+    }
+
+    /// All layers, from the bottom.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &Arc<OpenLayer>> {
+        self.lower.iter().chain(&self.top)
+    }
+
+    /// The layers that are not marked as sealed, from the bottom.
+    pub fn written(&self) -> impl Iterator<Item = &Arc<OpenLayer>> {
+        self.unsealed.iter().chain(&self.top)
+    }
+}
+
+fn read_only() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only")
+}
+
+/// Changes of a layer that are under way: its map has room for them as long as this exists.
+pub struct Promise {
+    layer: Arc<OpenLayer>,
+    regions: Range<u32>,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.layer.map.end_promise(self.regions.clone());
     }
 }
 

@@ -13,14 +13,18 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 use super::flusher::Flusher;
 use super::format::{BLOCK_SIZE, REGION_SIZE, State};
-use super::in_flight::InFlight;
+use super::in_flight::{Hold, InFlight};
 use super::map::FlushError;
 use super::plan::{self, CopyUp, Extent, Purpose, ZeroStep};
-use super::stack::{OpenLayer, Stack, data_size};
+use super::stack::{OpenLayer, Promise, Stack, View, data_size};
 use crate::{Operation, Segments};
+
+/// How often a change waits for a flush to make room for it. Others may take the room each time.
+const FLUSHES_FOR_ROOM: usize = 4;
 
 pub struct Volume {
     stack: RwLock<Arc<Stack>>,
@@ -121,11 +125,8 @@ impl Volume {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.make_room()?;
-        let _hold = self.in_flight.hold(blocks.clone());
-        let stack = self.stack();
+        let Change { _hold, _promise, view, stack } = self.begin_change(&blocks)?;
         let top = stack.writable()?;
-        let view = stack.view(&blocks)?;
         let plan = plan::write(&bytes, |block| view.source(block));
         if let Some(copy_up) = &plan.head {
             self.copy_up(&stack, copy_up, Some(&mut segments))?;
@@ -177,11 +178,8 @@ impl Volume {
 
     fn zero_region(&self, bytes: &Range<u64>, purpose: Purpose) -> io::Result<()> {
         let blocks = plan::blocks(bytes);
-        self.make_room()?;
-        let _hold = self.in_flight.hold(blocks.clone());
-        let stack = self.stack();
+        let Change { _hold, _promise, view, stack } = self.begin_change(&blocks)?;
         let top = stack.writable()?;
-        let view = stack.view(&blocks)?;
         for step in plan::zero(bytes, purpose, |block| view.source(block)) {
             match step {
                 ZeroStep::Drop { first, end } => {
@@ -204,9 +202,27 @@ impl Volume {
         Ok(())
     }
 
-    /// Has the map take a change. What it has of them in memory is bounded.
-    fn make_room(&self) -> io::Result<()> {
-        if self.stack().writable()?.map.is_full() { self.flush() } else { Ok(()) }
+    /// Waits until nobody else changes any of `blocks`, and until the map has room for changes of them.
+    fn begin_change(&self, blocks: &Range<u64>) -> io::Result<Change> {
+        let mut flushes = 0;
+        loop {
+            let hold = self.in_flight.hold(blocks.clone());
+            let stack = self.stack();
+            let view = stack.view(blocks)?;
+            let promise = match stack.promise(blocks) {
+                None if flushes < FLUSHES_FOR_ROOM => None,
+                // What was read a moment ago was forgotten, or more regions change at once than there is room for.
+                None => Some(stack.promise_anyway(blocks)?),
+                some => some,
+            };
+            if let Some(promise) = promise {
+                return Ok(Change { stack, view, _promise: promise, _hold: hold });
+            }
+            // Nobody waits for a change that waits for a disk.
+            drop((hold, view));
+            flushes += 1;
+            self.flush()?;
+        }
     }
 
     /// Makes all durable that was complete when this was called.
@@ -215,7 +231,7 @@ impl Volume {
             self.sync(|| {
                 // Layers from below first: each is a part of what those above it change.
                 let stack = self.stack();
-                stack.unsealed.iter().chain(&stack.top).try_for_each(|layer| layer.flush())
+                stack.written().try_for_each(|layer| layer.flush())
             })
         })
     }
@@ -263,31 +279,30 @@ impl Volume {
         Ok(())
     }
 
-    /// Puts a new, empty top on the old one, which changes no more from then on. Only changes that are under way are waited
-    /// for.
-    pub fn seal(&self, top: OpenLayer) -> io::Result<()> {
-        let _one_at_a_time = self.change();
+    /// Checks that new, empty layers belong on top of the volume, from the lowest of them, and of each other.
+    pub fn prepare_seal(&self, tops: Vec<OpenLayer>) -> io::Result<Seal<'_>> {
+        let change = self.change();
         let mut stack = Stack::clone(&self.stack());
         let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        let (old, new) = (stack.writable()?.map.header(), top.map.header());
-        if new.parent != Some(old.id) || new.sealed.is_some() || new.size != self.capacity() {
-            return invalid("the new layer was not made to be on top of this volume");
+        for top in tops {
+            let (old, new) = (stack.writable()?.map.header(), top.map.header());
+            if new.parent != Some(old.id) || new.sealed.is_some() || new.size != self.capacity() {
+                return invalid("the new layer was not made to be on top of this volume");
+            }
+            if top.map.next_region(0)?.is_some() {
+                return invalid("the new layer is not empty");
+            }
+            let old = stack.top.replace(Arc::new(top));
+            stack.lower.extend(old.clone());
+            stack.unsealed.extend(old);
         }
-        if top.map.next_region(0)?.is_some() {
-            return invalid("the new layer is not empty");
+        if stack.lower.len() >= usize::from(u16::MAX) {
+            return invalid("the volume has as many layers as it can have");
         }
-        if !stack.unsealed.is_empty() {
-            return invalid("the layer that was sealed before is not durable yet");
-        }
-        let _pause = self.in_flight.pause();
-        let old = stack.top.replace(Arc::new(top));
-        stack.lower.extend(old.clone());
-        stack.unsealed.extend(old);
-        self.set_stack(stack);
-        Ok(())
+        Ok(Seal { volume: self, stack, _change: change })
     }
 
-    /// Makes layers durable that changes no more, and marks them as such.
+    /// Makes layers durable that change no more, and marks them as such.
     pub fn finish_seal(&self) -> io::Result<()> {
         let unsealed = self.stack().unsealed.clone();
         for layer in unsealed {
@@ -325,4 +340,66 @@ impl Volume {
         self.set_stack(stack);
         Ok(())
     }
+
+    /// How many bytes of memory it takes, besides what engines and their threads do.
+    pub fn memory(&self) -> usize {
+        let stack = self.stack();
+        let files = 2 * size_of::<crate::raw::Disk>();
+        let layers = stack.all().map(|layer| size_of::<OpenLayer>() + files + layer.map.memory());
+        size_of::<Self>() + stack.index.memory() + layers.sum::<usize>()
+    }
+
+    /// The volume is as if its process had been killed: what was not flushed is gone.
+    #[cfg(test)]
+    pub fn abandon(&self) {
+        self.impairment.get_or_init(|| "the process was killed".to_owned());
+    }
+}
+
+impl Drop for Volume {
+    /// Of a raw file, whatever was written stays when it is closed. So does what the map says only in memory so far.
+    fn drop(&mut self) {
+        let has_changes = self.stack().written().any(|layer| layer.map.pending() > 0);
+        if has_changes
+            && self.impairment().is_none()
+            && let Err(error) = self.flush()
+        {
+            tracing::error!(%error, "a volume is closed without what was written to it since its last flush");
+        }
+    }
+}
+
+/// A change that may begin: what the blocks are so far, and the right to change them.
+struct Change {
+    stack: Arc<Stack>,
+    view: View,
+    // Given back in this order.
+    _promise: Promise,
+    _hold: Hold,
+}
+
+/// What a volume is to become: nobody else changes its stack or its size meanwhile.
+pub struct Seal<'a> {
+    volume: &'a Volume,
+    stack: Stack,
+    _change: MutexGuard<'a, ()>,
+}
+
+/// Puts new tops on volumes, each of which is there once. The old ones change no more from then on.
+///
+/// Only changes that are under way are waited for, but not longer than until `deadline`; then nothing is done, and the
+/// volume that kept all waiting is told. From when the last of these changes is over until all volumes have their tops, no
+/// other begins anywhere: so a change that somebody has seen the end of is below the new tops, on whichever volume, and one
+/// that was begun after that is not.
+pub fn seal(seals: Vec<Seal<'_>>, deadline: Instant) -> Result<(), usize> {
+    let pauses = seals.iter().map(|seal| seal.volume).enumerate();
+    let pauses = pauses.map(|(index, volume)| volume.in_flight.pause(deadline).ok_or(index));
+    let pauses = pauses.collect::<Result<Vec<_>, usize>>()?;
+    for Seal { volume, stack, _change } in seals {
+        let olds = stack.unsealed.clone();
+        volume.set_stack(stack);
+        olds.iter().for_each(|old| old.map.shrink());
+    }
+    drop(pauses);
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod engine;
+mod making;
 mod model;
 mod recorder;
 mod volume;

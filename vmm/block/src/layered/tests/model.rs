@@ -232,7 +232,7 @@ impl Model {
         self.made += 1;
         let old: Vec<u128> = self.layers[first..end].iter().map(|(name, _)| *name).collect();
         let layers = old.iter().map(|name| files(self.directory.path(), *name)).collect();
-        let description = merge(layers, files(self.directory.path(), name)).unwrap();
+        let description = merge(layers, files(self.directory.path(), name), |_| true).unwrap();
         assert_eq!(
             (description.id, description.parent),
             (self.layers[end - 1].1.id, self.layers[first].1.parent)

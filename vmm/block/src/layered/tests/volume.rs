@@ -3,17 +3,18 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::recorder::{Content, Log, Recorder};
 use super::{Random, create, description, files};
 use crate::layered::format::{PAGE_SIZE, REGION_SIZE, Slot};
-use crate::layered::map::MAX_KEPT;
+use crate::layered::map::MAX_CHANGED;
 use crate::layered::storage::Storage;
-use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer};
+use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer, seal_together};
 use crate::segments::tests::Memory;
-use crate::{Backend, Operation};
+use crate::{Backend, Engine, Operation};
 
 const SIZE: u64 = 1 << 20;
 
@@ -40,7 +41,11 @@ fn flush(volume: &Layered) -> std::io::Result<()> {
 fn layers_that_do_not_belong_together_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    (1..=3).for_each(|id| drop(make(directory, id)));
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    (2..=3).for_each(|id| drop(make(directory, id)));
+    volume.seal(files(directory, 2)).unwrap();
+    volume.finish_seal().unwrap();
+    drop(volume);
     let opened = |ids: &[u128]| Layered::open(ids.iter().map(|id| files(directory, *id)).collect(), false);
     assert!(opened(&[1, 2, 3]).is_ok());
     assert!(matches!(opened(&[]), Err(LayerError::None)));
@@ -78,12 +83,11 @@ fn what_is_sealed_does_not_change_and_can_be_shared() {
     volume.seal(make(directory, 2)).unwrap();
     write(&volume, 512, 2, 1024).unwrap();
     assert_eq!(read(&volume, 0, 2048).unwrap(), [vec![1; 512], vec![2; 1024], vec![1; 512]].concat());
-    // The first one has to be durable before there is another.
-    assert!(volume.seal(make(directory, 3)).unwrap_err().to_string().contains("not durable yet"));
     volume.finish_seal().unwrap();
     let snapshot = Layered::open(vec![files(directory, 1)], true).unwrap();
     assert_eq!(read(&snapshot, 0, 8192).unwrap(), vec![1; 8192]);
     assert!(write(&snapshot, 0, 3, 512).is_err() && snapshot.resize(SIZE * 2).is_err());
+    volume.volume.abandon();
     drop((volume, snapshot));
     assert!(matches!(Layered::open(vec![files(directory, 1)], false), Err(LayerError::Sealed)));
     let volume = Layered::open(vec![files(directory, 1), files(directory, 2)], false).unwrap();
@@ -242,12 +246,224 @@ fn a_change_of_many_regions_is_flushed_in_between() {
     for (byte, offset) in (0u64..).zip(spots.clone()) {
         write(&volume, offset, byte as u8, 4096).unwrap();
         let stack = volume.volume.stack();
-        let (kept, fixed) = stack.top.as_ref().unwrap().map.in_memory();
-        assert!(kept <= MAX_KEPT + 4096 && fixed <= 512 << 10, "{kept} {fixed}");
+        let map = &stack.top.as_ref().unwrap().map;
+        assert!(map.is_counted() && map.pending() <= MAX_CHANGED && volume.memory() <= 1 << 20);
     }
     for (byte, offset) in (0u64..).zip(spots) {
         assert_eq!(read(&volume, offset, 4096).unwrap(), vec![byte as u8; 4096]);
     }
+}
+
+/// A snapshot may be taken while the one before is not durable yet. A flush covers all of them, and each is marked later.
+#[test]
+fn several_layers_may_wait_to_be_marked_as_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    for id in 2..=4 {
+        write(&volume, (id - 2) * 4096, id as u8 - 1, 4096).unwrap();
+        write(&volume, 16384 + (id - 2) * 512, id as u8 - 1, 512).unwrap();
+        volume.seal(make(directory, id.into())).unwrap();
+    }
+    write(&volume, 3 * 4096, 4, 4096).unwrap();
+    assert_eq!((volume.layers(), volume.unsealed(), volume.top().as_u128()), (4, 3, 4));
+    volume.flush().unwrap();
+    // Here comes a crash.
+    volume.volume.abandon();
+    drop(volume);
+    let opened = |is_writable: &dyn Fn(u128) -> bool| {
+        let layer = |id| {
+            let Layer { data, map } = files(directory, id);
+            if is_writable(id) {
+                return Layer { data, map };
+            }
+            let [data, map] = super::paths(directory, id).map(|path| std::fs::File::open(path).unwrap());
+            Layer { data, map }
+        };
+        Layered::open((1..=4).map(layer).collect(), false)
+    };
+    let error = opened(&|id| id != 2).unwrap_err();
+    assert!(matches!(error, LayerError::Unsealed(1)), "{error}");
+    assert!(matches!(opened(&|id| id != 4), Err(LayerError::Data(3, crate::OpenError::Access { .. }))));
+    // Nobody else has them meanwhile.
+    let reader = Layered::open(vec![files(directory, 1)], true).unwrap();
+    assert!(matches!(opened(&|_| true), Err(LayerError::Data(0, crate::OpenError::Locked))));
+    drop(reader);
+    let volume = opened(&|_| true).unwrap();
+    assert!(matches!(Layered::open(vec![files(directory, 1)], true), Err(LayerError::Data(..))));
+    let content = || [vec![1; 4096], vec![2; 4096], vec![3; 4096], vec![4; 4096], vec![1; 512]].concat();
+    assert_eq!((volume.unsealed(), read(&volume, 0, 16896).unwrap()), (3, content()));
+    volume.finish_seal().unwrap();
+    assert_eq!(volume.unsealed(), 0);
+    volume.finish_seal().unwrap();
+    let snapshot = Layered::open(vec![files(directory, 1), files(directory, 2)], true).unwrap();
+    let expected = [vec![1; 4096], vec![2; 4096], vec![0; 8192], vec![1; 512], vec![2; 512]].concat();
+    assert_eq!(read(&snapshot, 0, 17408).unwrap(), expected);
+    drop((snapshot, volume));
+    let report = crate::layered::check((1..=4).map(|id| files(directory, id)).collect());
+    assert!(report.findings.is_empty(), "{report}");
+    // What is sealed needs nobody who may write to it.
+    let volume = opened(&|id| id == 4).unwrap();
+    assert_eq!(read(&volume, 0, 16896).unwrap(), content());
+}
+
+#[test]
+fn a_reader_of_what_stands_still_asks_for_no_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, 4096).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    write(&volume, 4096, 2, 4096).unwrap();
+    volume.flush().unwrap();
+    let layers = || vec![files(directory, 1), files(directory, 2)];
+    assert!(Layered::open(layers(), true).is_err());
+    let still = Layered::open_still(layers()).unwrap();
+    assert!(still.is_read_only() && still.seal(make(directory, 3)).is_err());
+    assert_eq!(read(&still, 0, 8192).unwrap(), [[1; 4096], [2; 4096]].concat());
+    drop(still);
+    // And takes nobody's away.
+    assert!(Layered::open(layers(), true).is_err());
+    write(&volume, 0, 3, 4096).unwrap();
+}
+
+#[test]
+fn a_volume_that_is_closed_keeps_what_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, 4096).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    write(&volume, 4096, 2, 4096).unwrap();
+    drop(volume);
+    let volume = Layered::open(vec![files(directory, 1), files(directory, 2)], false).unwrap();
+    assert_eq!(read(&volume, 0, 8192).unwrap(), [[1; 4096], [2; 4096]].concat());
+}
+
+#[test]
+fn volumes_get_new_tops_together_or_not_at_all() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let volumes = directories.each_ref().map(|directory| {
+        let volume = Layered::open(vec![make(directory.path(), 1)], false).unwrap();
+        write(&volume, 0, 1, 4096).unwrap();
+        volume
+    });
+    let tops = |ids: [&[u128]; 2]| {
+        let tops = |at: usize| ids[at].iter().map(|id| files(directories[at].path(), *id)).collect();
+        vec![(&volumes[0], tops(0)), (&volumes[1], tops(1))]
+    };
+    let patience = Duration::from_millis(50);
+    let counts = || volumes.each_ref().map(|volume| (volume.layers(), volume.top().as_u128()));
+    for id in 2..=4 {
+        directories.iter().for_each(|directory| drop(make(directory.path(), id)));
+    }
+    // The second has the wrong ones.
+    let error = seal_together(tops([&[2], &[3]]), patience).unwrap_err();
+    assert_eq!(error.volume, 1);
+    assert!(error.to_string().contains("not made to be on top"), "{error}");
+    assert_eq!(counts(), [(1, 1), (1, 1)]);
+    // The second waits for too long.
+    let hold = volumes[1].volume.in_flight.hold(5..6);
+    let error = seal_together(tops([&[2], &[2]]), patience).unwrap_err();
+    assert_eq!((error.volume, error.error.kind()), (1, std::io::ErrorKind::TimedOut));
+    assert_eq!(counts(), [(1, 1), (1, 1)]);
+    drop(hold);
+    volumes.iter().for_each(|volume| write(volume, 0, 1, 4096).unwrap());
+    // Several at a time, some that are there already, and none.
+    seal_together(tops([&[2, 3], &[2]]), patience).unwrap();
+    assert_eq!(counts(), [(3, 3), (2, 2)]);
+    seal_together(tops([&[2, 3], &[2, 3]]), patience).unwrap();
+    assert_eq!(counts(), [(3, 3), (3, 3)]);
+    seal_together(tops([&[], &[2, 3, 4]]), patience).unwrap();
+    assert_eq!(counts(), [(3, 3), (4, 4)]);
+    for volume in &volumes {
+        volume.finish_seal().unwrap();
+        assert_eq!(read(volume, 0, 4096).unwrap(), [1; 4096]);
+    }
+    let error = seal_together(vec![(&volumes[0], vec![files(directories[1].path(), 4)])], patience);
+    assert!(error.unwrap_err().to_string().contains("it is in use"));
+}
+
+#[test]
+fn no_file_is_two_of_a_volumes() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let first = make(directory, 1);
+    let same = Layer { data: first.map.try_clone().unwrap(), map: first.map.try_clone().unwrap() };
+    assert!(matches!(Layered::open(vec![same], false), Err(LayerError::Twice(0))));
+    let second = make(directory, 2);
+    let data = first.data.try_clone().unwrap();
+    let mixed = Layer { data: data.try_clone().unwrap(), map: second.map };
+    assert!(matches!(Layered::open(vec![first, mixed], false), Err(LayerError::Twice(1))));
+    // The lock does not tell: it is the same open file.
+    let volume = Layered::open(vec![files(directory, 1)], false).unwrap();
+    let third = make(directory, 3);
+    let mixed = Layer { data: files(directory, 1).data, map: third.map };
+    assert!(volume.seal(mixed).unwrap_err().to_string().contains("one of the volume's already"));
+}
+
+/// Whoever opens a volume is told how much memory that takes, at 100 GiB and whatever a guest does.
+#[test]
+fn memory_is_bounded() {
+    let size: u64 = 100 << 30;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![super::make(directory, 1, size)], false).unwrap();
+    let mut random = Random::new(1);
+    let regions = size / REGION_SIZE;
+    let mut most = 0;
+    for id in 2..=5u128 {
+        let mut check = || {
+            let layers = volume.layers();
+            most = most.max(volume.memory());
+            assert!(volume.memory() <= (1 << 20) + layers * (256 << 10), "{} {layers}", volume.memory());
+        };
+        let mut engine = volume.engine(256).unwrap();
+        let finish = |engine: &mut dyn Engine, count: u16| {
+            engine.start().unwrap();
+            let mut done = 0;
+            while done < count {
+                match engine.complete() {
+                    Some(completion) => {
+                        completion.result.unwrap();
+                        done += 1;
+                    }
+                    None => std::thread::sleep(Duration::from_micros(50)),
+                }
+            }
+        };
+        // Every second block of each region, some of them as parts, and many at a time.
+        let order: Vec<u64> = (0..regions).map(|region| region * 7 % regions).collect();
+        for chunk in order.chunks(256) {
+            for (slot, region) in (0..).zip(chunk) {
+                let block = random.below(REGION_SIZE / 8192) * 8192;
+                let (at, length) = if random.once_in(4) { (512, 1024) } else { (0, 4096) };
+                let offset = region * REGION_SIZE + block + at;
+                let segments = Memory::new(vec![vec![id as u8; length]]).segments();
+                engine.submit(slot, Operation::Write { offset, segments });
+            }
+            finish(&mut *engine, chunk.len() as u16);
+            check();
+            for (slot, region) in (0..).zip(chunk) {
+                let offset = (region * 3 % regions) * REGION_SIZE + random.below(8192) * 4096;
+                let segments = Memory::new(vec![vec![0; 4096]]).segments();
+                engine.submit(slot, Operation::Read { offset, segments });
+            }
+            finish(&mut *engine, chunk.len() as u16);
+            check();
+        }
+        drop(engine);
+        let stack = volume.volume.stack();
+        assert!(stack.all().all(|layer| layer.map.is_counted()));
+        volume.seal(super::make(directory, id, size)).unwrap();
+        check();
+        // Some are marked later.
+        if id % 2 == 1 {
+            volume.finish_seal().unwrap();
+        }
+        check();
+    }
+    println!("{} KiB at most, with up to 5 layers", most >> 10);
 }
 
 proptest! {
