@@ -15,8 +15,9 @@
 //! files are of no interest. The agent may read below the directories of the setting `image-directories` and nowhere
 //! else, and follows no symbolic link there.
 //!
-//! A copy is a directory of its own below `images` in the state directory, and is locked until a record refers to it.
-//! What no record refers to and nobody has locked is garbage ([`clean_up`]), whenever it was left.
+//! The disk becomes a layer ([`crate::volumes`]). The other files are copied to a directory of their own below `images` in
+//! the state directory, which is locked until a record refers to it. What no record refers to and nobody has locked is
+//! garbage ([`clean_up`]), whenever it was left.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
@@ -34,7 +35,8 @@ use nix::sys::stat::Mode;
 use crate::ids::ImageId;
 use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot, StoreDisk};
 use crate::state::{State, World};
-use crate::volumes::copy_sparse;
+use crate::volumes::copy::copy_sparse;
+use crate::volumes::{self, NewLayer, Volumes};
 
 /// The kernel's name in an image directory.
 const KERNELS: [&str; 2] = ["vmlinux", "vmlinuz"];
@@ -87,6 +89,9 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
+    /// Its disk cannot become a layer.
+    #[error("cannot take the disk over")]
+    Volumes(#[from] volumes::Error),
 }
 
 impl Error {
@@ -234,8 +239,9 @@ impl Source {
         self.disk.is_some()
     }
 
-    /// Copies everything to a new directory below `images`. It is on the disk when this returns, and is locked.
-    pub fn copy(&self, images: &Path, id: &ImageId) -> Result<Copy, Error> {
+    /// Makes a layer of the disk, and copies everything else to a new directory below `images`. All is on the disk when this
+    /// returns, and is no garbage as long as the copy is there.
+    pub fn copy(&self, images: &Path, id: &ImageId, volumes: &Volumes) -> Result<Copy, Error> {
         DirBuilder::new().recursive(true).mode(0o700).create(images).map_err(io_error("create", images))?;
         // The number tells it from an earlier image of this id, whose instances may still need its files.
         let directory = images.join(format!("{id}.{:016x}", rand::random::<u64>()));
@@ -244,17 +250,21 @@ impl Source {
         let lock = File::open(&directory).map_err(io_error("open", &directory))?;
         lock.lock().map_err(io_error("lock", &directory))?;
         drop(claiming);
-        let copy = Copy {
+        let mut copy = Copy {
             boot: self.boot.as_ref().map(|boot| BootFiles {
                 kernel: directory.join(boot.kernel.name),
                 initrd: boot.initrd.as_ref().map(|initrd| directory.join(initrd.name)),
                 command_line: boot.command_line.clone(),
             }),
-            disk: self.disk.as_ref().map(|disk| directory.join(disk.name)),
+            disk: None,
             directory,
             lock,
         };
-        match self.copy_files(&copy) {
+        let copied = self.copy_files(&copy).and_then(|()| {
+            copy.disk = self.disk.as_ref().map(|disk| self.copy_disk(disk, volumes)).transpose()?;
+            Ok(())
+        });
+        match copied {
             Ok(()) => Ok(copy),
             Err(error) => {
                 copy.discard();
@@ -274,7 +284,7 @@ impl Source {
     fn copy_files(&self, copy: &Copy) -> Result<(), Error> {
         let boot = self.boot.as_ref();
         let (kernel, initrd) = (boot.map(|boot| &boot.kernel), boot.and_then(|boot| boot.initrd.as_ref()));
-        for artefact in [kernel, initrd, self.disk.as_ref()].into_iter().flatten() {
+        for artefact in [kernel, initrd].into_iter().flatten() {
             let path = copy.directory.join(artefact.name);
             let copied = || {
                 let target = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
@@ -286,15 +296,22 @@ impl Source {
             };
             copied().map_err(io_error("copy", &path))?;
         }
-        if let (Some(manifest), Some(disk)) = (&self.manifest, &copy.disk) {
-            let file = File::open(disk).map_err(io_error("open", disk))?;
-            // The copy, so that it is what was imported whatever has happened since.
-            let verified = manifest.verify(&file);
-            verified.map_err(|error| Error::Unusable(self.directory.join(DISK), error.to_string()))?;
-        }
         let parent = copy.directory.parent().unwrap_or(&copy.directory);
         copy.lock.sync_all().map_err(io_error("write", &copy.directory))?;
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("write", parent))
+    }
+
+    fn copy_disk(&self, disk: &Artefact, volumes: &Volumes) -> Result<NewLayer, Error> {
+        let path = self.directory.join(DISK);
+        volumes.import(&disk.file, |copy| {
+            if copy.metadata().map_err(io_error("look at", &path))?.len() != disk.length {
+                let changed = io::Error::other("it has changed meanwhile; wait until it is complete");
+                return Err(io_error("copy", &path)(changed));
+            }
+            // The copy, so that it is what was imported whatever has happened since.
+            let Some(manifest) = &self.manifest else { return Ok(()) };
+            manifest.verify(copy).map_err(|error| Error::Unusable(path.clone(), error.to_string()))
+        })
     }
 }
 
@@ -354,7 +371,7 @@ pub struct Copy {
     /// What its instances boot, if their disk does not say.
     pub boot: Option<BootFiles>,
     /// The root disk.
-    pub disk: Option<PathBuf>,
+    pub disk: Option<NewLayer>,
     directory: PathBuf,
     /// Held until a record refers to it.
     lock: File,
@@ -384,6 +401,7 @@ pub fn is_needed(world: &World, directory: &Path) -> bool {
                 || boot.initrd.as_ref().is_some_and(|initrd| initrd.starts_with(directory))
         })
     };
+    // Of an agent of before there were layers.
     let holds = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| file.starts_with(directory));
     let has_root = |disks: &[StoreDisk]| disks.iter().any(|disk| holds(&disk.source));
     let is_alive = |instance: &&Arc<Instance>| instance.lifecycle.state != InstanceState::Terminated;
@@ -449,6 +467,12 @@ mod tests {
             fs::write(image.join(name), name).unwrap();
         }
         (lab, image)
+    }
+
+    /// Volumes that nobody has recorded anything of.
+    fn volumes(lab: &tempfile::TempDir) -> Volumes {
+        let state = State::open(Arc::new(crate::store::memory::Memory::default())).unwrap();
+        Volumes::new(Arc::new(state), lab.path())
     }
 
     fn open(lab: &Path, location: &Path) -> Result<Source, String> {
@@ -545,7 +569,7 @@ mod tests {
         let images = lab.path().join("images");
         let source = open(lab.path(), &image).unwrap();
         File::options().write(true).open(image.join("disk.raw")).unwrap().set_len(1 << 20).unwrap();
-        assert!(source.copy(&images, &ImageId::random()).is_err());
+        assert!(source.copy(&images, &ImageId::random(), &volumes(&lab)).is_err());
         assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
     }
 
@@ -566,8 +590,11 @@ mod tests {
         import.run(&mut Silent).unwrap();
         fs::copy(image.join("vmlinux"), imported.join("vmlinux")).unwrap();
         let images = lab.path().join("images");
-        let copy = || open(lab.path(), &imported).unwrap().copy(&images, &ImageId::random());
-        assert_eq!(fs::read(copy().unwrap().disk.unwrap()).unwrap(), [7; 1024]);
+        let volumes = volumes(&lab);
+        let copy = || open(lab.path(), &imported).unwrap().copy(&images, &ImageId::random(), &volumes);
+        let layer = copy().unwrap().disk.unwrap().record;
+        let data = fs::read(lab.path().join("layers").join(layer.files + ".data")).unwrap();
+        assert_eq!((&data[..1024], layer.size), (&[7; 1024][..], 1024));
         let before = fs::read_dir(&images).unwrap().count();
         fs::write(imported.join(DISK), [8; 1024]).unwrap();
         let error = copy().unwrap_err();
@@ -586,7 +613,9 @@ mod tests {
         let count = || fs::read_dir(&images).unwrap().count();
         clean_up(&images, &state).unwrap();
         let id = ImageId::random();
-        let (first, second) = (source.copy(&images, &id).unwrap(), source.copy(&images, &id).unwrap());
+        let volumes = volumes(&lab);
+        let copy = || source.copy(&images, &id, &volumes).unwrap();
+        let (first, second) = (copy(), copy());
         assert_eq!(fs::read(&first.boot.as_ref().unwrap().kernel).unwrap(), b"vmlinux");
         clean_up(&images, &state).unwrap();
         assert_eq!(count(), 2);

@@ -71,6 +71,8 @@ pub struct Config {
     pub stop_timeout: u64,
     /// How long a guest has to reboot before it is reset, in seconds.
     pub reboot_timeout: u64,
+    /// Whether volumes are only as fast as EC2's of their type.
+    pub limit_volumes: bool,
     /// How long terminated instances stay listed, in seconds.
     pub terminated_retention: u64,
     /// Directories that images may be registered from.
@@ -134,6 +136,7 @@ impl Default for Config {
             elastic_address_quota: 5,
             stop_timeout: 120,
             reboot_timeout: 120,
+            limit_volumes: true,
             terminated_retention: 3600,
             image_directories: vec!["/var/lib/innkeeper/import".into()],
             cpu_overcommit: 8.0,

@@ -2,7 +2,7 @@
 //! steps it watches the guest. Everything that it knows is in the record or in the VMM, so that it can be replaced at
 //! any moment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
+use super::disks::Attached;
 use super::health::Guest;
 use super::lifecycle::Observation;
 use super::settle::settle;
@@ -46,7 +47,7 @@ pub struct Actor {
     mailbox: mpsc::UnboundedReceiver<Ask>,
     pub(super) vmm: Option<Vmm>,
     /// The disks that the VMM has, as far as the actor has brought that about.
-    pub(super) disks: BTreeSet<VolumeId>,
+    pub(super) disks: BTreeMap<VolumeId, Attached>,
     /// The same of network interfaces.
     pub(super) interfaces: BTreeSet<NetworkInterfaceId>,
     /// When to look how the instance is.
@@ -71,7 +72,7 @@ impl Actor {
         changed: Arc<Notify>,
         mailbox: mpsc::UnboundedReceiver<Ask>,
     ) -> Self {
-        let (disks, interfaces, check) = (BTreeSet::new(), BTreeSet::new(), Instant::now());
+        let (disks, interfaces, check) = (BTreeMap::new(), BTreeSet::new(), Instant::now());
         Self { id, shared, changed, mailbox, vmm: None, disks, interfaces, check, retry: RETRY.0 }
     }
 
@@ -89,6 +90,7 @@ impl Actor {
                 (None, InstanceState::Terminated) => return,
                 (None, InstanceState::Running) => self.watch(&instance).await,
                 (None, _) => {
+                    self.settle_volumes(&instance).await;
                     self.wait(None).await;
                     None
                 }
@@ -111,8 +113,11 @@ impl Actor {
             Step::StartVmm => self.start_vmm(instance).await.map(|()| None),
             Step::Reboot => self.reboot(instance).await,
             Step::PressButton { deadline } => return self.press_button(instance, *deadline).await,
-            Step::EndVmm => self.end_vmm().await.map(|()| None),
-            Step::ReleaseVolumes => self.release_volumes(instance).await.map(|()| None),
+            Step::EndVmm => self.end_vmm(instance).await.map(|()| None),
+            Step::ReleaseVolumes => {
+                failpoint::pass("release-volumes.before");
+                Ok(None)
+            }
         };
         match result {
             Ok(seen) => {
@@ -214,6 +219,11 @@ impl Actor {
             },
             None => Guest::Unasked,
         };
+        if let Some(status) = &answer
+            && let Err(error) = self.note_impairments(&status.devices).await
+        {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "a volume's trouble is not recorded");
+        }
         let before = self.shared.healths.get(&self.id);
         let health = before.then(answer.as_ref(), guest, instance.lifecycle.since, Timestamp::now());
         if health != before {
@@ -260,7 +270,9 @@ impl Actor {
         let mut vmm = Vmm::open(process).await?;
         let status = vmm.status().await?;
         vmm.say(Command::Events { after: status.last_event }).await?;
-        self.disks = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
+        let volumes = status.devices.iter();
+        self.disks =
+            volumes.filter_map(|device| Some((device.id.parse().ok()?, Attached::found(device)))).collect();
         self.interfaces = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
         self.vmm = Some(vmm);
         if status.state == GuestState::Resetting {
@@ -307,11 +319,17 @@ impl Actor {
                     tracing::warn!(instance = %self.id, reason, "rebooted with the kernel of before");
                 }
                 Ok(Happening::DeviceFreed { id }) => {
-                    let was_disk = id.parse().is_ok_and(|id| self.disks.remove(&id));
+                    let was_disk = id.parse().is_ok_and(|id| self.disks.remove(&id).is_some());
                     let was_interface = id.parse().is_ok_and(|id| self.interfaces.remove(&id));
                     if was_disk || was_interface {
                         return Woken::Changed;
                     }
+                }
+                Ok(Happening::DiskSealed { id, failure }) => {
+                    if let Err(error) = self.sealed(&id, failure).await {
+                        tracing::error!(instance = %self.id, error = chain(error.as_ref()), "a snapshot is not recorded");
+                    }
+                    return Woken::Changed;
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -2,21 +2,22 @@
 //! ([`innkeeper_images::boot::reader`]).
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use innkeeper_block::{Backend, Layered, layered};
 use innkeeper_images::boot::{self, BootSource, reader};
-use innkeeper_protocol::{BootSource as Boot, Command, Configure, Descriptor, Happening, Identity};
+use innkeeper_protocol::{BootSource as Boot, Command, Configure, Descriptor, Happening, Identity, Limits};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Shared;
 use super::actor::blocking;
-use super::vmm::{Vmm, VmmError};
+use super::vmm::{DiskFiles, NewDisk, Vmm, VmmError};
 use crate::host::VmmProcess;
 
 /// How long a guest may take to read a disk. On a host with hardware support it takes less than a second.
@@ -25,35 +26,61 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The longest command line of the guest that reads disks, in bytes.
 const MAX_COMMAND_LINE: u64 = 2048;
 
+/// A stack of layers, to be read from.
+struct Stack(Layered);
+
+impl boot::Disk for Stack {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.capacity())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+}
+
 /// Reads what a disk boots. Nobody may write to it meanwhile.
 ///
 /// # Errors
 /// It cannot be booted, or cannot be read here and there is no guest to do so.
-pub async fn read(shared: &Arc<Shared>, disk: OwnedFd) -> Result<BootSource> {
+pub async fn read(shared: &Arc<Shared>, disk: DiskFiles) -> Result<BootSource> {
     let turn = Arc::clone(&shared.boot_readers).acquire_owned().await?;
     let (found, disk) = blocking(move || {
         // Held to the end, also when nobody waits for it any more.
         let _turn = turn;
-        let disk = File::from(disk);
-        (boot::find(&disk), disk)
+        (find(&disk), disk)
     })
     .await;
     match found {
-        Err(error @ boot::Error::NeedsGuest { .. }) => {
+        Err(error) if matches!(error.downcast_ref(), Some(boot::Error::NeedsGuest { .. })) => {
             let Some(directory) = shared.boot_reader.clone() else {
                 bail!(
                     "{error}: build it with `innkeeper-images build boot-reader`, and name its directory in boot-reader"
                 );
             };
             tracing::debug!(reason = %error, "a guest is to read the disk");
-            by_guest(shared, directory.into(), disk.into()).await.context(error)
+            by_guest(shared, directory.into(), disk).await.context(error)
         }
-        found => Ok(found?),
+        found => found,
+    }
+}
+
+/// The same without a guest. Blocks.
+pub fn find(disk: &DiskFiles) -> Result<BootSource> {
+    match disk {
+        DiskFiles::Raw(file) => Ok(boot::find(&File::from(file.try_clone()?))?),
+        DiskFiles::Layers(layers) => {
+            let copy = |layer: &layered::Layer| {
+                Ok(layered::Layer { data: layer.data.try_clone()?, map: layer.map.try_clone()? })
+            };
+            let layers = layers.iter().map(copy).collect::<io::Result<_>>()?;
+            Ok(boot::find(&Stack(Layered::open_still(layers)?))?)
+        }
     }
 }
 
 /// Has a guest read a disk. It ends when nobody waits for it any more.
-async fn by_guest(shared: &Arc<Shared>, directory: Arc<Path>, disk: OwnedFd) -> Result<BootSource> {
+async fn by_guest(shared: &Arc<Shared>, directory: Arc<Path>, disk: DiskFiles) -> Result<BootSource> {
     let _turn = shared.boot_guests.acquire().await?;
     let (waiting, gone) = oneshot::channel::<()>();
     let shared = Arc::clone(shared);
@@ -110,10 +137,12 @@ impl Guest {
     }
 
     /// Lets it read a disk, until somebody is `gone`.
-    async fn run(mut self, disk: OwnedFd, gone: oneshot::Receiver<()>) -> Result<BootSource> {
+    async fn run(mut self, disk: DiskFiles, gone: oneshot::Receiver<()>) -> Result<BootSource> {
         // Of the one that its instance has, which stands still, or not at all.
-        self.vmm.attach_disk("disk", "", true, &disk).await?;
-        self.vmm.attach_disk("answer", "", false, &self.answer).await?;
+        let new = NewDisk { id: "disk", serial: "", is_still: true, limits: Limits::default() };
+        self.vmm.attach_disk(new, &disk).await?;
+        let answer = DiskFiles::Raw(self.answer.try_clone()?);
+        self.vmm.attach_disk(NewDisk { id: "answer", is_still: false, ..new }, &answer).await?;
         self.vmm.say(Command::Start).await?;
         tokio::select! {
             ended = timeout(PATIENCE, until_the_end(&mut self.vmm)) => if let Ok(Err(error)) = ended {

@@ -44,7 +44,6 @@ pub const PLACES: &[&str] = &[
     "end-vmm.forgotten",
     "end-vmm.after",
     "release-volumes.before",
-    "release-volumes.removed",
     "release-volumes.after",
 ];
 

@@ -2,8 +2,8 @@
 //!
 //! - [`lifecycle`] is the pure part: which step follows from what.
 //! - `actor` is the loop that does the recorded step and records what came of it; `steps` is how each is done, `settle`
-//!   what that means for other records, `store` its instance store, `interfaces` its network, `boot_disk` what its disk
-//!   boots.
+//!   what that means for other records, `disks` its volumes, `store` its instance store, `interfaces` its network,
+//!   `boot_disk` what its disk boots.
 //! - [`host_reboot`] is what has to be done before that, when the host itself was started anew.
 //! - [`vmm`] is the connection to a VMM, [`health`] what it says of the guest, [`capacity`] what the host has room for,
 //!   [`failpoint`] where tests let the agent die.
@@ -15,6 +15,7 @@ mod actor;
 mod boot_disk;
 pub mod capacity;
 mod console;
+mod disks;
 pub mod failpoint;
 pub mod health;
 pub mod host_reboot;
@@ -25,13 +26,12 @@ mod steps;
 mod store;
 pub mod vmm;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use innkeeper_images::boot;
 use innkeeper_protocol::Metrics;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -41,13 +41,14 @@ use crate::data_plane::DataPlane;
 use crate::host::{AgentUsage, Host, HostError, VmmUsage};
 use crate::ids::{InstanceId, VolumeId};
 use crate::query::ApiError;
-use crate::records::{Instance, InstanceState, NetworkInterface, Record, Volume};
+use crate::records::{Image, Instance, InstanceState, NetworkInterface, Record, Snapshot, Volume};
 use crate::state::State;
 use crate::volumes::Volumes;
 use actor::Actor;
 pub use console::{ConsoleOutput, Consoles};
 use health::{Health, Healths};
 pub use settle::{detach, detach_interface, interface_attached, interfaces, settle};
+use vmm::DiskFiles;
 
 /// How long an actor may take to answer: it may be copying a disk.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,15 +65,15 @@ pub struct Shared {
     /// The network.
     pub data_plane: DataPlane,
     /// The volumes' files.
-    pub volumes: Arc<dyn Volumes>,
+    pub volumes: Arc<Volumes>,
     /// What is kept of consoles.
     pub consoles: Consoles,
     /// The instance types.
     pub catalogue: Arc<Catalogue>,
     /// How long a guest has to reboot before it is reset.
     pub reboot_timeout: Duration,
-    /// Turns to make volumes. Each holds a thread for as long as a disk takes to copy, and those are everybody's.
-    pub makers: Semaphore,
+    /// Whether volumes are as fast as their types allow, and no faster.
+    pub limits_volumes: bool,
     /// The status checks of those that run.
     pub healths: Healths,
     /// Turns to read what a disk boots, each of which decompresses a kernel.
@@ -88,9 +89,6 @@ pub const MAX_BOOT_READERS: usize = 4;
 
 /// How many guests read disks at once.
 pub const MAX_BOOT_GUESTS: usize = 2;
-
-/// How many volumes are made at once.
-pub const MAX_MAKERS: usize = 4;
 
 /// The actors of the instances.
 #[derive(Clone)]
@@ -193,11 +191,10 @@ impl Instances {
             match volume.map(|volume| volume.attachment.clone()) {
                 Some(Some(attachment)) => self.wake(&attachment.instance),
                 Some(None) => {}
-                None => {
-                    let shared = self.shared.clone();
-                    tokio::task::spawn_blocking(move || remove_volume(&shared, &id));
-                }
+                None => self.shared.volumes.something_was_deleted(),
             }
+        } else if [Snapshot::KIND, Image::KIND].contains(&kind) {
+            self.shared.volumes.something_was_deleted();
         }
     }
 
@@ -233,10 +230,11 @@ impl Instances {
 
     /// Whether a disk that is to boot by itself can, or why not. Blocks, for as long as a guest takes to read it if it has to.
     pub fn check_boots(&self, disk: File) -> Result<(), String> {
+        let disk = DiskFiles::Raw(disk.into());
         let found = match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => runtime.block_on(boot_disk::read(&self.shared, disk.into())),
+            Ok(runtime) => runtime.block_on(boot_disk::read(&self.shared, disk)),
             // Nobody could wait for a guest.
-            Err(_) => boot::find(&disk).map_err(anyhow::Error::from),
+            Err(_) => boot_disk::find(&disk),
         };
         match found {
             Ok(source) => {
@@ -294,13 +292,7 @@ fn wait<T>(answered: oneshot::Receiver<T>) -> Option<T> {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, answered).await.ok()?.ok() })
 }
 
-fn remove_volume(shared: &Shared, id: &VolumeId) {
-    if let Err(error) = shared.volumes.remove(id) {
-        tracing::warn!(volume = %id, %error, "a deleted volume's file stays behind");
-    }
-}
-
-/// Removes what a crash has left and no record knows: VMMs, instance stores, volumes' files, consoles.
+/// Removes what a crash has left and no record knows: VMMs, instance stores, consoles.
 fn clear_leftovers(shared: &Shared) {
     let world = shared.state.read();
     let has_vmm = |id: &InstanceId| {
@@ -336,21 +328,11 @@ fn clear_leftovers(shared: &Shared) {
             }
         }
     }
-    match shared.volumes.list() {
-        Err(error) => tracing::error!(%error, "volumes without a record cannot be looked for"),
-        Ok(volumes) => {
-            let known: BTreeSet<&VolumeId> = world.all::<Volume>().map(|volume| &volume.id).collect();
-            for id in volumes.iter().filter(|id| !known.contains(id)) {
-                tracing::info!(volume = %id, "removing the file of a volume that was deleted");
-                remove_volume(shared, id);
-            }
-        }
-    }
     shared.consoles.retain(|id| world.get::<Instance>(id).is_some());
 }
 
 /// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

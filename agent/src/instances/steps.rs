@@ -5,10 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use innkeeper_protocol::{
-    BootSource, Command, Configure, Descriptor, Error as ProtocolError, FailureCode, Identity,
-    State as GuestState,
-};
+use innkeeper_protocol::{BootSource, Command, Configure, Descriptor, Identity, State as GuestState};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -16,60 +13,17 @@ use tokio::time::Instant;
 use super::actor::{Actor, Woken, blocking};
 use super::failpoint::pass;
 use super::lifecycle::Observation;
-use super::settle::{attached, detach};
-use super::store;
-use super::vmm::{Vmm, VmmError};
+use super::vmm::Vmm;
 use super::{boot_disk, chain};
-use crate::ids::{InstanceId, VolumeId};
-use crate::records::{AttachmentStatus, BootFiles, Instance, Snapshot, Step, StoreDisk, Volume};
+use crate::ids::InstanceId;
+use crate::records::{BootFiles, Instance, Step};
 use crate::state::Draft;
 use crate::store::StoreError;
 
 /// How often the power button is pressed: a guest that was busy booting has not heard it.
 const BUTTON_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a disk may be another VMM's that has ended: of one that was killed, the kernel closes what its io_uring had
-/// in hand some time after.
-const LETTING_GO: Duration = Duration::from_secs(2);
-
 impl Actor {
-    /// Makes the files of the instance's volumes.
-    pub(super) async fn prepare_volumes(&mut self, instance: &Instance) -> Result<()> {
-        pass("prepare-volumes.before");
-        for device in &instance.block_devices {
-            self.prepare_volume(&device.volume).await?;
-        }
-        pass("prepare-volumes.made");
-        Ok(())
-    }
-
-    /// Makes a volume's file, if it is not there.
-    async fn prepare_volume(&mut self, id: &VolumeId) -> Result<()> {
-        let (shared, volume) = (self.shared.clone(), id.clone());
-        if blocking(move || shared.volumes.open(&volume)).await.is_ok() {
-            return Ok(());
-        }
-        let volume = self.record::<Volume>(id).with_context(|| format!("{id} does not exist any more"))?;
-        let source = match &volume.snapshot {
-            None => None,
-            Some(snapshot) => {
-                let gone = || format!("{snapshot}, which {id} is to be made from, does not exist any more");
-                self.record::<Snapshot>(snapshot).with_context(gone)?.file.clone()
-            }
-        };
-        let _turn = self.shared.makers.acquire().await?;
-        let shared = self.shared.clone();
-        let made = blocking(move || {
-            shared.volumes.make(&volume.id, u64::from(volume.size) << 30, source.as_deref())?;
-            // It may have been deleted meanwhile, and nobody would ever look for its file.
-            if shared.state.read().get::<Volume>(&volume.id).is_none() {
-                shared.volumes.remove(&volume.id)?;
-            }
-            Ok::<_, io::Error>(())
-        });
-        made.await.with_context(|| format!("cannot make {id}"))
-    }
-
     /// Starts the guest, unless it runs already.
     pub(super) async fn start_vmm(&mut self, instance: &Instance) -> Result<()> {
         pass("start-vmm.before");
@@ -85,36 +39,13 @@ impl Actor {
         vmm.say(Command::Events { after: 0 }).await?;
         self.configure(instance).await?;
         pass("start-vmm.configured");
-        self.disks.clear();
-        // The guest's first disk is its root.
-        for disk in instance.instance_store.iter().filter(|disk| disk.is_root()) {
-            self.attach_store_disk(disk).await?;
-        }
-        for device in &instance.block_devices {
-            self.attach_volume(&device.volume).await?;
-        }
-        for disk in instance.instance_store.iter().filter(|disk| !disk.is_root()) {
-            self.attach_store_disk(disk).await?;
-        }
+        self.attach_disks(instance).await?;
         pass("start-vmm.attached");
         self.attach_interfaces(instance).await?;
         pass("start-vmm.connected");
         self.vmm()?.say(Command::Start).await?;
         pass("start-vmm.started");
         Ok(())
-    }
-
-    /// Makes the disks of the instance store.
-    async fn make_store(&self, instance: &Instance) -> Result<()> {
-        let disks = &instance.instance_store;
-        if disks.is_empty() {
-            return Ok(());
-        }
-        // A root disk is copied, as a volume is. Others are made at once, and wait for nobody's copies.
-        let is_copied = disks.iter().any(|disk| disk.source.is_some());
-        let _turn = if is_copied { Some(self.shared.makers.acquire().await?) } else { None };
-        let (shared, instance) = (self.shared.clone(), instance.clone());
-        Ok(blocking(move || store::make(shared.host.as_ref(), &instance)).await?)
     }
 
     /// Whether an earlier try has come so far that the guest runs. What has not is ended.
@@ -145,7 +76,7 @@ impl Actor {
         }
     }
 
-    fn vmm(&mut self) -> Result<&mut Vmm> {
+    pub(super) fn vmm(&mut self) -> Result<&mut Vmm> {
         self.vmm.as_mut().context("there is no VMM")
     }
 
@@ -212,86 +143,6 @@ impl Actor {
         let origin = &source.origin;
         tracing::debug!(instance = %self.id, disk = name, title = origin.title, kernel = origin.kernel, "boots");
         Ok((source.kernel.into(), source.initrd.map(OwnedFd::from), source.command_line))
-    }
-
-    /// Opens the root disk, which has this name.
-    async fn open_root(&mut self, instance: &Instance) -> Result<(String, OwnedFd)> {
-        if let Some(disk) = instance.instance_store.iter().find(|disk| disk.is_root()) {
-            return Ok(("its instance store".to_owned(), self.open_store_disk(disk).await?));
-        }
-        let root = instance.block_devices.iter().find(|one| one.device_name == instance.root_device_name);
-        let id = &root.context("there is no root volume to boot from")?.volume;
-        Ok((id.to_string(), self.open_volume(id).await?))
-    }
-
-    /// Opens a volume, whose file is made if it is not there.
-    async fn open_volume(&mut self, id: &VolumeId) -> Result<OwnedFd> {
-        self.prepare_volume(id).await?;
-        let (shared, volume) = (self.shared.clone(), id.clone());
-        let opened = blocking(move || shared.volumes.open(&volume));
-        opened.await.with_context(|| format!("cannot open {id}"))
-    }
-
-    async fn open_store_disk(&self, disk: &StoreDisk) -> Result<OwnedFd> {
-        let (shared, id, name) = (self.shared.clone(), self.id.clone(), disk.name.clone());
-        Ok(blocking(move || store::open(shared.host.as_ref(), &id, &name)).await?)
-    }
-
-    async fn attach_store_disk(&mut self, disk: &StoreDisk) -> Result<()> {
-        let file = self.open_store_disk(disk).await?;
-        self.attach_disk(&disk.name, file).await
-    }
-
-    async fn attach_volume(&mut self, id: &VolumeId) -> Result<()> {
-        let file = self.open_volume(id).await?;
-        self.attach_disk(id.as_str(), file).await?;
-        self.disks.insert(id.clone());
-        Ok(())
-    }
-
-    /// Gives the guest a disk. Its serial number is its name, without a dash.
-    async fn attach_disk(&mut self, name: &str, file: OwnedFd) -> Result<()> {
-        let serial = name.replace('-', "");
-        let deadline = Instant::now() + LETTING_GO;
-        let slot = loop {
-            match self.vmm()?.attach_disk(name, &serial, false, &file).await {
-                Err(VmmError::Protocol(ProtocolError::Refused(failure)))
-                    if failure.code == FailureCode::Conflict && Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(LETTING_GO / 100).await;
-                }
-                result => break result?,
-            }
-        };
-        tracing::debug!(instance = %self.id, disk = name, slot, "attached");
-        Ok(())
-    }
-
-    /// Gives a running guest the volumes that it is to have, takes those that it is to lose, and records what came of
-    /// it.
-    pub(super) async fn reconcile_volumes(&mut self, instance: &Instance) {
-        for device in &instance.block_devices {
-            let id = &device.volume;
-            let Some(attachment) = self.record::<Volume>(id).and_then(|volume| volume.attachment.clone())
-            else {
-                continue;
-            };
-            let result = match (attachment.status, self.disks.contains(id)) {
-                (AttachmentStatus::Attached, true) => Ok(()),
-                (AttachmentStatus::Attaching, true) => self.change(id, attached).await,
-                (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
-                    match self.attach_volume(id).await {
-                        Ok(()) => self.change(id, attached).await,
-                        Err(error) => Err(error),
-                    }
-                }
-                (AttachmentStatus::Detaching { force }, true) => self.ask_for(id.as_str(), force).await,
-                (AttachmentStatus::Detaching { .. }, false) => self.change(id, detach).await,
-            };
-            if let Err(error) = result {
-                tracing::warn!(instance = %self.id, volume = %id, error = chain(error.as_ref()), "cannot do so");
-            }
-        }
     }
 
     /// Asks the guest to let go of a device, or takes it away. An event tells when it has.
@@ -367,7 +218,7 @@ impl Actor {
     }
 
     /// Ends the VMM, if there is one, and removes what it leaves.
-    pub(super) async fn end_vmm(&mut self) -> Result<()> {
+    pub(super) async fn end_vmm(&mut self, instance: &Instance) -> Result<()> {
         pass("end-vmm.before");
         let vmm = match self.vmm.take() {
             Some(vmm) => Some(vmm),
@@ -387,6 +238,7 @@ impl Actor {
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || shared.host.forget_vmm(&id)).await?;
         pass("end-vmm.forgotten");
+        self.settle_volumes(instance).await;
         Ok(())
     }
 
@@ -402,18 +254,6 @@ impl Actor {
         if let Err(error) = kept {
             tracing::warn!(instance = %self.id, %error, "the console's last output is lost");
         }
-    }
-
-    /// Removes the volumes that go with the instance.
-    pub(super) async fn release_volumes(&mut self, instance: &Instance) -> Result<()> {
-        pass("release-volumes.before");
-        for device in instance.block_devices.iter().filter(|device| device.delete_on_termination) {
-            let (shared, volume) = (self.shared.clone(), device.volume.clone());
-            let removed = blocking(move || shared.volumes.remove(&volume));
-            removed.await.with_context(|| format!("cannot remove {}", device.volume))?;
-        }
-        pass("release-volumes.removed");
-        Ok(())
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::slice;
 use std::time::Duration;
 
+use innkeeper_block::layered;
 use innkeeper_protocol::{
     Answer, AttachDisk, AttachInterface, Command, ConsoleKind, Descriptor, DiskEngine, DiskSource,
-    Error as ProtocolError, Event, Limits, Message, Metrics, Outcome, Request, State, Status, VERSION,
-    receive_packet, send_packet,
+    Error as ProtocolError, Event, LayerFiles, Limits, MAX_DESCRIPTORS, Message, Metrics, Outcome, Request,
+    SealDisk, State, Status, VERSION, receive_packet, send_packet,
 };
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
@@ -58,6 +58,40 @@ impl From<io::Error> for VmmError {
     }
 }
 
+/// What a disk is made of.
+#[derive(Debug)]
+pub enum DiskFiles {
+    /// A raw file.
+    Raw(OwnedFd),
+    /// Layers, from the bottom.
+    Layers(Vec<layered::Layer>),
+}
+
+/// A disk to add.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDisk<'a> {
+    /// The agent's name for it.
+    pub id: &'a str,
+    /// What the guest sees.
+    pub serial: &'a str,
+    /// Whether it is only read, and nobody writes to it meanwhile.
+    pub is_still: bool,
+    /// How much the guest may do.
+    pub limits: Limits,
+}
+
+/// How many layers go into a packet.
+const LAYERS_AT_ONCE: usize = MAX_DESCRIPTORS / 2;
+
+/// Layers as a message names them, whose descriptors come behind `before` others.
+fn parcel(layers: &[layered::Layer], before: usize) -> (Vec<LayerFiles>, Vec<BorrowedFd<'_>>) {
+    let descriptors = layers.iter().flat_map(|layer| [layer.data.as_fd(), layer.map.as_fd()]).collect();
+    let number = |index: usize| Descriptor(u32::try_from(before + index).unwrap_or(u32::MAX));
+    let names =
+        (0..layers.len()).map(|index| LayerFiles { data: number(2 * index), map: number(2 * index + 1) });
+    (names.collect(), descriptors)
+}
+
 /// A VMM.
 #[derive(Debug)]
 pub struct Vmm {
@@ -82,14 +116,22 @@ impl Vmm {
 
     /// Has a command carried out.
     pub async fn call(&mut self, command: Command, descriptors: &[OwnedFd]) -> Result<Answer, VmmError> {
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.call_with(command, &descriptors).await
+    }
+
+    async fn call_with(
+        &mut self,
+        command: Command,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Answer, VmmError> {
         self.last_id += 1;
         let id = self.last_id;
-        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         let exchange = async {
             let request = Request { id, command };
             loop {
                 let mut ready = self.control.writable().await?;
-                match send_packet(self.control.get_ref().as_fd(), &request, &descriptors) {
+                match send_packet(self.control.get_ref().as_fd(), &request, descriptors) {
                     Err(ProtocolError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready.clear_ready();
                     }
@@ -122,28 +164,62 @@ impl Vmm {
         self.call(command, &[]).await.map(|_| ())
     }
 
-    /// Gives the guest a disk; returns its slot. One that is `still` is only read, and nobody writes to it meanwhile.
-    pub async fn attach_disk(
-        &mut self,
-        id: &str,
-        serial: &str,
-        still: bool,
-        file: &OwnedFd,
-    ) -> Result<u8, VmmError> {
-        let disk = AttachDisk {
-            id: id.to_owned(),
-            source: DiskSource::Raw { file: Descriptor(0) },
-            read_only: still,
-            still,
-            serial: serial.to_owned(),
+    /// Gives the guest a disk; returns its slot.
+    pub async fn attach_disk(&mut self, disk: NewDisk<'_>, files: &DiskFiles) -> Result<u8, VmmError> {
+        let (source, descriptors) = match files {
+            DiskFiles::Raw(file) => (DiskSource::Raw { file: Descriptor(0) }, vec![file.as_fd()]),
+            DiskFiles::Layers(layers) => {
+                // A packet has no room for more.
+                let (below, above) = layers.split_at(layers.len().saturating_sub(LAYERS_AT_ONCE));
+                for layers in below.chunks(LAYERS_AT_ONCE) {
+                    let (layers, descriptors) = parcel(layers, 0);
+                    self.call_with(Command::Layers { layers }, &descriptors).await?;
+                }
+                let (layers, descriptors) = parcel(above, 0);
+                (DiskSource::Layered { layers }, descriptors)
+            }
+        };
+        let attach = AttachDisk {
+            id: disk.id.to_owned(),
+            source,
+            read_only: disk.is_still,
+            still: disk.is_still,
+            serial: disk.serial.to_owned(),
             engine: DiskEngine::Auto,
             queues: None,
-            limits: Limits::default(),
+            limits: disk.limits,
         };
-        match self.call(Command::AttachDisk(Box::new(disk)), slice::from_ref(file)).await? {
+        match self.call_with(Command::AttachDisk(Box::new(attach)), &descriptors).await? {
             Answer::Attached { slot } => Ok(slot),
             _ => Err(ProtocolError::Unexpected.into()),
         }
+    }
+
+    /// Puts new layers on disks, at one point of time: for each, those that were made to be on top of what it has.
+    pub async fn seal_disks(&mut self, disks: &[(String, Vec<layered::Layer>)]) -> Result<(), VmmError> {
+        let mut descriptors = Vec::new();
+        let mut seals = Vec::new();
+        for (id, tops) in disks {
+            let (tops, more) = parcel(tops, descriptors.len());
+            descriptors.extend(more);
+            seals.push(SealDisk { id: id.clone(), tops });
+        }
+        self.call_with(Command::SealDisks { disks: seals }, &descriptors).await.map(drop)
+    }
+
+    /// Puts a layer in the place of `count` of a disk's that it was merged of, from the `first` on.
+    pub async fn replace_layers(
+        &mut self,
+        id: &str,
+        (first, count): (usize, usize),
+        merged: &layered::Layer,
+    ) -> Result<(), VmmError> {
+        let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let (layers, descriptors) = parcel(std::slice::from_ref(merged), 0);
+        let Some(merged) = layers.first().copied() else { return Ok(()) };
+        let (first, count) = (number(first), number(count));
+        let command = Command::ReplaceLayers { id: id.to_owned(), first, count, merged };
+        self.call_with(command, &descriptors).await.map(drop)
     }
 
     /// Gives the guest a network interface; returns its slot.

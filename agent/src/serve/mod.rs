@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -35,16 +35,17 @@ use crate::images::Copying;
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
 use crate::instances::host_reboot::settle_reboot;
-use crate::instances::{Consoles, Instances, MAX_BOOT_GUESTS, MAX_BOOT_READERS, MAX_MAKERS, Shared};
+use crate::instances::{Consoles, Instances, MAX_BOOT_GUESTS, MAX_BOOT_READERS, Shared, chain};
 use crate::metadata::Metadata;
 use crate::metrics::{self, Metrics};
 use crate::query;
 use crate::query::dispatch::Registry;
 use crate::query::listener::Listener;
+use crate::records::Volume;
 use crate::state::State;
 use crate::store::redb::Redb;
 use crate::store::{Store, StoreError};
-use crate::volumes::{RawVolumes, Volumes};
+use crate::volumes::{Volumes, keeper, stack};
 
 /// Everything that the agent has.
 pub struct Agent {
@@ -61,7 +62,7 @@ pub struct Agent {
     /// Their network.
     pub data_plane: DataPlane,
     /// What keeps the volumes' files. The actors make them.
-    pub volumes: Arc<dyn Volumes>,
+    pub volumes: Arc<Volumes>,
     /// The images that are being copied.
     pub copying: Copying,
     /// What is counted.
@@ -69,6 +70,13 @@ pub struct Agent {
     /// The authority that signs for the agent.
     pub identity: Arc<Identity>,
 }
+
+/// How long a request waits for an instance's actor to bring about what it has recorded of volumes. One that starts a guest
+/// takes longer.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const GLANCE: Duration = Duration::from_millis(1);
 
 impl Agent {
     /// Puts the parts together, over what the store has. Nothing runs yet: see [`Instances::supervise`].
@@ -81,7 +89,7 @@ impl Agent {
     ) -> Result<Self, StoreError> {
         let state = Arc::new(State::open(store)?);
         let catalogue = Arc::new(catalogue);
-        let volumes: Arc<dyn Volumes> = Arc::new(RawVolumes::new(config.state_directory.join("volumes")));
+        let volumes = Arc::new(Volumes::new(state.clone(), &config.state_directory));
         let identity = Arc::new(Identity::new(state.clone(), config.region.clone()));
         let metadata = Metadata::new(
             state.clone(),
@@ -99,7 +107,7 @@ impl Agent {
             consoles: Consoles::new(config.state_directory.join("consoles")),
             catalogue: catalogue.clone(),
             reboot_timeout: Duration::from_secs(config.reboot_timeout),
-            makers: Semaphore::new(MAX_MAKERS),
+            limits_volumes: config.limit_volumes,
             healths: Healths::default(),
             boot_reader: config.boot_reader(),
             boot_guests: Semaphore::new(MAX_BOOT_GUESTS),
@@ -123,7 +131,22 @@ impl Agent {
     /// Has what was recorded of volumes brought about: new layers on top of them, and changes of their size and limits. It
     /// was, mostly, when this returns; a guest that is busy starting gets it later. Blocks.
     pub fn settle_volumes(&self, volumes: &[VolumeId]) {
-        let _ = volumes;
+        let is_attached = |id: &&VolumeId| {
+            self.state.read().get::<Volume>(id).is_some_and(|volume| volume.attachment.is_some())
+        };
+        let (attached, others): (Vec<_>, Vec<_>) = volumes.iter().partition(is_attached);
+        for id in others {
+            if let Err(error) = self.volumes.settle(id) {
+                tracing::warn!(volume = %id, error = chain(&error), "what was asked for cannot be done yet");
+            }
+        }
+        // Their instance's actor was woken by the record.
+        let deadline = Instant::now() + SETTLING;
+        while attached.iter().any(|id| stack::is_unsettled(&self.state.read(), id))
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(GLANCE);
+        }
     }
 
     /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
@@ -178,6 +201,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             tokio::spawn(async move { data_plane.supervise().await })
         },
         tokio::spawn(housekeeping::keep(Arc::clone(&agent))),
+        tokio::spawn(keeper::keep(agent.volumes.clone())),
         tokio::spawn(systemd::watchdog()),
     ];
     if let Some(listener) = metrics {
@@ -216,6 +240,7 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let agent = Agent::new(config, store, catalogue, capacity, host.clone())?;
     warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
     settle_reboot(&agent.state, host.as_ref(), Timestamp::now())?;
+    agent.volumes.adopt_snapshots()?;
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }

@@ -1,245 +1,370 @@
-//! The volumes' files, and in [`types`] what there is of EC2's volume types.
+//! Volumes: what the records say of their layers, and the files that these are.
 //!
-//! A volume is a raw sparse file for now; what keeps volumes is behind a trait, so that layers can take its place.
+//! - [`stack`] is the pure part: which layers are on top of each other, and what is written down when that changes.
+//! - [`layers`] is the files, [`copy`] how an image's disk becomes one of them, `legacy` what volumes were before.
+//! - [`keeper`] removes what nobody needs any more, and merges what has become too deep.
+//! - [`types`] is EC2's volume types, and what they may do.
+//!
+//! What is recorded of a volume is brought about by who has it: the VMM of its instance, by the instance's actor; or,
+//! while there is none, [`Volumes::settle`]. Either way the order is: files are made and synced, recorded to be the top,
+//! then used; and what they cover is sealed, and then recorded to be that.
 
+pub mod copy;
+pub mod keeper;
+pub mod layers;
+mod legacy;
 pub mod stack;
 pub mod types;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
-use nix::unistd::Whence;
+use innkeeper_block::layered::{self, LayerDescription, LayerError, Layered, Report};
+use innkeeper_block::{Backend, OpenError};
+use jiff::Timestamp;
+use tokio::sync::Notify;
 
-use crate::ids::VolumeId;
+use crate::ids::{LayerId, VolumeId};
+use crate::records::{Layer, LayerState, Modification, ModificationState, Volume};
+use crate::state::{Draft, State};
+use crate::store::StoreError;
+use layers::{Access, Claim, Layers};
 
-/// How much is copied at once.
-const CHUNK: usize = 1 << 20;
+/// How often layers are looked up that were merged while they were being opened.
+const TRIES: usize = 5;
 
-/// Keeps what is on volumes. All functions block, some for long.
-pub trait Volumes: Send + Sync {
-    /// Makes a volume of `size` bytes, with the bytes of `source` at its beginning and zeroes behind. Without effect on
-    /// one that is there. What an interrupted call has left is thrown away.
-    fn make(&self, volume: &VolumeId, size: u64, source: Option<&Path>) -> io::Result<()>;
-
-    /// Opens a volume for reading and writing.
-    fn open(&self, volume: &VolumeId) -> io::Result<OwnedFd>;
-
-    /// Removes a volume for ever. Without effect on one that is not there.
-    fn remove(&self, volume: &VolumeId) -> io::Result<()>;
-
-    /// All that are there.
-    fn list(&self) -> io::Result<Vec<VolumeId>>;
+/// Why something cannot be done with a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It was deleted meanwhile.
+    #[error("{0} does not exist any more")]
+    Gone(VolumeId),
+    /// The records lack one.
+    #[error("layer {0} is lost: there is no record of it, or of one below it (`innkeeper state check`)")]
+    Lost(LayerId),
+    /// Its files are no volume.
+    #[error("its layers cannot be used (`innkeeper volume check` says more)")]
+    Layers(#[source] LayerError),
+    /// The host failed.
+    #[error("cannot {what}")]
+    Io {
+        /// Such as `make a layer`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The records cannot be changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
-/// Volumes as raw sparse files in one directory.
-pub struct RawVolumes {
-    directory: PathBuf,
+impl Error {
+    /// Whether somebody else has it open.
+    pub fn is_locked(&self) -> bool {
+        matches!(
+            self,
+            Self::Layers(LayerError::Data(_, OpenError::Locked) | LayerError::MapFile(_, OpenError::Locked))
+        )
+    }
 }
 
-impl RawVolumes {
-    /// In this directory, which is made with the first volume.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory }
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |cause| Error::Io { what, cause }
+}
+
+/// A stack of layers, open, from the bottom, and what is recorded of each.
+#[derive(Debug)]
+pub struct Opened {
+    /// Their files.
+    pub files: Vec<layered::Layer>,
+    /// Their records.
+    pub layers: Vec<Arc<Layer>>,
+}
+
+/// A volume that is open for a guest. Nobody else begins anything with it until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    /// Its layers.
+    pub opened: Opened,
+    _turn: Turn,
+}
+
+/// A sealed layer that no record has yet.
+#[derive(Debug)]
+pub struct NewLayer {
+    /// What is to be recorded.
+    pub record: Layer,
+    _claim: Claim,
+}
+
+/// The volumes. All functions block, some for long.
+pub struct Volumes {
+    state: Arc<State>,
+    layers: Layers,
+    /// Where volumes were before there were layers.
+    legacy: PathBuf,
+    turns: Turns,
+    /// Something was deleted, or has changed its layers.
+    changed: Notify,
+}
+
+impl Volumes {
+    /// With files below the agent's state directory.
+    pub fn new(state: Arc<State>, state_directory: &std::path::Path) -> Self {
+        Self {
+            state,
+            layers: Layers::new(state_directory.join("layers")),
+            legacy: state_directory.join("volumes"),
+            turns: Turns::default(),
+            changed: Notify::new(),
+        }
     }
 
-    fn path(&self, volume: &VolumeId) -> PathBuf {
-        self.directory.join(format!("{volume}.raw"))
+    /// Makes the files of a volume's layers that have none yet.
+    pub fn make(&self, volume: &VolumeId) -> Result<(), Error> {
+        let _turn = self.turns.take(volume);
+        self.make_planned(volume).map(drop)
     }
-}
 
-impl Volumes for RawVolumes {
-    fn make(&self, volume: &VolumeId, size: u64, source: Option<&Path>) -> io::Result<()> {
-        let path = self.path(volume);
-        if path.try_exists()? {
+    /// The same in one's turn. Returns the volume.
+    fn make_planned(&self, id: &VolumeId) -> Result<Arc<Volume>, Error> {
+        let gone = || Error::Gone(id.clone());
+        let mut volume = self.state.read().get::<Volume>(id).cloned().ok_or_else(gone)?;
+        if self.state.read().get::<Layer>(&volume.layer).is_none() {
+            self.adopt_volume(&volume)?;
+            volume = self.state.read().get::<Volume>(id).cloned().ok_or_else(gone)?;
+        }
+        let mut planned = Vec::new();
+        let mut below: Option<Arc<Layer>> = None;
+        for layer in self.chain(&volume.layer)? {
+            let mut layer = layer;
+            if layer.state == LayerState::Planned {
+                // Whoever made the layer below larger may have died before that was recorded.
+                let least = match &below {
+                    Some(below) => self.size_of(below)?,
+                    None => 0,
+                };
+                layer = Arc::new(Layer { size: layer.size.max(least), ..Layer::clone(&layer) });
+                self.layers.make(&layer).map_err(io_error("make a layer"))?;
+                planned.push(Arc::clone(&layer));
+            }
+            below = Some(layer);
+        }
+        if !planned.is_empty() {
+            self.state.change(|draft| -> Result<(), StoreError> {
+                for layer in &planned {
+                    draft.update::<Layer>(&layer.id, |record| record.size = layer.size);
+                }
+                let ids = planned.iter().map(|layer| &layer.id);
+                stack::advance(draft, ids, LayerState::Top, Timestamp::now());
+                Ok(())
+            })?;
+        }
+        Ok(volume)
+    }
+
+    /// The size that a layer's file says, in bytes.
+    fn size_of(&self, layer: &Layer) -> Result<u64, Error> {
+        let files = self.layers.open(layer, Access::Read).map_err(io_error("open a layer"))?;
+        let (description, _) = layered::description(&files.map).map_err(io_error("read a layer"))?;
+        Ok(description.size)
+    }
+
+    fn chain(&self, top: &LayerId) -> Result<Vec<Arc<Layer>>, Error> {
+        let chain = stack::chain(&self.state.read(), top);
+        match chain.first() {
+            Some(bottom) if bottom.parent.is_none() => Ok(chain),
+            _ => Err(Error::Lost(top.clone())),
+        }
+    }
+
+    /// Opens a layer and those below it. With `access` to write, that is the top layer and those that are not sealed yet.
+    pub fn open_layers(&self, top: &LayerId, access: Access) -> Result<Opened, Error> {
+        let mut tries = TRIES;
+        loop {
+            let layers = self.chain(top)?;
+            let open = |layer: &Arc<Layer>| {
+                let is_writable = access == Access::Write && layer.state < LayerState::Sealed;
+                self.layers.open(layer, if is_writable { Access::Write } else { Access::Read })
+            };
+            match layers.iter().map(open).collect() {
+                Ok(files) => return Ok(Opened { files, layers }),
+                // They may have been merged since they were looked up.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
+                Err(cause) => return Err(Error::Io { what: "open a layer", cause }),
+            }
+        }
+    }
+
+    /// Opens one sealed layer.
+    pub fn open_layer(&self, layer: &Layer) -> Result<layered::Layer, Error> {
+        self.layers.open(layer, Access::Read).map_err(io_error("open a layer"))
+    }
+
+    /// Opens a volume for a guest, and makes what it lacks.
+    pub fn open(&self, volume: &VolumeId) -> Result<Held, Error> {
+        let turn = self.turns.take(volume);
+        let record = self.make_planned(volume)?;
+        let opened = self.open_layers(&record.layer, Access::Write)?;
+        Ok(Held { opened, _turn: turn })
+    }
+
+    /// Opens a volume only to be read, while whoever writes to it stands still.
+    pub fn open_still(&self, volume: &VolumeId) -> Result<Opened, Error> {
+        let record = {
+            let _turn = self.turns.take(volume);
+            self.make_planned(volume)?
+        };
+        self.open_layers(&record.layer, Access::Read)
+    }
+
+    /// Opens files of layers that were planned for volumes in a guest's hands, and are to be put on top of what it has:
+    /// those above `top`, which is the guest's.
+    pub fn open_above(&self, volume: &VolumeId, top: &LayerId) -> Result<Opened, Error> {
+        let record = {
+            let _turn = self.turns.take(volume);
+            self.make_planned(volume)?
+        };
+        let chain = self.chain(&record.layer)?;
+        let position = chain.iter().position(|layer| layer.id == *top);
+        let above = position.and_then(|position| chain.get(position + 1..));
+        let layers = above.ok_or_else(|| Error::Lost(top.clone()))?.to_vec();
+        let open = |layer: &Arc<Layer>| self.layers.open(layer, Access::Write);
+        let files = layers.iter().map(open).collect::<io::Result<_>>().map_err(io_error("open a layer"))?;
+        Ok(Opened { files, layers })
+    }
+
+    /// Brings about what is recorded of a volume that no guest has: seals what was covered, and makes it larger.
+    pub fn settle(&self, id: &VolumeId) -> Result<(), Error> {
+        let _turn = self.turns.take(id);
+        let Some(volume) = self.state.read().get::<Volume>(id).cloned() else { return Ok(()) };
+        let unsealed = self.unsealed(&volume.layer);
+        let modification = volume.modification.as_ref().filter(|change| change.is_under_way());
+        if unsealed.is_empty() && modification.is_none() {
             return Ok(());
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        let new = path.with_extension("new");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&new)?;
-        // Held until it is there: two who make it at once would write over what is in use already.
-        file.try_lock().map_err(|_| {
-            io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                "it is being made already; try again when that is done",
-            )
-        })?;
-        if path.try_exists()? {
-            // Another was faster.
-            return fs::remove_file(&new).or_else(absent);
-        }
-        let made = fill(&file, size, source).and_then(|()| fs::rename(&new, &path));
-        if made.is_err() {
-            // Mostly the disk is full, and this is a part of what it is full of.
-            let _ = fs::remove_file(&new);
-        }
-        made?;
-        File::open(&self.directory)?.sync_all()
-    }
-
-    fn open(&self, volume: &VolumeId) -> io::Result<OwnedFd> {
-        Ok(OpenOptions::new().read(true).write(true).open(self.path(volume))?.into())
-    }
-
-    fn remove(&self, volume: &VolumeId) -> io::Result<()> {
-        let path = self.path(volume);
-        [path.with_extension("new"), path].iter().try_for_each(|path| fs::remove_file(path).or_else(absent))
-    }
-
-    fn list(&self) -> io::Result<Vec<VolumeId>> {
-        let mut found = Vec::new();
-        let entries = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-            entries => entries?,
-        };
-        for entry in entries {
-            let name = PathBuf::from(entry?.file_name());
-            if matches!(name.extension().and_then(|extension| extension.to_str()), Some("raw" | "new")) {
-                found.extend(name.file_stem().and_then(|stem| stem.to_str()?.parse().ok()));
+        let volume = self.make_planned(id)?;
+        let opened = self.open_layers(&volume.layer, Access::Write)?;
+        let open = Layered::open(opened.files, false).map_err(Error::Layers)?;
+        let below: Vec<LayerId> = unsealed.iter().map(|layer| layer.id.clone()).collect();
+        self.record(|draft| stack::advance(draft, &below, LayerState::Covered, Timestamp::now()))?;
+        match open.finish_seal() {
+            Ok(()) => {
+                self.record(|draft| stack::advance(draft, &below, LayerState::Sealed, Timestamp::now()))?;
+            }
+            Err(error) => {
+                let why = format!("it cannot be made durable: {error}");
+                self.record(|draft| below.iter().for_each(|layer| stack::fail(draft, layer, &why)))?;
             }
         }
-        found.sort();
-        found.dedup();
-        Ok(found)
-    }
-}
-
-/// What is not there need not be removed.
-fn absent(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
-/// Makes a file one of `size` bytes that begins with those of `source`. It is on the disk when this returns.
-fn fill(file: &File, size: u64, source: Option<&Path>) -> io::Result<()> {
-    // Of an earlier try.
-    file.set_len(0)?;
-    if let Some(source) = source {
-        let source = File::open(source)?;
-        if source.metadata()?.len() > size {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("what it is made from is larger than its {size} bytes"),
-            ));
+        if let Some(modification) = modification {
+            let size = u64::from(modification.target.size) << 30;
+            let resized = if size > open.capacity() { open.resize(size) } else { Ok(()) };
+            let outcome = resized.map_err(|error| error.to_string());
+            self.record(|draft| stack::modified(draft, id, &outcome, Timestamp::now()))?;
         }
-        copy_sparse(&source, file)?;
+        Ok(())
     }
-    file.set_len(size)?;
-    file.sync_all()
-}
 
-/// Copies a file: shares its blocks where the file system can, and leaves its holes out where it cannot.
-pub fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
-    if share_blocks(source, target)? {
-        return Ok(());
+    /// The layers below a top that are not sealed yet.
+    fn unsealed(&self, top: &LayerId) -> Vec<Arc<Layer>> {
+        let mut chain = stack::chain(&self.state.read(), top);
+        chain.pop();
+        chain.retain(|layer| layer.state < LayerState::Sealed);
+        chain
     }
-    let length = source.metadata()?.len();
-    target.set_len(length)?;
-    let mut position: i64 = 0;
-    let (mut source, mut target) = (source, target);
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let start = match nix::unistd::lseek(source.as_fd(), position, Whence::SeekData) {
-            Ok(start) => start,
-            // There is only a hole left.
-            Err(Errno::ENXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let end = nix::unistd::lseek(source.as_fd(), start, Whence::SeekHole)?;
-        let offset = u64::try_from(start).map_err(io::Error::other)?;
-        let mut rest = u64::try_from(end - start).map_err(io::Error::other)?;
-        source.seek(SeekFrom::Start(offset))?;
-        target.seek(SeekFrom::Start(offset))?;
-        while rest > 0 {
-            let piece = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
-            let count = source.read(&mut buffer[..piece])?;
-            if count == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile"));
+
+    fn record(&self, change: impl Fn(&mut Draft)) -> Result<(), Error> {
+        Ok(self.state.change(|draft| -> Result<(), StoreError> {
+            change(draft);
+            Ok(())
+        })?)
+    }
+
+    /// Settles all volumes that no instance has. To be called when the agent starts.
+    pub fn settle_all(&self) {
+        let world = self.state.read();
+        for volume in world.all::<Volume>().filter(|volume| volume.attachment.is_none()) {
+            if let Err(error) = self.settle(&volume.id) {
+                let error = crate::instances::chain(&error);
+                tracing::warn!(volume = %volume.id, error, "what was asked for cannot be done");
             }
-            target.write_all(&buffer[..count])?;
-            rest -= count as u64;
         }
-        position = end;
+    }
+
+    /// Finds out what is wrong with the layers of a volume that nobody writes to.
+    pub fn check(&self, id: &VolumeId) -> Result<Report, Error> {
+        let _turn = self.turns.take(id);
+        let volume = self.make_planned(id)?;
+        Ok(layered::check(self.open_layers(&volume.layer, Access::Read)?.files))
+    }
+
+    /// Makes a sealed layer of a raw disk, which `look` is shown when it is copied.
+    pub fn import<E: From<Error>>(
+        &self,
+        disk: &File,
+        look: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<NewLayer, E> {
+        let mut record = Layer::plan(None, 0);
+        let claim = self.layers.claim(&record.files);
+        let made = self.layers.make_files(&record.files).map_err(io_error("make a layer"))?;
+        copy::copy_sparse(disk, &made.data).map_err(io_error("copy the disk"))?;
+        look(&made.data)?;
+        self.seal_imported(&mut record, made)?;
+        Ok(NewLayer { record, _claim: claim })
+    }
+
+    /// Makes a sealed layer of data that is in place already.
+    fn seal_imported(&self, record: &mut Layer, made: layered::Layer) -> Result<(), Error> {
+        let length = made.data.metadata().map_err(io_error("look at the disk"))?.len();
+        record.size = length.next_multiple_of(innkeeper_block::SECTOR_SIZE);
+        record.state = LayerState::Sealed;
+        let description = LayerDescription { id: record.id.uuid(), parent: None, size: record.size };
+        layered::import(made, &description).map_err(io_error("make a layer of the disk"))?;
+        self.layers.sync().map_err(io_error("make a layer of the disk"))
     }
 }
 
-/// Lets two files share their blocks until one is written to. False if the file system cannot.
-fn share_blocks(source: &File, target: &File) -> io::Result<bool> {
-    // SAFETY: both descriptors are open, and the request takes the second as its number.
-    let result = unsafe { nix::libc::ioctl(target.as_raw_fd(), nix::libc::FICLONE, source.as_raw_fd()) };
-    if result == 0 {
-        return Ok(true);
-    }
-    match Errno::last() {
-        Errno::EOPNOTSUPP | Errno::EXDEV | Errno::EINVAL | Errno::ENOTTY | Errno::EPERM | Errno::ETXTBSY => {
-            Ok(false)
-        }
-        error => Err(error.into()),
+impl Modification {
+    /// Whether there is something to do.
+    pub fn is_under_way(&self) -> bool {
+        self.state == ModificationState::Modifying
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt};
+/// Who is doing something with which volume: one at a time.
+#[derive(Debug, Default)]
+struct Turns {
+    taken: Arc<(Mutex<BTreeSet<VolumeId>>, Condvar)>,
+}
 
-    use super::*;
+/// A turn, until it is dropped.
+#[derive(Debug)]
+struct Turn {
+    volume: VolumeId,
+    taken: Arc<(Mutex<BTreeSet<VolumeId>>, Condvar)>,
+}
 
-    #[test]
-    fn a_volume_begins_with_its_source_and_is_made_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("source");
-        let file = File::create(&source).unwrap();
-        file.write_all_at(b"beginning", 0).unwrap();
-        file.write_all_at(b"end", 3 << 20).unwrap();
-        file.set_len(8 << 20).unwrap();
-        let volumes = RawVolumes::new(directory.path().join("volumes"));
-        let id = VolumeId::random();
-        assert!(volumes.list().unwrap().is_empty());
-        // As after a crash.
-        fs::create_dir(directory.path().join("volumes")).unwrap();
-        fs::write(volumes.path(&id).with_extension("new"), "garbage").unwrap();
-        assert_eq!(volumes.list().unwrap(), std::slice::from_ref(&id));
-        volumes.make(&id, 16 << 20, Some(&source)).unwrap();
-        let made = File::from(volumes.open(&id).unwrap());
-        let mut expected = fs::read(&source).unwrap();
-        expected.resize(16 << 20, 0);
-        let mut found = vec![0; 16 << 20];
-        made.read_exact_at(&mut found, 0).unwrap();
-        assert!(found == expected);
-        assert!(made.metadata().unwrap().blocks() * 512 < 1 << 20, "the holes were filled");
-        made.write_all_at(b"changed", 0).unwrap();
-        volumes.make(&id, 16 << 20, Some(&source)).unwrap();
-        made.read_exact_at(&mut found[..7], 0).unwrap();
-        assert_eq!(&found[..7], b"changed");
-        assert_eq!(volumes.list().unwrap(), std::slice::from_ref(&id));
-        volumes.remove(&id).unwrap();
-        volumes.remove(&id).unwrap();
-        assert!(volumes.list().unwrap().is_empty());
+impl Turns {
+    /// Waits for a turn.
+    fn take(&self, volume: &VolumeId) -> Turn {
+        let (taken, freed) = &*self.taken;
+        let mut set: MutexGuard<'_, _> = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while !set.insert(volume.clone()) {
+            set = freed.wait(set).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn { volume: volume.clone(), taken: Arc::clone(&self.taken) }
     }
+}
 
-    #[test]
-    fn a_volume_is_made_by_one_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let volumes = RawVolumes::new(directory.path().to_owned());
-        let id = VolumeId::random();
-        let other = File::create(volumes.path(&id).with_extension("new")).unwrap();
-        other.lock().unwrap();
-        assert_eq!(volumes.make(&id, 1 << 20, None).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
-        assert_eq!(volumes.list().unwrap(), std::slice::from_ref(&id), "what another is making is gone");
-        drop(other);
-        volumes.make(&id, 1 << 20, None).unwrap();
-        assert!(volumes.open(&id).is_ok());
-    }
-
-    #[test]
-    fn a_volume_is_not_smaller_than_its_source() {
-        let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("source");
-        File::create(&source).unwrap().set_len(2 << 20).unwrap();
-        let volumes = RawVolumes::new(directory.path().join("volumes"));
-        assert!(volumes.make(&VolumeId::random(), 1 << 20, Some(&source)).is_err());
-        assert!(volumes.list().unwrap().is_empty(), "what could not be made takes room");
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (taken, freed) = &*self.taken;
+        taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.volume);
+        freed.notify_all();
     }
 }

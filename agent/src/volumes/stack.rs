@@ -10,7 +10,8 @@ use jiff::Timestamp;
 
 use crate::ids::{LayerId, VolumeId};
 use crate::records::{
-    Image, ImageState, Instance, InstanceState, Layer, LayerState, Snapshot, SnapshotState, Volume,
+    Image, ImageState, Instance, InstanceState, Layer, LayerState, Modification, ModificationState, Snapshot,
+    SnapshotState, Volume, VolumeShape,
 };
 use crate::state::{Draft, World};
 
@@ -45,6 +46,15 @@ pub fn cover(draft: &mut Draft, volume: &VolumeId) -> Option<LayerId> {
     draft.put(layer);
     draft.update::<Volume>(volume, |volume| volume.layer = id);
     Some(old)
+}
+
+/// Whether something that was recorded of a volume is yet to be brought about, other than making it durable.
+pub fn is_unsettled(world: &World, id: &VolumeId) -> bool {
+    let Some(volume) = world.get::<Volume>(id) else { return false };
+    let chain = chain(world, &volume.layer);
+    let is_covered = |layer: &Arc<Layer>| layer.state >= LayerState::Covered;
+    !chain.iter().rev().skip(1).all(is_covered)
+        || volume.modification.as_ref().is_some_and(Modification::is_under_way)
 }
 
 /// Records how far layers are. With a layer that is sealed, snapshots are complete, and images available.
@@ -90,6 +100,25 @@ pub fn fail(draft: &mut Draft, layer: &LayerId, why: &str) {
         draft.update::<Snapshot>(&id, |snapshot| snapshot.state = SnapshotState::Error(why.to_owned()));
     }
     settle_images(draft);
+}
+
+/// Records what has become of a change of a volume.
+pub fn modified(draft: &mut Draft, id: &VolumeId, outcome: &Result<(), String>, now: Timestamp) {
+    let Some(volume) = draft.get::<Volume>(id) else { return };
+    let Some(change) = volume.modification.clone().filter(|change| change.is_under_way()) else { return };
+    let mut volume = Volume::clone(volume);
+    let state = match outcome {
+        Ok(()) => {
+            let VolumeShape { size, volume_type, iops, throughput } = change.target.clone();
+            volume = Volume { size, volume_type, iops, throughput, ..volume };
+            let size = u64::from(size) << 30;
+            draft.update::<Layer>(&volume.layer, |layer| layer.size = layer.size.max(size));
+            ModificationState::Completed
+        }
+        Err(why) => ModificationState::Failed(why.clone()),
+    };
+    volume.modification = Some(Modification { state, ended: Some(now), ..change });
+    draft.put(volume);
 }
 
 /// Images that waited for snapshots: available when all are complete, and failed with the first that is lost.

@@ -1,6 +1,12 @@
 //! The volume types, and how large and how fast a volume of each may be: EC2's limits, without any I/O.
 
+use innkeeper_protocol as protocol;
+
 use crate::query::ApiError;
+use crate::records::{Volume, VolumeShape};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 /// The type of a volume for which none is named.
 pub const DEFAULT: &str = "gp2";
@@ -89,6 +95,37 @@ const TYPES: [Limits; 7] = [
     Limits { name: "sc1", size: (125, 16_384), iops: Iops::Untold, throughput: None },
     Limits { name: "standard", size: (1, 1_024), iops: Iops::Untold, throughput: None },
 ];
+
+/// What a guest may do with a volume.
+pub fn limits(volume: &Volume) -> protocol::Limits {
+    let Volume { size, volume_type, iops, throughput, .. } = volume.clone();
+    limits_of(&VolumeShape { size, volume_type, iops, throughput })
+}
+
+/// What a guest may do with a volume that is so. From EC2's documentation of the types; what it says of bursts is told as
+/// what may be used at once after a pause.
+pub fn limits_of(shape: &VolumeShape) -> protocol::Limits {
+    let (size, iops) = (u64::from(shape.size), shape.iops.map(u64::from));
+    let steady = |per_second: u64| protocol::Limit { per_second, burst: None };
+    let burst =
+        |per_second: u64, burst: u64| protocol::Limit { per_second, burst: Some(burst.max(per_second)) };
+    let (operations, bytes) = match shape.volume_type.as_str() {
+        // 5.4 million I/O credits, as long as it has less than the 3000 that they are spent at.
+        "gp2" => {
+            let base = iops.unwrap_or(100);
+            let operations = if base < 3_000 { burst(base, 5_400_000) } else { steady(base) };
+            (Some(operations), steady(if size <= 170 { 128 * MIB } else { 250 * MIB }))
+        }
+        "gp3" => (iops.map(steady), steady(u64::from(shape.throughput.unwrap_or(GP3_THROUGHPUT)) * MIB)),
+        "io1" => (iops.map(steady), steady((iops.unwrap_or(100) * MIB / 4).clamp(MIB, 1_000 * MIB))),
+        "io2" => (iops.map(steady), steady((iops.unwrap_or(100) * MIB / 4).clamp(MIB, 4_000 * MIB))),
+        // Credits for a mebibyte each of as many as the volume has.
+        "st1" => (None, burst((size * 40 * MIB / 1024).min(500 * MIB), size * GIB)),
+        "sc1" => (None, burst((size * 12 * MIB / 1024).min(192 * MIB), size * GIB)),
+        _ => (Some(burst(100, 6_000)), steady(90 * MIB)),
+    };
+    protocol::Limits { bytes: Some(bytes), operations }
+}
 
 /// Whether there can be such a volume, and what it is with everything that was left open filled in.
 pub fn check(

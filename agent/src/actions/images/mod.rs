@@ -63,14 +63,14 @@ mod tests {
     use crate::actions::testing::Client;
     use crate::images::{clean_up, directory};
     use crate::records::{Image, Instance, InstanceState, Snapshot};
-    use crate::volumes::RawVolumes;
+    use crate::volumes::Volumes;
 
     /// A client of an agent that may read `import`, which has the image `debian` with a disk and `tiny` without.
     fn lab() -> (tempfile::TempDir, Client) {
         let lab = tempfile::tempdir().unwrap();
         let mut client = Client::new();
         client.agent.config.state_directory = lab.path().join("state");
-        client.agent.volumes = Arc::new(RawVolumes::new(lab.path().join("state/volumes")));
+        client.agent.volumes = Arc::new(Volumes::new(client.agent.state.clone(), &lab.path().join("state")));
         client.agent.config.image_directories = vec![lab.path().join("import")];
         for (image, files) in [("debian", &["vmlinux", "disk.raw"][..]), ("tiny", &["vmlinux"])] {
             let directory = lab.path().join("import").join(image);
@@ -293,9 +293,6 @@ mod tests {
         let snapshot = client.text("DescribeSnapshots", "snapshotId");
         let create = format!("CreateVolume&AvailabilityZone=us-east-1a&SnapshotId={snapshot}");
         let [made, unmade] = [(); 2].map(|()| client.text(&create, "volumeId"));
-        let world = client.agent.state.read();
-        let file = world.get::<Snapshot>(&snapshot).unwrap().file.clone().unwrap();
-        client.agent.volumes.make(&made.parse().unwrap(), 1 << 30, Some(&file)).unwrap();
         let delete = format!("DeleteSnapshot&SnapshotId={snapshot}");
         let rehearsal = format!("{delete}&DryRun=true");
         client.refuses(&[

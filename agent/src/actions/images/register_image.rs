@@ -12,7 +12,7 @@ use crate::ids::{ImageId, SnapshotId};
 use crate::images::{self, Source};
 use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
-use crate::records::{BootFiles, Image, ImageState, Mapping, Snapshot, StoreDisk};
+use crate::records::{BootFiles, Image, ImageState, Layer, Mapping, Snapshot, SnapshotState, StoreDisk};
 use crate::state::World;
 
 /// The root device of an image for which none is named.
@@ -183,7 +183,7 @@ impl RegisterImage {
         Ok((Some(root), others))
     }
 
-    /// What the new image and its snapshot are, from copied files or without.
+    /// What the new image, its snapshot and the layer of both are, from copied files or without.
     fn records(
         &self,
         world: &World,
@@ -191,32 +191,33 @@ impl RegisterImage {
         id: ImageId,
         source: Option<&Source>,
         copy: Option<&images::Copy>,
-    ) -> Result<(Image, Option<Snapshot>), ApiError> {
+    ) -> Result<(Image, Option<Snapshot>, Option<Layer>), ApiError> {
         self.check_free(world, context)?;
         let (owner, now) = (&context.caller.account, Timestamp::now());
         let new = SnapshotId::random();
         let (root, others) = self.mappings(world, context, source, &new)?;
-        let disk = copy.and_then(|copy| copy.disk.clone());
+        let disk = copy.and_then(|copy| copy.disk.as_ref()).map(|disk| disk.record.clone());
+        let layer = disk.as_ref().map(|disk| disk.id.clone());
         let root_store = source.filter(|_| root.is_none()).map(|source| StoreDisk {
             name: StoreDisk::ROOT.to_owned(),
             device_name: None,
             size: source.disk_size(),
-            layer: None,
-            source: disk.clone(),
+            layer: layer.clone(),
+            source: None,
         });
-        let snapshot = disk.filter(|_| root.is_some()).map(|file| Snapshot {
+        let snapshot = layer.filter(|_| root.is_some()).map(|layer| Snapshot {
             id: new,
             owner: owner.clone(),
             description: format!("Root disk of {id}"),
             volume_size: source.map_or(1, Source::volume_size),
             volume: None,
             started: now,
-            layer: crate::ids::LayerId::random(),
-            state: crate::records::SnapshotState::Completed,
+            layer,
+            state: SnapshotState::Completed,
             completed: Some(now),
             encrypted: false,
             create_volume_permissions: Vec::new(),
-            file: Some(file),
+            file: None,
         });
         let boot = match copy {
             Some(copy) => copy.boot.clone(),
@@ -244,7 +245,7 @@ impl RegisterImage {
             location,
             created: now,
         };
-        Ok((image, snapshot))
+        Ok((image, snapshot, disk))
     }
 }
 
@@ -284,8 +285,7 @@ fn from_images(error: images::Error) -> ApiError {
     match &error {
         // SDKs try again after a while.
         images::Error::Busy => ApiError::new("RequestLimitExceeded", error.to_string()),
-        images::Error::Io { cause, .. } => ApiError::internal(format_args!("{error}: {cause}")),
-        _ => ApiError::internal(error),
+        _ => ApiError::internal(crate::instances::chain(&error)),
     }
 }
 
@@ -307,14 +307,17 @@ impl Action for RegisterImage {
         let copy = |source: &Source| {
             let _turn = context.agent.copying.begin()?;
             source.check_boots(|disk| context.agent.instances.check_boots(disk))?;
-            source.copy(&directory, &id)
+            source.copy(&directory, &id, &context.agent.volumes)
         };
         let copy = source.as_ref().map(copy).transpose().map_err(from_images)?;
         let recorded = context.agent.state.change(|draft| {
-            let (image, snapshot) =
+            let (image, snapshot, disk) =
                 self.records(draft, context, id.clone(), source.as_ref(), copy.as_ref())?;
             draft.tag(&image.id, tags.remove("image").unwrap_or_default());
             draft.put(image);
+            if let Some(disk) = disk {
+                draft.put(disk);
+            }
             if let Some(snapshot) = snapshot {
                 draft.tag(&snapshot.id, tags.remove("snapshot").unwrap_or_default());
                 draft.put(snapshot);

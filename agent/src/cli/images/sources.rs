@@ -10,7 +10,7 @@ use innkeeper_images::import::{Checksum, Format, Import};
 use innkeeper_images::recipe::{Cache, Recipes};
 
 use crate::cli::global::Global;
-use crate::volumes::copy_sparse;
+use crate::volumes::copy::copy_sparse;
 
 /// An image directory that is to go when its image is registered. It stays if that fails: it may have taken long.
 pub struct Source(PathBuf);

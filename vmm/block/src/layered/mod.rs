@@ -54,7 +54,7 @@ use self::storage::Storage;
 use self::volume::Volume;
 use self::workers::Workers;
 use crate::raw::{Disk, SynchronousEngine};
-use crate::{Backend, Engine, EngineKind, OpenError, Operation};
+use crate::{Backend, Engine, EngineKind, OpenError, Operation, Segments};
 
 /// How long sealing waits for changes that are under way.
 const SEAL_PATIENCE: Duration = Duration::from_secs(60);
@@ -354,6 +354,14 @@ impl Layered {
     /// bottom. Operations that are under way finish with the old ones, which are closed when the last of them has.
     pub fn replace_layers(&self, layers: Range<usize>, merged: Layer) -> io::Result<()> {
         self.volume.replace_layers(layers, self.open_new(merged, Access::Read)?)
+    }
+
+    /// Fills `buffer` with what is at `offset`, in bytes. For who reads a little and has no queue.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: the buffer is borrowed until this returns, and the operation is over then: nobody keeps the segments.
+        let segments = unsafe { Segments::new([piece], Arc::new(())) };
+        self.volume.run(Operation::Read { offset, segments })
     }
 
     /// Why the volume takes no more writes, if that is so: once something could not be made durable, nobody knows what

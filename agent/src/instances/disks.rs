@@ -1,0 +1,428 @@
+//! The disks of an instance: its volumes, and those of its instance store.
+//!
+//! The VMM has a volume's layers as they were when it got them. What is recorded of them since then, new tops and what was
+//! merged, the actor brings to it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use innkeeper_protocol::{Command, DeviceStatus, Error as ProtocolError, FailureCode, Limits};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::actor::{Actor, blocking};
+use super::failpoint::pass;
+use super::settle::{attached, detach};
+use super::vmm::{DiskFiles, NewDisk, VmmError};
+use super::{chain, store};
+use crate::ids::{LayerId, VolumeId};
+use crate::records::{AttachmentStatus, Instance, Layer, LayerState, StoreDisk, Volume};
+use crate::state::Draft;
+use crate::store::StoreError;
+use crate::volumes::layers::Access;
+use crate::volumes::{stack, types};
+
+/// How long a disk may be another VMM's that has ended: of one that was killed, the kernel closes what its io_uring had
+/// in hand some time after.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// A volume that the VMM has.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    /// Its top layer there. None of a volume of before there were layers.
+    top: Option<LayerId>,
+    /// The names of the files of its layers, from the bottom, if that is known.
+    files: Option<Vec<String>>,
+    sealing: Sealing,
+}
+
+/// How far a volume's VMM is with making durable what was covered.
+#[derive(Debug, Default)]
+enum Sealing {
+    /// It was not asked to.
+    #[default]
+    Idle,
+    /// It is at these.
+    Asked(Vec<LayerId>),
+    /// It has failed, and will not be asked again.
+    GivenUp,
+}
+
+impl Attached {
+    /// What a VMM says of a volume that an earlier agent has given to it.
+    pub fn found(device: &DeviceStatus) -> Self {
+        let top = device.top.clone().and_then(|top| LayerId::try_from(top).ok());
+        Self { top, files: None, sealing: Sealing::Idle }
+    }
+}
+
+impl Actor {
+    /// Makes the files of the instance's volumes.
+    pub(super) async fn prepare_volumes(&mut self, instance: &Instance) -> Result<()> {
+        pass("prepare-volumes.before");
+        for device in &instance.block_devices {
+            let (shared, id) = (self.shared.clone(), device.volume.clone());
+            let made = blocking(move || shared.volumes.make(&id));
+            made.await.with_context(|| format!("cannot make {}", device.volume))?;
+        }
+        pass("prepare-volumes.made");
+        Ok(())
+    }
+
+    /// Makes the disks of the instance store.
+    pub(super) async fn make_store(&self, instance: &Instance) -> Result<()> {
+        if instance.instance_store.is_empty() {
+            return Ok(());
+        }
+        let (shared, instance) = (self.shared.clone(), instance.clone());
+        Ok(blocking(move || store::make(shared.host.as_ref(), &instance)).await?)
+    }
+
+    /// Gives a guest that is about to start all its disks. The first is its root.
+    pub(super) async fn attach_disks(&mut self, instance: &Instance) -> Result<()> {
+        self.disks.clear();
+        for disk in instance.instance_store.iter().filter(|disk| disk.is_root()) {
+            self.attach_store_disk(disk).await?;
+        }
+        for device in &instance.block_devices {
+            self.attach_volume(&device.volume).await?;
+        }
+        for disk in instance.instance_store.iter().filter(|disk| !disk.is_root()) {
+            self.attach_store_disk(disk).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens the root disk, which has this name, to be read while no guest runs on it.
+    pub(super) async fn open_root(&mut self, instance: &Instance) -> Result<(String, DiskFiles)> {
+        if let Some(disk) = instance.instance_store.iter().find(|disk| disk.is_root()) {
+            return Ok(("its instance store".to_owned(), self.open_store_disk(disk).await?));
+        }
+        let root = instance.block_devices.iter().find(|one| one.device_name == instance.root_device_name);
+        let id = root.context("there is no root volume to boot from")?.volume.clone();
+        let (shared, volume) = (self.shared.clone(), id.clone());
+        let opened = blocking(move || shared.volumes.open_still(&volume)).await;
+        let opened = opened.with_context(|| format!("cannot open {id}"))?;
+        Ok((id.to_string(), DiskFiles::Layers(opened.files)))
+    }
+
+    async fn open_store_disk(&self, disk: &StoreDisk) -> Result<DiskFiles> {
+        let (shared, id, disk) = (self.shared.clone(), self.id.clone(), disk.clone());
+        blocking(move || {
+            let base = disk.layer.as_ref();
+            let below = base.map(|base| shared.volumes.open_layers(base, Access::Read)).transpose()?;
+            Ok(store::open(shared.host.as_ref(), &id, &disk.name, below)?)
+        })
+        .await
+    }
+
+    async fn attach_store_disk(&mut self, disk: &StoreDisk) -> Result<()> {
+        let files = self.open_store_disk(disk).await?;
+        self.attach_disk(&disk.name, Limits::default(), &files).await
+    }
+
+    async fn attach_volume(&mut self, id: &VolumeId) -> Result<()> {
+        let (shared, volume) = (self.shared.clone(), id.clone());
+        let held = blocking(move || shared.volumes.open(&volume)).await;
+        let held = held.with_context(|| format!("cannot open {id}"))?;
+        let limits = match self.record::<Volume>(id) {
+            Some(volume) if self.shared.limits_volumes => types::limits(&volume),
+            _ => Limits::default(),
+        };
+        let files = DiskFiles::Layers(held.opened.files);
+        self.attach_disk(id.as_str(), limits, &files).await?;
+        let layers = held.opened.layers;
+        let attached = Attached {
+            top: layers.last().map(|top| top.id.clone()),
+            files: Some(layers.iter().map(|layer| layer.files.clone()).collect()),
+            sealing: Sealing::Idle,
+        };
+        self.disks.insert(id.clone(), attached);
+        // What is below the top takes nothing any more, and a volume that was opened anew is as good as its layers.
+        let below: Vec<LayerId> = layers.iter().rev().skip(1).map(|layer| layer.id.clone()).collect();
+        let is_news = layers.iter().rev().skip(1).any(|layer| layer.state < LayerState::Covered)
+            || self.record::<Volume>(id).is_some_and(|volume| volume.impairment.is_some());
+        if is_news {
+            let id = id.clone();
+            self.record_change(move |draft| {
+                stack::advance(draft, &below, LayerState::Covered, Timestamp::now());
+                draft.update::<Volume>(&id, |volume| volume.impairment = None);
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the guest a disk. Its serial number is its name, without a dash.
+    async fn attach_disk(&mut self, name: &str, limits: Limits, files: &DiskFiles) -> Result<()> {
+        let serial = name.replace('-', "");
+        let disk = NewDisk { id: name, serial: &serial, is_still: false, limits };
+        let deadline = Instant::now() + LETTING_GO;
+        let slot = loop {
+            match self.vmm()?.attach_disk(disk, files).await {
+                Err(VmmError::Protocol(ProtocolError::Refused(failure)))
+                    if failure.code == FailureCode::Conflict && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(LETTING_GO / 100).await;
+                }
+                result => break result?,
+            }
+        };
+        tracing::debug!(instance = %self.id, disk = name, slot, "attached");
+        Ok(())
+    }
+
+    /// Gives a running guest the volumes that it is to have, takes those that it is to lose, brings about what was recorded
+    /// of those that it has, and records what came of it.
+    pub(super) async fn reconcile_volumes(&mut self, instance: &Instance) {
+        for device in &instance.block_devices {
+            let id = &device.volume;
+            let Some(attachment) = self.record::<Volume>(id).and_then(|volume| volume.attachment.clone())
+            else {
+                continue;
+            };
+            let result = match (attachment.status, self.disks.contains_key(id)) {
+                (AttachmentStatus::Attached, true) => Ok(()),
+                (AttachmentStatus::Attaching, true) => self.change(id, attached).await,
+                (AttachmentStatus::Attaching | AttachmentStatus::Attached, false) => {
+                    match self.attach_volume(id).await {
+                        Ok(()) => self.change(id, attached).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                (AttachmentStatus::Detaching { force }, true) => self.ask_for(id.as_str(), force).await,
+                (AttachmentStatus::Detaching { .. }, false) => self.let_go(id).await,
+            };
+            if let Err(error) = result {
+                tracing::warn!(instance = %self.id, volume = %id, error = chain(error.as_ref()), "cannot do so");
+            }
+        }
+        if let Err(error) = self.reconcile_layers().await {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot bring volumes up to date");
+        }
+    }
+
+    /// Records that a volume is nobody's, and finishes what its guest has left.
+    async fn let_go(&self, id: &VolumeId) -> Result<()> {
+        self.change(id, detach).await?;
+        let (shared, id) = (self.shared.clone(), id.clone());
+        Ok(blocking(move || shared.volumes.settle(&id)).await?)
+    }
+
+    /// Brings to the VMM what was recorded of the volumes that it has.
+    pub(super) async fn reconcile_layers(&mut self) -> Result<()> {
+        let volumes: Vec<VolumeId> = self.disks.keys().cloned().collect();
+        self.cover(&volumes).await?;
+        for id in &volumes {
+            self.replace_merged(id).await?;
+            self.finish_seal(id).await?;
+            self.modify(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the new tops on volumes, on all at one point of time.
+    async fn cover(&mut self, volumes: &[VolumeId]) -> Result<()> {
+        let mut seals = Vec::new();
+        let mut done = Vec::new();
+        for id in volumes {
+            let Some(top) = self.disks.get(id).and_then(|attached| attached.top.clone()) else { continue };
+            if self.record::<Volume>(id).is_none_or(|volume| volume.layer == top) {
+                continue;
+            }
+            let (shared, volume, of) = (self.shared.clone(), id.clone(), top.clone());
+            let opened = blocking(move || shared.volumes.open_above(&volume, &of)).await;
+            let opened = opened.with_context(|| format!("cannot put a layer on {id}"))?;
+            seals.push((id.to_string(), opened.files));
+            done.push((id.clone(), top, opened.layers));
+        }
+        if seals.is_empty() {
+            return Ok(());
+        }
+        pass("cover.made");
+        let sealed = self.vmm()?.seal_disks(&seals).await;
+        pass("cover.sealed");
+        let lost = match sealed {
+            Ok(()) => None,
+            // Nothing has changed, and the next try would come to the same.
+            Err(VmmError::Protocol(ProtocolError::Refused(failure))) => Some(failure.message),
+            Err(error) => return Err(error.into()),
+        };
+        let mut covered = Vec::new();
+        for (id, top, mut layers) in done {
+            let new = layers.pop();
+            covered.extend([top].into_iter().chain(layers.iter().map(|layer| layer.id.clone())));
+            if let (None, Some(attached), Some(new)) = (&lost, self.disks.get_mut(&id), new) {
+                attached.top = Some(new.id.clone());
+                let more = layers.iter().chain([&new]).map(|layer| layer.files.clone());
+                if let Some(files) = &mut attached.files {
+                    files.extend(more);
+                }
+            }
+        }
+        self.record_change(move |draft| match &lost {
+            None => stack::advance(draft, &covered, LayerState::Covered, Timestamp::now()),
+            Some(why) => covered.iter().for_each(|layer| stack::fail(draft, layer, why)),
+        })
+        .await
+    }
+
+    /// Has a volume's VMM make durable what was covered.
+    async fn finish_seal(&mut self, id: &VolumeId) -> Result<()> {
+        let Some(volume) = self.record::<Volume>(id) else { return Ok(()) };
+        let mut layers = stack::chain(&self.shared.state.read(), &volume.layer);
+        layers.retain(|layer| layer.state == LayerState::Covered);
+        let Some(attached) = self.disks.get_mut(id) else { return Ok(()) };
+        if layers.is_empty() || !matches!(attached.sealing, Sealing::Idle) {
+            return Ok(());
+        }
+        attached.sealing = Sealing::Asked(layers.iter().map(|layer| layer.id.clone()).collect());
+        Ok(self.vmm()?.say(Command::FinishSeal { id: id.to_string() }).await?)
+    }
+
+    /// Records what has become of that.
+    pub(super) async fn sealed(&mut self, id: &str, failure: Option<String>) -> Result<()> {
+        let Ok(id) = id.parse::<VolumeId>() else { return Ok(()) };
+        let Some(attached) = self.disks.get_mut(&id) else { return Ok(()) };
+        let Sealing::Asked(layers) = std::mem::take(&mut attached.sealing) else { return Ok(()) };
+        if let Some(why) = &failure {
+            tracing::error!(instance = %self.id, volume = %id, why, "a snapshot is not durable");
+            attached.sealing = Sealing::GivenUp;
+        }
+        pass("cover.durable");
+        self.record_change(move |draft| match &failure {
+            None => stack::advance(draft, &layers, LayerState::Sealed, Timestamp::now()),
+            Some(why) => layers.iter().for_each(|layer| stack::fail(draft, layer, why)),
+        })
+        .await
+    }
+
+    /// Changes a volume's size and limits as ModifyVolume says.
+    async fn modify(&mut self, id: &VolumeId) -> Result<()> {
+        let change = self.record::<Volume>(id).and_then(|volume| volume.modification.clone());
+        let Some(change) = change.filter(|change| change.is_under_way()) else { return Ok(()) };
+        let mut outcome = Ok(());
+        let mut commands = Vec::new();
+        if change.target.size > change.original.size {
+            let size = u64::from(change.target.size) << 30;
+            commands.push(Command::ResizeDisk { id: id.to_string(), size });
+        }
+        if self.shared.limits_volumes {
+            let limits = types::limits_of(&change.target);
+            commands.push(Command::LimitDisk { id: id.to_string(), limits });
+        }
+        for command in commands {
+            match self.vmm()?.say(command).await {
+                Ok(()) => {}
+                Err(VmmError::Protocol(ProtocolError::Refused(failure))) => outcome = Err(failure.message),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let id = id.clone();
+        self.record_change(move |draft| stack::modified(draft, &id, &outcome, Timestamp::now())).await
+    }
+
+    /// Gives the VMM layers that were merged of some that it has.
+    async fn replace_merged(&mut self, id: &VolumeId) -> Result<()> {
+        let Some(attached) = self.disks.get(id) else { return Ok(()) };
+        let (Some(top), Some(files)) = (&attached.top, attached.files.clone()) else { return Ok(()) };
+        let layers = stack::chain(&self.shared.state.read(), top);
+        let Some((range, merged)) = replaced(&files, &layers) else { return Ok(()) };
+        let (shared, layer) = (self.shared.clone(), Layer::clone(merged));
+        let opened = blocking(move || shared.volumes.open_layer(&layer)).await?;
+        self.vmm()?.replace_layers(id.as_str(), (range.start, range.len()), &opened).await?;
+        let name = merged.files.clone();
+        if let Some(files) = self.disks.get_mut(id).and_then(|attached| attached.files.as_mut()) {
+            files.splice(range, [name]);
+        }
+        Ok(())
+    }
+
+    /// Brings about what is recorded of the volumes of an instance that has no guest.
+    pub(super) async fn settle_volumes(&mut self, instance: &Instance) {
+        for device in &instance.block_devices {
+            let (shared, id) = (self.shared.clone(), device.volume.clone());
+            if let Err(error) = blocking(move || shared.volumes.settle(&id)).await {
+                let (volume, error) = (&device.volume, chain(&error));
+                tracing::warn!(instance = %self.id, %volume, error, "what was asked for cannot be done");
+            }
+        }
+    }
+
+    /// Notes which volumes the VMM cannot write to any more.
+    pub(super) async fn note_impairments(&self, devices: &[DeviceStatus]) -> Result<()> {
+        let mut news = Vec::new();
+        for device in devices {
+            let Ok(id) = device.id.parse::<VolumeId>() else { continue };
+            let known = self.record::<Volume>(&id).map(|volume| volume.impairment.clone());
+            if device.impairment.is_some() && known.is_some_and(|known| known != device.impairment) {
+                tracing::error!(instance = %self.id, volume = %id, why = device.impairment, "a volume is impaired");
+                news.push((id, device.impairment.clone()));
+            }
+        }
+        if news.is_empty() {
+            return Ok(());
+        }
+        self.record_change(move |draft| {
+            for (id, impairment) in &news {
+                draft.update::<Volume>(id, |volume| volume.impairment.clone_from(impairment));
+            }
+        })
+        .await
+    }
+
+    async fn record_change(&self, change: impl Fn(&mut Draft) + Send + 'static) -> Result<()> {
+        let shared = self.shared.clone();
+        let changed = blocking(move || {
+            shared.state.change(|draft| -> Result<(), StoreError> {
+                change(draft);
+                Ok(())
+            })
+        });
+        Ok(changed.await?)
+    }
+}
+
+/// The first layers of a stack, by their files, that are one layer by now.
+fn replaced<'a>(
+    files: &[String],
+    layers: &'a [std::sync::Arc<Layer>],
+) -> Option<(std::ops::Range<usize>, &'a Layer)> {
+    let start = files.iter().zip(layers).position(|(name, layer)| *name != layer.files)?;
+    let merged = layers.get(start)?;
+    // The next one that both have is on top of it.
+    let rest = layers.get(start + 1..)?;
+    let end = match rest.first() {
+        Some(next) => files.iter().position(|name| *name == next.files)?,
+        None => return None,
+    };
+    (start < end).then_some((start..end, merged.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn merged_layers_are_found() {
+        let stack = |names: &[&str]| -> Vec<Arc<Layer>> {
+            let layer = |name: &&str| Arc::new(Layer { files: (*name).to_owned(), ..Layer::plan(None, 0) });
+            names.iter().map(layer).collect()
+        };
+        for (has, recorded, expected) in [
+            (&["a", "b", "c", "t"][..], &["a", "b", "c", "t"][..], None),
+            (&["a", "b", "c", "t"], &["a", "m", "t"], Some((1..3, "m"))),
+            (&["a", "b", "c", "t"], &["m", "t"], Some((0..3, "m"))),
+            (&["a", "b", "c", "d", "t"], &["m", "n", "t"], None),
+            (&["a", "b", "t"], &["a", "b", "t", "new"], None),
+            (&["a", "t"], &["m", "t", "new"], Some((0..1, "m"))),
+        ] {
+            let has: Vec<String> = has.iter().map(|name| (*name).to_owned()).collect();
+            let recorded = stack(recorded);
+            let found = replaced(&has, &recorded).map(|(range, layer)| (range, layer.files.as_str()));
+            assert_eq!(found, expected, "{has:?}");
+        }
+    }
+}
