@@ -41,9 +41,9 @@ use crate::data_plane::DataPlane;
 use crate::host::{AgentUsage, Host, HostError, VmmUsage};
 use crate::ids::{InstanceId, VolumeId};
 use crate::query::ApiError;
-use crate::records::{Image, Instance, InstanceState, NetworkInterface, Record, Snapshot, Volume};
+use crate::records::{Image, Instance, InstanceState, Layer, NetworkInterface, Record, Snapshot, Volume};
 use crate::state::State;
-use crate::volumes::Volumes;
+use crate::volumes::{Volumes, stack};
 use actor::Actor;
 pub use console::{ConsoleOutput, Consoles};
 use health::{Health, Healths};
@@ -195,6 +195,10 @@ impl Instances {
             }
         } else if [Snapshot::KIND, Image::KIND].contains(&kind) {
             self.shared.volumes.something_was_deleted();
+        } else if kind == Layer::KIND {
+            for instance in stack::users_of_merged(&self.shared.state.read(), name) {
+                self.wake(&instance);
+            }
         }
     }
 

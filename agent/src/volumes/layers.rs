@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -110,6 +110,13 @@ impl Layers {
         };
         let [data, map] = KINDS;
         Ok(layered::Layer { data: open(data)?, map: open(map)? })
+    }
+
+    /// What the data of a layer takes, in bytes.
+    pub fn allocated(&self, layer: &Layer) -> io::Result<u64> {
+        const UNIT: u64 = 512;
+        let [data, _] = KINDS;
+        Ok(fs::metadata(self.path(&layer.files, data))?.blocks() * UNIT)
     }
 
     /// Removes the files of a name. Without effect if there are none.

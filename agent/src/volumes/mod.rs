@@ -14,6 +14,8 @@ pub mod keeper;
 pub mod layers;
 mod legacy;
 pub mod stack;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::collections::BTreeSet;

@@ -3,12 +3,12 @@
 //! A snapshot *covers* its volume's top layer with a new one, in the transaction that records it. Who serves the volume
 //! brings that about, whenever it comes to it, and records how far it is: see [`LayerState`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ids::{LayerId, VolumeId};
+use crate::ids::{InstanceId, LayerId, VolumeId};
 use crate::records::{
     Image, ImageState, Instance, InstanceState, Layer, LayerState, Modification, ModificationState, Snapshot,
     SnapshotState, Volume, VolumeShape,
@@ -150,26 +150,96 @@ fn settle_images(draft: &mut Draft) {
     }
 }
 
-/// The layers that nobody needs any more: no volume, snapshot, image or instance store is on top of them.
-pub fn unneeded(world: &World) -> Vec<LayerId> {
-    let mut needed: BTreeSet<&LayerId> = BTreeSet::new();
+/// The layers that a volume, snapshot, image or instance store is on top of.
+fn named(world: &World) -> Vec<&LayerId> {
     let is_alive = |instance: &&Arc<Instance>| instance.lifecycle.state != InstanceState::Terminated;
-    let mut tops: Vec<&LayerId> = Vec::new();
-    tops.extend(world.all::<Volume>().map(|volume| &volume.layer));
-    tops.extend(world.all::<Snapshot>().map(|snapshot| &snapshot.layer));
-    tops.extend(world.all::<Image>().filter_map(|image| image.root_store.as_ref()?.layer.as_ref()));
-    tops.extend(
+    let mut named: Vec<&LayerId> = Vec::new();
+    named.extend(world.all::<Volume>().map(|volume| &volume.layer));
+    named.extend(world.all::<Snapshot>().map(|snapshot| &snapshot.layer));
+    named.extend(world.all::<Image>().filter_map(|image| image.root_store.as_ref()?.layer.as_ref()));
+    named.extend(
         world
             .all::<Instance>()
             .filter(is_alive)
             .flat_map(|instance| &instance.instance_store)
             .filter_map(|disk| disk.layer.as_ref()),
     );
-    for top in tops {
+    named
+}
+
+/// The layers that nobody needs any more: nothing is on top of them.
+pub fn unneeded(world: &World) -> Vec<LayerId> {
+    let mut needed: BTreeSet<&LayerId> = BTreeSet::new();
+    for top in named(world) {
         let mut next = Some(top);
         while let Some(id) = next.filter(|id| needed.insert(id)) {
             next = world.get::<Layer>(id).and_then(|layer| layer.parent.as_ref());
         }
     }
     world.all::<Layer>().filter(|layer| !needed.contains(&layer.id)).map(|layer| layer.id.clone()).collect()
+}
+
+/// Sealed layers on top of each other, from the bottom, of which nobody needs any but the last by itself: one layer would
+/// do. All such runs, as long as they can be.
+pub fn mergeable(world: &World) -> Vec<Vec<Arc<Layer>>> {
+    let named: BTreeSet<&LayerId> = named(world).into_iter().collect();
+    let mut children: BTreeMap<&LayerId, Vec<&Arc<Layer>>> = BTreeMap::new();
+    for layer in world.all::<Layer>() {
+        children.entry(layer.parent.as_ref().unwrap_or(&layer.id)).or_default().push(layer);
+    }
+    let is_sealed = |layer: &Layer| layer.state == LayerState::Sealed;
+    // Whether the layer on top of it can take its place.
+    let goes_into = |layer: &Layer| -> Option<&Arc<Layer>> {
+        let above = children.get(&layer.id).into_iter().flatten().filter(|other| other.id != layer.id);
+        let above: Vec<_> = above.collect();
+        match *above.as_slice() {
+            [only] if is_sealed(layer) && is_sealed(only) && !named.contains(&layer.id) => Some(*only),
+            _ => None,
+        }
+    };
+    let mut runs = Vec::new();
+    for layer in world.all::<Layer>() {
+        let below = layer.parent.as_ref().and_then(|parent| world.get::<Layer>(parent));
+        if below.is_some_and(|below| goes_into(below).is_some()) {
+            // Not the lowest of its run.
+            continue;
+        }
+        let mut run = vec![Arc::clone(layer)];
+        while let Some(above) = run.last().and_then(|last| goes_into(last)).cloned() {
+            run.push(above);
+        }
+        if run.len() > 1 {
+            runs.push(run);
+        }
+    }
+    runs
+}
+
+/// Records that one layer, with files of this name, is in the place of a run of them. False if they are not what they were
+/// any more, and then nothing is changed.
+pub fn merged(draft: &mut Draft, run: &[Arc<Layer>], files: &str) -> bool {
+    let (Some(lowest), Some(topmost)) = (run.first(), run.last()) else { return false };
+    let is_the_same = mergeable(draft).iter().any(|now| {
+        now.windows(run.len()).any(|window| {
+            let alike =
+                |(one, other): (&Arc<Layer>, &Arc<Layer>)| one.id == other.id && one.files == other.files;
+            window.iter().zip(run).all(alike)
+        })
+    });
+    if is_the_same {
+        draft.update::<Layer>(&topmost.id, |layer| {
+            layer.parent.clone_from(&lowest.parent);
+            files.clone_into(&mut layer.files);
+        });
+    }
+    is_the_same
+}
+
+/// The instances with a volume on a layer, if that was merged: their guests still have what it was merged of.
+pub fn users_of_merged(world: &World, layer: &str) -> BTreeSet<InstanceId> {
+    let is_merged = |layer: &&Arc<Layer>| layer.files != layer.id.as_ref();
+    let Some(layer) = world.get::<Layer>(layer).filter(is_merged) else { return BTreeSet::new() };
+    let has_it = |volume: &&Arc<Volume>| chain(world, &volume.layer).iter().any(|other| other.id == layer.id);
+    let users = world.all::<Volume>().filter(|volume| volume.attachment.is_some()).filter(has_it);
+    users.filter_map(|volume| Some(volume.attachment.as_ref()?.instance.clone())).collect()
 }

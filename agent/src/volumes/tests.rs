@@ -1,0 +1,334 @@
+//! Volumes and snapshots with files, against arrays of bytes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use innkeeper_block::EngineKind;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::ids::SnapshotId;
+use crate::records::{Record, Snapshot, SnapshotState, VolumeShape, VolumeState};
+use crate::store::memory::Memory;
+
+/// What is looked at of each volume, in bytes, and the piece that is written at once.
+const LENGTH: usize = 64 << 10;
+const PIECE: usize = 3000;
+
+/// Volumes in a directory of their own.
+struct Lab {
+    directory: tempfile::TempDir,
+    state: Arc<State>,
+    volumes: Volumes,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::open(Arc::new(Memory::default())).unwrap());
+        let volumes = Volumes::new(state.clone(), directory.path());
+        Self { directory, state, volumes }
+    }
+
+    fn change<T>(&self, change: impl Fn(&mut Draft) -> T) -> T {
+        let changed: Result<T, StoreError> = self.state.change(|draft| Ok(change(draft)));
+        changed.unwrap()
+    }
+
+    /// A volume of 1 GiB.
+    fn create(&self, snapshot: Option<&SnapshotId>) -> VolumeId {
+        let id = VolumeId::random();
+        self.change(|draft| {
+            let base = snapshot.and_then(|id| draft.get::<Snapshot>(id)).map(|one| one.layer.clone());
+            let layer = stack::found(draft, base.as_ref(), 1);
+            draft.put(Volume {
+                id: id.clone(),
+                owner: "000000000000".into(),
+                size: 1,
+                volume_type: "gp3".into(),
+                iops: None,
+                throughput: None,
+                encrypted: false,
+                snapshot: snapshot.cloned(),
+                layer,
+                availability_zone: "us-east-1a".into(),
+                created: Timestamp::UNIX_EPOCH,
+                state: VolumeState::Available,
+                attachment: None,
+                modification: None,
+                impairment: None,
+                auto_enable_io: false,
+            });
+        });
+        id
+    }
+
+    /// A snapshot, that is not brought about yet.
+    fn record_snapshot(&self, volume: &VolumeId) -> SnapshotId {
+        let id = SnapshotId::random();
+        self.change(|draft| {
+            let layer = stack::cover(draft, volume).unwrap();
+            draft.put(Snapshot {
+                id: id.clone(),
+                owner: "000000000000".into(),
+                description: String::new(),
+                volume_size: 1,
+                volume: Some(volume.clone()),
+                started: Timestamp::UNIX_EPOCH,
+                layer,
+                state: SnapshotState::Pending,
+                completed: None,
+                encrypted: false,
+                create_volume_permissions: Vec::new(),
+                file: None,
+            });
+        });
+        id
+    }
+
+    fn snapshot(&self, volume: &VolumeId) -> SnapshotId {
+        let id = self.record_snapshot(volume);
+        self.volumes.settle(volume).unwrap();
+        assert_eq!(self.state.read().get::<Snapshot>(&id).unwrap().state, SnapshotState::Completed);
+        id
+    }
+
+    fn open(&self, volume: &VolumeId) -> Layered {
+        let held = self.volumes.open(volume).unwrap();
+        Layered::open(held.opened.files, false).unwrap().with_engine(EngineKind::Synchronous)
+    }
+
+    fn write(&self, volume: &VolumeId, offset: usize, byte: u8) {
+        let disk = self.open(volume);
+        disk.write_at(&[byte; PIECE], offset as u64).unwrap();
+        disk.flush().unwrap();
+    }
+
+    fn read(&self, volume: &VolumeId) -> Vec<u8> {
+        let mut content = vec![0; LENGTH];
+        self.open(volume).read_at(&mut content, 0).unwrap();
+        content
+    }
+
+    /// How many files of layers there are.
+    fn files(&self) -> usize {
+        fs::read_dir(self.directory.path().join("layers")).map_or(0, |entries| entries.count())
+    }
+
+    fn delete_snapshot(&self, id: &SnapshotId) {
+        self.change(|draft| draft.remove::<Snapshot>(id));
+    }
+}
+
+#[test]
+fn a_snapshot_is_what_the_volume_was() {
+    let lab = Lab::new();
+    let volume = lab.create(None);
+    lab.write(&volume, 0, 1);
+    let first = lab.snapshot(&volume);
+    lab.write(&volume, 0, 2);
+    let second = lab.snapshot(&volume);
+    lab.write(&volume, 0, 3);
+    let (of_first, of_second) = (lab.create(Some(&first)), lab.create(Some(&second)));
+    for (volume, expected) in [(&of_first, 1), (&of_second, 2), (&volume, 3)] {
+        assert_eq!(lab.read(volume)[..PIECE], [expected; PIECE]);
+        assert!(lab.volumes.check(volume).unwrap().is_sound());
+    }
+    // All that is needed of the first is in those above it.
+    lab.delete_snapshot(&first);
+    lab.change(|draft| [&volume, &of_first].into_iter().for_each(|id| draft.remove::<Volume>(id)));
+    lab.volumes.collect().unwrap();
+    assert_eq!(lab.read(&of_second)[..PIECE], [2; PIECE]);
+    while lab.volumes.merge_some(&|| false).unwrap() {}
+    lab.volumes.collect().unwrap();
+    assert_eq!(lab.read(&of_second)[..PIECE], [2; PIECE]);
+    assert_eq!(lab.files(), 4, "the layers of the snapshots are one, and the volume has its own");
+    lab.delete_snapshot(&second);
+    lab.change(|draft| draft.remove::<Volume>(&of_second));
+    lab.volumes.collect().unwrap();
+    assert_eq!(lab.files(), 0);
+}
+
+#[test]
+fn what_a_crash_has_interrupted_goes_on() {
+    let lab = Lab::new();
+    let volume = lab.create(None);
+    // Before there was a file, and twice before anything was brought about.
+    let empty = lab.record_snapshot(&volume);
+    let also_empty = lab.record_snapshot(&volume);
+    lab.volumes.settle_all();
+    lab.write(&volume, 0, 1);
+    let snapshot = lab.record_snapshot(&volume);
+    // A guest gets it first: what is below its top was not sealed by anybody.
+    let held = lab.volumes.open(&volume).unwrap();
+    assert_eq!(held.opened.layers.last().unwrap().state, LayerState::Top);
+    drop(held);
+    lab.write(&volume, 0, 2);
+    assert_eq!(lab.state.read().get::<Snapshot>(&snapshot).unwrap().state, SnapshotState::Pending);
+    lab.volumes.settle_all();
+    for (snapshot, expected) in [(&empty, 0), (&also_empty, 0), (&snapshot, 1)] {
+        assert_eq!(lab.state.read().get::<Snapshot>(snapshot).unwrap().state, SnapshotState::Completed);
+        assert_eq!(lab.read(&lab.create(Some(snapshot)))[..PIECE], [expected; PIECE]);
+    }
+    assert_eq!(lab.read(&volume)[..PIECE], [2; PIECE]);
+}
+
+#[test]
+fn a_volume_becomes_larger_and_its_snapshots_stay() {
+    let lab = Lab::new();
+    let volume = lab.create(None);
+    lab.write(&volume, 0, 1);
+    let snapshot = lab.snapshot(&volume);
+    let shape = |size| VolumeShape { size, volume_type: "gp3".into(), iops: Some(3000), throughput: None };
+    lab.change(|draft| {
+        draft.update::<Volume>(&volume, |volume| {
+            volume.modification = Some(Modification {
+                original: shape(1),
+                target: shape(3),
+                state: ModificationState::Modifying,
+                started: Timestamp::UNIX_EPOCH,
+                ended: None,
+            });
+        })
+    });
+    assert!(stack::is_unsettled(&lab.state.read(), &volume));
+    lab.volumes.settle(&volume).unwrap();
+    assert!(!stack::is_unsettled(&lab.state.read(), &volume));
+    let record = lab.state.read().get::<Volume>(&volume).cloned().unwrap();
+    assert_eq!((record.size, record.iops), (3, Some(3000)));
+    assert_eq!(record.modification.as_ref().unwrap().state, ModificationState::Completed);
+    assert_eq!(lab.open(&volume).capacity(), 3 << 30);
+    let larger = lab.snapshot(&volume);
+    assert_eq!(lab.open(&lab.create(Some(&snapshot))).capacity(), 1 << 30);
+    assert_eq!(lab.read(&lab.create(Some(&snapshot)))[..PIECE], [1; PIECE]);
+    let layer = lab.state.read().get::<Snapshot>(&larger).unwrap().layer.clone();
+    assert_eq!(lab.state.read().get::<Layer>(&layer).unwrap().size, 3 << 30);
+}
+
+#[test]
+fn files_of_before_there_were_layers_become_some() {
+    let lab = Lab::new();
+    let volume = lab.create(None);
+    let old = lab.directory.path().join("volumes");
+    fs::create_dir(&old).unwrap();
+    let raw = |name: &str, byte: u8| {
+        let path = old.join(name);
+        let file = File::create(&path).unwrap();
+        file.set_len(1 << 30).unwrap();
+        file.write_all_at(&[byte; PIECE], 0).unwrap();
+        path
+    };
+    let of_volume = raw(&format!("{volume}.raw"), 7);
+    let migrated = |document: Value| Volume::migrate(1, document).unwrap();
+    let mut document = serde_json::to_value(&**lab.state.read().get::<Volume>(&volume).unwrap()).unwrap();
+    document.as_object_mut().unwrap().remove("layer");
+    let record: Volume = serde_json::from_value(migrated(document)).unwrap();
+    let snapshot = lab.record_snapshot(&volume);
+    let mut of_then = Snapshot::clone(lab.state.read().get::<Snapshot>(&snapshot).unwrap());
+    of_then.layer = LayerId::random();
+    of_then.file = Some(raw("snapshot", 8));
+    of_then.state = SnapshotState::Completed;
+    lab.change(|draft| {
+        let layers: Vec<_> = draft.all::<Layer>().map(|layer| layer.id.clone()).collect();
+        layers.iter().for_each(|layer| draft.remove::<Layer>(layer));
+        draft.put(record.clone());
+        draft.put(of_then.clone());
+    });
+    lab.volumes.adopt_snapshots().unwrap();
+    lab.volumes.adopt_snapshots().unwrap();
+    assert_eq!(lab.read(&volume)[..PIECE], [7; PIECE]);
+    assert!(!of_volume.exists());
+    assert_eq!(lab.read(&lab.create(Some(&snapshot)))[..PIECE], [8; PIECE]);
+    lab.write(&volume, 0, 9);
+    lab.volumes.collect().unwrap();
+    assert_eq!(lab.read(&volume)[..PIECE], [9; PIECE]);
+}
+
+/// What may happen. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    Create(Option<usize>),
+    Write(usize, usize, u8),
+    Snapshot(usize),
+    DeleteVolume(usize),
+    DeleteSnapshot(usize),
+    Tidy,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let any = 0..1000_usize;
+    prop_oneof![
+        2 => prop::option::of(any.clone()).prop_map(Step::Create),
+        6 => (any.clone(), 0..LENGTH - PIECE, 1..=255_u8).prop_map(|(a, b, c)| Step::Write(a, b, c)),
+        4 => any.clone().prop_map(Step::Snapshot),
+        1 => any.clone().prop_map(Step::DeleteVolume),
+        3 => any.prop_map(Step::DeleteSnapshot),
+        2 => Just(Step::Tidy),
+    ]
+}
+
+fn choose<K: Clone, V: Clone>(all: &BTreeMap<K, V>, number: usize) -> Option<(K, V)> {
+    let (key, value) = all.iter().nth(number % all.len().max(1))?;
+    Some((key.clone(), value.clone()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_lost_in_whatever_order(steps in prop::collection::vec(step(), 1..40)) {
+        let lab = Lab::new();
+        let mut volumes: BTreeMap<VolumeId, Vec<u8>> = BTreeMap::new();
+        let mut snapshots: BTreeMap<SnapshotId, Vec<u8>> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Create(from) => {
+                    let from = from.and_then(|number| choose(&snapshots, number));
+                    let id = lab.create(from.as_ref().map(|(id, _)| id));
+                    volumes.insert(id, from.map_or_else(|| vec![0; LENGTH], |(_, content)| content));
+                }
+                Step::Write(number, offset, byte) => {
+                    let Some((id, _)) = choose(&volumes, number) else { continue };
+                    lab.write(&id, offset, byte);
+                    volumes.get_mut(&id).unwrap()[offset..offset + PIECE].fill(byte);
+                }
+                Step::Snapshot(number) => {
+                    let Some((id, content)) = choose(&volumes, number) else { continue };
+                    snapshots.insert(lab.snapshot(&id), content);
+                }
+                Step::DeleteVolume(number) => {
+                    let Some((id, _)) = choose(&volumes, number) else { continue };
+                    lab.change(|draft| draft.remove::<Volume>(&id));
+                    volumes.remove(&id);
+                }
+                Step::DeleteSnapshot(number) => {
+                    let Some((id, _)) = choose(&snapshots, number) else { continue };
+                    lab.delete_snapshot(&id);
+                    snapshots.remove(&id);
+                }
+                Step::Tidy => {
+                    lab.volumes.collect().unwrap();
+                    while lab.volumes.merge_some(&|| false).unwrap() {}
+                    lab.volumes.collect().unwrap();
+                }
+            }
+        }
+        for (id, expected) in &volumes {
+            prop_assert!(lab.read(id) == *expected);
+        }
+        for (id, expected) in &snapshots {
+            let volume = lab.create(Some(id));
+            prop_assert!(lab.read(&volume) == *expected);
+            lab.change(|draft| draft.remove::<Volume>(&volume));
+        }
+        lab.change(|draft| {
+            volumes.keys().for_each(|id| draft.remove::<Volume>(id));
+            snapshots.keys().for_each(|id| draft.remove::<Snapshot>(id));
+        });
+        lab.volumes.collect().unwrap();
+        prop_assert_eq!(lab.files(), 0);
+        prop_assert_eq!(lab.state.read().all::<Layer>().len(), 0);
+    }
+}
