@@ -51,7 +51,7 @@ pub struct Actor {
     /// The same of network interfaces.
     pub(super) interfaces: BTreeSet<NetworkInterfaceId>,
     /// When to look how the instance is.
-    check: Instant,
+    pub(super) check: Instant,
     retry: Duration,
 }
 

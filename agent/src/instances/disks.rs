@@ -26,6 +26,9 @@ use crate::volumes::{stack, types};
 /// in hand some time after.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
+/// After how long something is tried again that a busy VMM has refused.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A volume that the VMM has.
 #[derive(Debug, Default)]
 pub(super) struct Attached {
@@ -199,6 +202,7 @@ impl Actor {
         }
         if let Err(error) = self.reconcile_layers().await {
             tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot bring volumes up to date");
+            self.check = self.check.min(Instant::now() + AGAIN);
         }
     }
 
@@ -244,6 +248,12 @@ impl Actor {
         pass("cover.sealed");
         let lost = match sealed {
             Ok(()) => None,
+            // What was under way took too long to be waited for.
+            Err(VmmError::Protocol(ProtocolError::Refused(failure)))
+                if failure.code == FailureCode::Conflict =>
+            {
+                anyhow::bail!("{}", failure.message)
+            }
             // Nothing has changed, and the next try would come to the same.
             Err(VmmError::Protocol(ProtocolError::Refused(failure))) => Some(failure.message),
             Err(error) => return Err(error.into()),

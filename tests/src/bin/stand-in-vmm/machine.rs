@@ -1,18 +1,21 @@
 //! What controllers drive: the life of a guest, its devices, its console, and what has happened.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use innkeeper_block::Layered;
+use innkeeper_block::layered::Layer;
 use innkeeper_protocol::{
     Answer, AttachDisk, AttachInterface, Command, Configure, ConsoleKind, CpuMetrics, DeviceKind,
-    DeviceState, DeviceStatus, DiskSource, DriverState, Ending, Event, Failure, FailureCode, Happening,
-    Metrics, ResetCause, State, Status,
+    DeviceState, DeviceStatus, DriverState, Ending, Event, Failure, FailureCode, Happening, Metrics,
+    ResetCause, SealDisk, State, Status,
 };
 use innkeeper_tests::stand_in::BANNER;
 
 use crate::control::{Descriptors, Shared, failed, invalid};
+use crate::disk::{self, Disk, take_layers};
 use crate::interface::Interface;
 
 /// The last slot for devices.
@@ -34,6 +37,8 @@ pub struct Machine {
     events: Vec<Event>,
     /// All that the guest has said.
     serial: Vec<u8>,
+    /// The lowest layers of the next disk.
+    layers: Vec<Layer>,
     /// How many controllers are connected.
     pub connections: usize,
     /// Whether others can come.
@@ -59,8 +64,7 @@ struct Device {
 }
 
 enum Part {
-    /// Nobody reads it, but others are not to have it meanwhile.
-    Disk(File),
+    Disk(Disk),
     Interface(Interface),
 }
 
@@ -120,10 +124,24 @@ impl Machine {
             Command::AttachDisk(disk) => return self.attach_disk(*disk, descriptors),
             Command::AttachInterface(interface) => return self.attach_interface(*interface, descriptors),
             Command::Detach { id, force } => self.detach(&id, force)?,
-            Command::ResizeDisk { id, size } => match &self.device(&id)?.part {
-                Part::Disk(file) => file.set_len(size).map_err(failed)?,
-                Part::Interface(_) => return Err(invalid(format!("{id:?} is not a disk"))),
-            },
+            Command::ResizeDisk { id, size } => self.disk(&id)?.resize(size).map_err(failed)?,
+            Command::Layers { layers } => self.layers.extend(take_layers(layers, descriptors)?),
+            Command::SealDisks { disks } => {
+                let seal = |seal: SealDisk| {
+                    Ok((self.disk(&seal.id)?.layered()?, take_layers(seal.tops, descriptors)?))
+                };
+                disk::seal(disks.into_iter().map(seal).collect::<Result<_, Failure>>()?)?;
+            }
+            Command::FinishSeal { id } => {
+                let failure = self.disk(&id)?.layered()?.finish_seal().err().map(|error| error.to_string());
+                self.happens(Happening::DiskSealed { id, failure });
+            }
+            Command::ReplaceLayers { id, first, count, merged } => {
+                let merged = take_layers(vec![merged], descriptors)?.pop();
+                let merged = merged.ok_or_else(|| invalid("there is no layer"))?;
+                let first = first as usize;
+                self.disk(&id)?.replace(first..first.saturating_add(count as usize), merged)?;
+            }
             // All is as fast as it can be.
             Command::LimitDisk { id, .. } | Command::LimitInterface { id, .. } => drop(self.device(&id)?),
             Command::Start => match self.phase {
@@ -155,10 +173,6 @@ impl Machine {
             }
             Command::Metrics => return Ok(Answer::Metrics(Box::new(self.metrics()))),
             Command::Pause | Command::Resume => return Err(unsupported("a guest that stands still")),
-            Command::Layers { .. }
-            | Command::SealDisks { .. }
-            | Command::FinishSeal { .. }
-            | Command::ReplaceLayers { .. } => return Err(unsupported("layered disks")),
             Command::SetBalloon { .. } => return Err(unsupported("a balloon")),
             Command::ListenVsock { .. } => return Err(unsupported("a vsock device")),
             Command::AttachConsole { .. } => return Err(unsupported("a guest that reads its console")),
@@ -242,11 +256,9 @@ impl Machine {
     }
 
     fn attach_disk(&mut self, disk: AttachDisk, descriptors: &mut Descriptors) -> Result<Answer, Failure> {
-        let DiskSource::Raw { file } = disk.source else {
-            return Err(unsupported("layered disks"));
-        };
-        let file = File::from(descriptors.take(file, "the disk")?);
-        self.attach(disk.id, Part::Disk(file))
+        let below = std::mem::take(&mut self.layers);
+        let part = Disk::open(disk.source, below, disk.still, descriptors)?;
+        self.attach(disk.id, Part::Disk(part))
     }
 
     fn attach_interface(
@@ -297,6 +309,13 @@ impl Machine {
             .ok_or_else(|| Failure { code: FailureCode::NotFound, message: message() })
     }
 
+    fn disk(&self, id: &str) -> Result<&Disk, Failure> {
+        match &self.device(id)?.part {
+            Part::Disk(disk) => Ok(disk),
+            Part::Interface(_) => Err(invalid(format!("{id:?} is not a disk"))),
+        }
+    }
+
     /// This guest lets go of a device at once.
     fn detach(&mut self, id: &str, force: bool) -> Result<(), Failure> {
         self.device(id)?;
@@ -314,13 +333,20 @@ impl Machine {
         let devices = self.devices.iter().map(|device| {
             let is_running = matches!(self.phase, Phase::Running);
             let (kind, size, driver) = match &device.part {
-                Part::Disk(file) if is_running => (DeviceKind::Disk, size(file), DriverState::Running),
-                Part::Disk(file) => (DeviceKind::Disk, size(file), DriverState::None),
+                Part::Disk(disk) if is_running => (DeviceKind::Disk, disk.size(), DriverState::Running),
+                Part::Disk(disk) => (DeviceKind::Disk, disk.size(), DriverState::None),
                 Part::Interface(interface) => (DeviceKind::Interface, 0, interface.driver()),
             };
             let (id, state) = (device.id.clone(), DeviceState::Attached);
             let slot = device.slot;
-            let (top, layers, unsealed, impairment) = (None, 0, 0, None);
+            let layered = match &device.part {
+                Part::Disk(disk) => disk.layered().ok(),
+                Part::Interface(_) => None,
+            };
+            let top = layered.map(|disk| disk.top().to_string());
+            let count = |number: fn(&Layered) -> usize| layered.map_or(0, number) as u32;
+            let (layers, unsealed) = (count(Layered::layers), count(Layered::unsealed));
+            let impairment = layered.and_then(|disk| disk.impairment()).map(str::to_owned);
             DeviceStatus { id, kind, slot, state, size, driver, top, layers, unsealed, impairment }
         });
         Status {
@@ -368,12 +394,6 @@ pub fn copy_console(shared: &Shared, mut output: File, follow: bool, after: u64)
         at += new.len();
         machine = shared.lock();
     }
-}
-
-fn size(mut file: &File) -> u64 {
-    // Of a file or a block device; nobody else uses where it stands.
-    let end: io::Result<u64> = file.seek(SeekFrom::End(0));
-    end.unwrap_or_default()
 }
 
 fn conflict(message: &str) -> Failure {

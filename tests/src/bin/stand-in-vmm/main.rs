@@ -8,6 +8,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
 mod control;
+mod disk;
 mod interface;
 mod machine;
 
