@@ -22,7 +22,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 pub use layered::Layered;
-pub use raw::{EngineKind, OpenError, RawFile, open};
+pub use raw::{EngineKind, FileIdentity, OpenError, RawFile, open};
 pub use segments::Segments;
 
 /// The unit of a disk's size and of every request: 512 bytes, whatever the medium's own block size is
@@ -43,8 +43,30 @@ pub trait Backend: Send + Sync {
     /// more than what the disk is on has or can be given.
     fn resize(&self, size: u64) -> io::Result<()>;
 
+    /// The files that the disk is on, as far as it is on any.
+    fn files(&self) -> Vec<FileUse> {
+        Vec::new()
+    }
+
     /// A way to the disk for one queue, with up to `depth` operations at a time.
     fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>>;
+}
+
+/// A file that a disk is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileUse {
+    /// Which.
+    pub file: FileIdentity,
+    /// Whether the disk writes to it.
+    pub is_written: bool,
+}
+
+impl FileUse {
+    /// Whether two disks cannot have the file, or what each has, at the same time. Locks do not tell: they belong to the
+    /// opened file, of which somebody may have two copies.
+    pub fn collides_with(&self, other: &Self) -> bool {
+        self.file == other.file && (self.is_written || other.is_written)
+    }
 }
 
 /// Something to do with a disk. All offsets and lengths are in bytes.

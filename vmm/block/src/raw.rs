@@ -1,10 +1,10 @@
 //! A disk that is a plain file or a block device: byte N of the disk is byte N of the file.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 
 use crate::uring::UringEngine;
-use crate::{Backend, Completion, Engine, Operation, SECTOR_SIZE, Segments};
+use crate::{Backend, Completion, Engine, FileUse, Operation, SECTOR_SIZE, Segments};
 
 /// The longest run of pieces that the kernel takes at once (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
@@ -60,6 +60,27 @@ pub enum EngineKind {
     Synchronous,
 }
 
+/// Which file or block device something is, whatever it was opened by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    /// That of `file`.
+    pub fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from_metadata(&file.metadata()?))
+    }
+
+    fn from_metadata(metadata: &Metadata) -> Self {
+        match metadata.file_type().is_block_device() {
+            true => Self { device: metadata.rdev(), inode: 0 },
+            false => Self { device: metadata.dev(), inode: metadata.ino() },
+        }
+    }
+}
+
 /// A disk over a plain file or a block device.
 #[derive(Clone, Debug)]
 pub struct RawFile {
@@ -76,6 +97,7 @@ pub(crate) struct Disk {
     /// Held while the capacity changes.
     resizing: Mutex<()>,
     read_only: bool,
+    identity: FileIdentity,
     /// Writes go to the page cache, and to the medium later.
     is_cached: bool,
 }
@@ -135,6 +157,10 @@ impl Backend for RawFile {
 
     fn is_read_only(&self) -> bool {
         self.disk.read_only
+    }
+
+    fn files(&self) -> Vec<FileUse> {
+        vec![FileUse { file: self.disk.identity(), is_written: !self.disk.read_only }]
     }
 
     fn resize(&self, size: u64) -> io::Result<()> {
@@ -254,7 +280,8 @@ impl Disk {
         read_only: bool,
         lock: impl FnOnce(&File) -> Result<(), OpenError>,
     ) -> Result<Self, OpenError> {
-        let kind = file.metadata()?.file_type();
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::NotADisk);
         }
@@ -274,7 +301,13 @@ impl Disk {
         fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
         let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
         let capacity = AtomicU64::new(capacity);
-        Ok(Self { file, capacity, resizing: Mutex::default(), read_only, is_cached })
+        let identity = FileIdentity::from_metadata(&metadata);
+        Ok(Self { file, capacity, resizing: Mutex::default(), read_only, identity, is_cached })
+    }
+
+    /// Which file it is on.
+    pub fn identity(&self) -> FileIdentity {
+        self.identity
     }
 
     /// In bytes.
@@ -439,7 +472,6 @@ mod tests {
     use super::*;
     use crate::segments::tests::Memory;
     use std::io::{Read, Write};
-    use std::os::unix::fs::MetadataExt;
 
     fn disk(content: &[u8]) -> (tempfile::NamedTempFile, RawFile) {
         let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -43,14 +43,15 @@ pub enum Command {
     /// Puts new tops on layered disks, at one point of time for all of them. What they held is a snapshot from then on, which
     /// is durable once `finish-seal` has had its event.
     ///
-    /// All is checked before any disk is changed, nothing is synced, and it can be said again. With more than one disk, the
-    /// CPUs of a guest that runs stand still for a moment.
+    /// All is checked before any disk is changed, nothing is synced, and it can be said again. Changes of all these disks wait
+    /// for each other for a moment: what the guest has seen complete before is in the snapshots, of whichever disk, and what
+    /// it begins afterwards is in none. If one that is under way takes longer than a second, nothing is done.
     SealDisks {
         /// Each once.
         disks: Vec<SealDisk>,
     },
     /// Makes durable what `seal-disks` has made a snapshot, and marks those layers as sealed. `disk-sealed` is the event that
-    /// follows, also if there is nothing to do. It can be said again.
+    /// follows, also if there is nothing to do. It can be said again; one event may answer all who ask while it is done.
     FinishSeal {
         /// The disk.
         id: String,

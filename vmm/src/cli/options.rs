@@ -81,10 +81,18 @@ impl Keys {
     }
 }
 
-/// `path=F,format=raw[,readonly=on][,serial=S][,engine=E][,queues=N]`
+/// What a disk is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskFiles {
+    Raw(PathBuf),
+    /// Data and map of each layer, from the bottom.
+    Layered(Vec<[PathBuf; 2]>),
+}
+
+/// `path=F,format=raw` or `path=D:M[:D:M…],format=layered`, and `[,readonly=on][,serial=S][,engine=E][,queues=N]`
 #[derive(Clone, Debug)]
 pub struct DiskOption {
-    pub path: PathBuf,
+    pub files: DiskFiles,
     pub is_read_only: bool,
     pub serial: String,
     pub engine: DiskEngine,
@@ -96,13 +104,16 @@ impl FromStr for DiskOption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut keys = Keys::parse(text)?;
-        let path = keys.take_required("path")?.into();
-        match keys.take_required("format")?.as_str() {
-            "raw" => {}
+        let path = keys.take_required("path")?;
+        let files = match keys.take_required("format")?.as_str() {
+            "raw" => DiskFiles::Raw(path.into()),
+            "layered" => DiskFiles::Layered(layers(&path)?),
             other => {
-                return Err(format!("format={other}: the only format is raw (qemu-img convert makes one)"));
+                return Err(format!(
+                    "format={other}: it is raw or layered (qemu-img convert makes a raw one of others)"
+                ));
             }
-        }
+        };
         let is_read_only = keys.take_switch("readonly")?;
         let serial = keys.take("serial").unwrap_or_default();
         serial.parse::<SerialNumber>().map_err(|error| format!("serial={serial}: {error}"))?;
@@ -114,8 +125,20 @@ impl FromStr for DiskOption {
         };
         let queues = keys.take_parsed("queues")?;
         keys.finish()?;
-        Ok(Self { path, is_read_only, serial, engine, queues })
+        Ok(Self { files, is_read_only, serial, engine, queues })
     }
+}
+
+/// The files of layers in `D:M[:D:M…]`.
+fn layers(text: &str) -> Result<Vec<[PathBuf; 2]>, String> {
+    let names: Vec<&str> = text.split(':').collect();
+    let (layers, rest) = names.as_chunks::<2>();
+    if !rest.is_empty() || names.iter().any(|name| name.is_empty()) {
+        return Err(format!(
+            "path={text}: it is DATA:MAP of each layer, from the bottom, and colons between them"
+        ));
+    }
+    Ok(layers.iter().map(|layer| layer.map(PathBuf::from)).collect())
 }
 
 /// `NAME[,mac=M][,queues=N][,vhost=on]`
@@ -223,7 +246,10 @@ mod tests {
     #[test]
     fn disks() {
         let disk: DiskOption = "path=/a b,format=raw,readonly=on,serial=vol1".parse().unwrap();
-        assert_eq!((disk.path, disk.is_read_only), ("/a b".into(), true));
+        assert_eq!((disk.files, disk.is_read_only), (DiskFiles::Raw("/a b".into()), true));
+        let disk: DiskOption = "path=/a:/b:c:d,format=layered".parse().unwrap();
+        let layers = [["/a", "/b"], ["c", "d"]].map(|layer| layer.map(PathBuf::from));
+        assert_eq!(disk.files, DiskFiles::Layered(layers.to_vec()));
         for bad in [
             "",
             "path=/a",
@@ -235,6 +261,9 @@ mod tests {
             "path=/a,format=raw,color=red",
             "path=/a,format=raw,engine=aio",
             "path=/a,format=raw,serial=123456789012345678901",
+            "path=/a,format=layered",
+            "path=/a:,format=layered",
+            "path=/a:/b:/c,format=layered",
         ] {
             assert!(bad.parse::<DiskOption>().is_err(), "{bad}");
         }

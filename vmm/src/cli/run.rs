@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use innkeeper_protocol::{
     AttachDisk, AttachInterface, BootSource, Command, Configure, ConsoleKind, Descriptor, DiskSource, Error,
-    FailureCode, Identity, Limits, Vsock,
+    FailureCode, Identity, LayerFiles, Limits, MAX_DESCRIPTORS, Vsock,
 };
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::controller::{Controller, Signals};
 use super::ending_status;
 use super::local::LocalVmm;
-use super::options::{ConsoleOption, DiskOption, Size, SmbiosOption, TapOption, VsockOption};
+use super::options::{ConsoleOption, DiskFiles, DiskOption, Size, SmbiosOption, TapOption, VsockOption};
 use super::terminal::RawTerminal;
 use crate::memory;
 use crate::virtio::net::{MacAddress, tap};
@@ -40,8 +40,8 @@ pub struct Run {
     /// Memory, 4M to 256G
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: Size,
-    /// A disk: path=FILE,format=raw[,readonly=on][,serial=TEXT][,engine=auto|io_uring|sync][,queues=N]. May be
-    /// repeated
+    /// A disk: path=FILE,format=raw[,readonly=on][,serial=TEXT][,engine=auto|io_uring|sync][,queues=N]. Or with
+    /// path=DATA:MAP[:DATA:MAP…],format=layered, from the bottom layer. May be repeated
     #[arg(long = "disk", value_name = "DISK")]
     disks: Vec<DiskOption>,
     /// A network interface: NAME[,mac=ADDRESS][,queues=N][,vhost=on] of an existing tap. May be repeated
@@ -134,7 +134,7 @@ impl BootOptions {
 /// All that a guest is made of, opened.
 struct Parts {
     machine: (Configure, Parcel),
-    disks: Vec<(AttachDisk, Parcel, PathBuf)>,
+    disks: Vec<(AttachDisk, Parcel, String)>,
     interfaces: Vec<(AttachInterface, Parcel, String)>,
     consoles: Vec<(ConsoleKind, Streams)>,
 }
@@ -271,7 +271,7 @@ impl Parts {
         drop(parcel);
         for (disk, parcel, path) in self.disks {
             vmm.call(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())
-                .with_context(|| format!("cannot open disk {}", path.display()))?;
+                .with_context(|| format!("cannot open disk {path}"))?;
         }
         for (interface, parcel, name) in self.interfaces {
             vmm.call(Command::AttachInterface(Box::new(interface)), &parcel.descriptors())
@@ -333,14 +333,35 @@ fn open_file(what: &str, path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open {what} {}", path.display()))
 }
 
-fn open_disk((option, index): (&DiskOption, usize)) -> anyhow::Result<(AttachDisk, Parcel, PathBuf)> {
-    let DiskOption { path, is_read_only, serial, engine, queues } = option.clone();
-    let file = innkeeper_block::open(&path, is_read_only)
-        .with_context(|| format!("cannot open disk {}", path.display()))?;
+fn open_disk((option, index): (&DiskOption, usize)) -> anyhow::Result<(AttachDisk, Parcel, String)> {
+    let DiskOption { files, is_read_only, serial, engine, queues } = option.clone();
     let mut parcel = Parcel::default();
+    let mut open = |path: &Path, is_read_only| {
+        innkeeper_block::open(path, is_read_only)
+            .map(|file| parcel.add(file))
+            .with_context(|| format!("cannot open disk {}", path.display()))
+    };
+    let (source, name) = match files {
+        DiskFiles::Raw(path) => {
+            (DiskSource::Raw { file: open(&path, is_read_only)? }, path.display().to_string())
+        }
+        DiskFiles::Layered(layers) => {
+            let name = layers.last().map(|[data, _]| data.display().to_string()).unwrap_or_default();
+            anyhow::ensure!(
+                layers.len() <= MAX_DESCRIPTORS / 2,
+                "disk {name} has too many layers for a command line"
+            );
+            let count = layers.len();
+            let layers = (1..).zip(&layers).map(|(number, [data, map])| {
+                let is_read_only = is_read_only || number < count;
+                Ok(LayerFiles { data: open(data, is_read_only)?, map: open(map, is_read_only)? })
+            });
+            (DiskSource::Layered { layers: layers.collect::<anyhow::Result<_>>()? }, name)
+        }
+    };
     let disk = AttachDisk {
         id: format!("disk{index}"),
-        source: DiskSource::Raw { file: parcel.add(file) },
+        source,
         read_only: is_read_only,
         still: false,
         serial,
@@ -348,7 +369,7 @@ fn open_disk((option, index): (&DiskOption, usize)) -> anyhow::Result<(AttachDis
         queues,
         limits: Limits::default(),
     };
-    Ok((disk, parcel, path))
+    Ok((disk, parcel, name))
 }
 
 fn open_tap(

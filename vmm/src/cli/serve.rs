@@ -5,6 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use anyhow::{Context, ensure};
 use clap::Args;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::ending_status;
@@ -32,7 +33,19 @@ impl Serve {
         let socket = unsafe { OwnedFd::from_raw_fd(number) };
         ensure!(matches!(getsockopt(&socket, sockopt::SockType), Ok(SockType::SeqPacket)), what());
         fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).with_context(what)?;
+        raise_descriptor_limit();
         let ending = control::serve(socket).context("the control thread cannot go on")?;
         Ok(ending_status(&ending))
+    }
+}
+
+/// A deep stack of layers has hundreds of files. The soft limit is for those who use `select(2)`.
+fn raise_descriptor_limit() {
+    let raise = || {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    };
+    if let Err(error) = raise() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }

@@ -1,14 +1,18 @@
 //! What a request asks for, done.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::ErrorKind;
+use std::mem::take;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use innkeeper_block::{EngineKind, OpenError, RawFile};
+use innkeeper_block::layered::{self, Layer, LayerError, SealError};
+use innkeeper_block::{EngineKind, FileIdentity, FileUse, Layered, OpenError, RawFile};
 use innkeeper_protocol::{
     self as protocol, Answer, AttachDisk, AttachInterface, Command, Configure, DiskEngine, DiskSource,
-    Failure, FailureCode, State, Status,
+    Failure, FailureCode, LayerFiles, SealDisk, State, Status,
 };
 use kvm_ioctls::Kvm;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -20,7 +24,7 @@ use crate::boot::{self, BootSource};
 use crate::console::Console;
 use crate::cpu::MAX_CPUS;
 use crate::firmware::smbios::Identity;
-use crate::machine::devices::{Device, FileIdentity, Part};
+use crate::machine::devices::{Device, Part};
 use crate::machine::guest::{Guest, GuestError};
 use crate::machine::{self, Configuration};
 use crate::memory;
@@ -35,6 +39,8 @@ const MAX_BOOT_DELAY: Duration = Duration::from_mins(10);
 const MAX_ID: usize = 64;
 /// A disk gets a queue for each CPU, but not more than this, unless the controller says so.
 const USUAL_QUEUES: u16 = 4;
+/// How long sealing waits for requests that are under way. Each is a write, and most go to the page cache.
+const SEAL_PATIENCE: Duration = Duration::from_secs(1);
 /// The most queues of a disk.
 const MAX_QUEUES: u16 = 16;
 
@@ -63,6 +69,8 @@ impl From<GuestError> for Failure {
             | GuestError::InUse(_)
             | GuestError::Full
             | GuestError::Busy => FailureCode::Conflict,
+            GuestError::NotLayered(_) => FailureCode::Invalid,
+            GuestError::Thread(_) => FailureCode::Failed,
             GuestError::NoDevice(_) => FailureCode::NotFound,
             GuestError::Machine(machine::Error::Boot(boot::Error::Kernel(_))) => FailureCode::Kernel,
             GuestError::Machine(machine::Error::Boot(boot::Error::Initrd(_))) => FailureCode::Initrd,
@@ -87,13 +95,16 @@ impl Server {
     ) -> Result<Answer, Failure> {
         match command {
             // These are the connection's.
-            Command::Hello { .. } | Command::Events { .. } => {}
+            Command::Hello { .. }
+            | Command::Events { .. }
+            | Command::Layers { .. }
+            | Command::AttachDisk(_) => {}
             Command::Configure(configure) => self.configure(*configure, descriptors)?,
-            Command::AttachDisk(disk) => return self.attach_disk(*disk, descriptors),
-            Command::Layers { .. }
-            | Command::SealDisks { .. }
-            | Command::FinishSeal { .. }
-            | Command::ReplaceLayers { .. } => return Err(unsupported("this VMM has no layered disks")),
+            Command::SealDisks { disks } => self.seal_disks(disks, descriptors)?,
+            Command::FinishSeal { id } => self.guest()?.finish_seal(&id)?,
+            Command::ReplaceLayers { id, first, count, merged } => {
+                self.replace_layers(&id, (first, count), merged, descriptors)?;
+            }
             Command::AttachInterface(interface) => return self.attach_interface(*interface, descriptors),
             Command::Detach { id, force } => self.guest()?.detach(&id, force)?,
             Command::ResizeDisk { id, size } => self.resize_disk(&id, size)?,
@@ -202,14 +213,15 @@ impl Server {
         Ok(())
     }
 
-    fn attach_disk(&mut self, disk: AttachDisk, descriptors: &mut Descriptors) -> Result<Answer, Failure> {
+    /// Adds a disk. If it is a layered one, `layers` are below those that it names.
+    pub(super) fn attach_disk(
+        &mut self,
+        disk: AttachDisk,
+        mut layers: Vec<Layer>,
+        descriptors: &mut Descriptors,
+    ) -> Result<Answer, Failure> {
         let cpus = self.guest()?.cpus();
         check_id(&disk.id)?;
-        let DiskSource::Raw { file } = disk.source else {
-            return Err(unsupported("this VMM has no layered disks"));
-        };
-        let file = File::from(descriptors.take(file, "the disk")?);
-        check_access(&file, disk.read_only)?;
         let engine = match disk.engine {
             DiskEngine::Auto => EngineKind::Auto,
             DiskEngine::IoUring => EngineKind::IoUring,
@@ -220,21 +232,96 @@ impl Server {
         if !(1..=MAX_QUEUES).contains(&queues) {
             return Err(invalid(format!("a disk has 1 to {MAX_QUEUES} queues, not {queues}")));
         }
-        let identity = FileIdentity::of(&file).map_err(cannot(FailureCode::Failed))?;
-        let backend = match (disk.still, disk.read_only) {
-            (false, read_only) => RawFile::from_file(file, read_only),
-            (true, true) => RawFile::from_still_file(file),
+        let is_still = match (disk.still, disk.read_only) {
             (true, false) => return Err(invalid("a disk that is still is read only")),
+            (is_still, _) => is_still,
         };
-        let backend = backend.map_err(|error| {
-            let is_locked = matches!(error, OpenError::Locked);
-            failure(if is_locked { FailureCode::Conflict } else { FailureCode::Invalid }, error)
-        })?;
-        let backend = backend.with_engine(engine);
-        let part = Disk::new(Arc::new(backend), serial, queues, disk.limits)
-            .map_err(|error| failure(FailureCode::Invalid, error))?;
-        let slot = self.guest()?.attach(disk.id, Part::Disk(Arc::new(part), identity))?;
+        let part = match disk.source {
+            DiskSource::Raw { file } => {
+                let file = File::from(descriptors.take(file, "the disk")?);
+                check_access(&file, disk.read_only)?;
+                let raw = if is_still {
+                    RawFile::from_still_file(file)
+                } else {
+                    RawFile::from_file(file, disk.read_only)
+                };
+                let raw = raw.map_err(|error| failure(code_of(&error), error))?.with_engine(engine);
+                Disk::new(Arc::new(raw), serial, queues, disk.limits)
+            }
+            DiskSource::Layered { layers: upper } => {
+                layers.extend(descriptors.take_layers(upper)?);
+                let layered = if is_still {
+                    Layered::open_still(layers)
+                } else {
+                    Layered::open(layers, disk.read_only)
+                };
+                let code = |error: &LayerError| match error {
+                    LayerError::Data(_, error) | LayerError::MapFile(_, error) => code_of(error),
+                    _ => FailureCode::Invalid,
+                };
+                let layered = layered.map_err(|error| failure(code(&error), error))?;
+                Disk::of_layers(layered.with_engine(engine), serial, queues, disk.limits)
+            }
+        };
+        let part = part.map_err(|error| failure(FailureCode::Invalid, error))?;
+        let slot = self.guest()?.attach(disk.id, Part::Disk(Arc::new(part)))?;
         Ok(Answer::Attached { slot })
+    }
+
+    fn seal_disks(&mut self, disks: Vec<SealDisk>, descriptors: &mut Descriptors) -> Result<(), Failure> {
+        let guest = self.guest()?;
+        let (mut volumes, mut ids, mut files) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for SealDisk { id, tops } in disks {
+            if ids.contains(&id) {
+                return Err(invalid(format!("disk {id:?} is there twice")));
+            }
+            let layered = guest.layered(&id)?;
+            let tops = descriptors.take_layers(tops)?;
+            for file in tops.iter().flat_map(|top| [&top.data, &top.map]) {
+                let file = FileIdentity::of(file).map_err(cannot(FailureCode::Failed))?;
+                if !files.insert(file) {
+                    return Err(invalid(format!("a file of the new layers of disk {id:?} is there twice")));
+                }
+                guest.check_files(&[FileUse { file, is_written: true }], &id)?;
+            }
+            ids.push(id);
+            volumes.push((layered, tops));
+        }
+        let volumes: Vec<_> = volumes.iter_mut().map(|(layered, tops)| (&*layered, take(tops))).collect();
+        layered::seal_together(volumes, SEAL_PATIENCE).map_err(|SealError { volume, error }| {
+            let code = match error.kind() {
+                ErrorKind::TimedOut => FailureCode::Conflict,
+                _ => FailureCode::Invalid,
+            };
+            let id = ids.get(volume).map_or("", String::as_str);
+            failure(code, anyhow::Error::from(error).context(format!("cannot seal disk {id:?}")))
+        })
+    }
+
+    fn replace_layers(
+        &mut self,
+        id: &str,
+        (first, count): (u32, u32),
+        merged: LayerFiles,
+        descriptors: &mut Descriptors,
+    ) -> Result<(), Failure> {
+        let guest = self.guest()?;
+        let layered = guest.layered(id)?;
+        for layer in descriptors.take_layers(vec![merged])? {
+            for file in [&layer.data, &layer.map] {
+                let file = FileIdentity::of(file).map_err(cannot(FailureCode::Failed))?;
+                guest.check_files(&[FileUse { file, is_written: false }], id)?;
+            }
+            let end = first.checked_add(count).and_then(|end| usize::try_from(end).ok());
+            let (Ok(first), Some(end)) = (usize::try_from(first), end) else {
+                return Err(invalid("a disk does not have so many layers"));
+            };
+            layered.replace_layers(first..end, layer).map_err(|error| {
+                let what = format!("cannot replace layers of disk {id:?}");
+                failure(FailureCode::Invalid, anyhow::Error::from(error).context(what))
+            })?;
+        }
+        Ok(())
     }
 
     fn attach_interface(
@@ -284,7 +371,7 @@ impl Server {
 
 fn disk(device: &Device) -> Result<(Arc<Disk>, u8), Failure> {
     match &device.part {
-        Part::Disk(disk, _) => Ok((Arc::clone(disk), device.slot)),
+        Part::Disk(disk) => Ok((Arc::clone(disk), device.slot)),
         Part::Interface(_) => Err(invalid(format!("{:?} is not a disk", device.id))),
     }
 }
@@ -292,7 +379,7 @@ fn disk(device: &Device) -> Result<(Arc<Disk>, u8), Failure> {
 fn interface(device: &Device) -> Result<(Arc<Interface>, u8), Failure> {
     match &device.part {
         Part::Interface(interface) => Ok((Arc::clone(interface), device.slot)),
-        Part::Disk(..) => Err(invalid(format!("{:?} is not an interface", device.id))),
+        Part::Disk(_) => Err(invalid(format!("{:?} is not an interface", device.id))),
     }
 }
 
@@ -301,6 +388,13 @@ fn check_id(id: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(invalid(format!("{id:?} is not a device's name, which is 1 to {MAX_ID} printable ASCII characters")))
+}
+
+fn code_of(error: &OpenError) -> FailureCode {
+    match error {
+        OpenError::Locked => FailureCode::Conflict,
+        _ => FailureCode::Invalid,
+    }
 }
 
 /// Checks that a file was opened for what is to be done with it.

@@ -3,8 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use innkeeper_block::layered::Layer;
 use innkeeper_protocol::{
-    self as protocol, Command, Descriptor, Failure, FailureCode, Message, Outcome, Reply, Request,
+    self as protocol, Command, Descriptor, Failure, FailureCode, LAYERS_MAX, LayerFiles, Message, Outcome,
+    Reply, Request,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
@@ -23,6 +25,8 @@ pub struct Controller {
     has_events: bool,
     /// What the socket had no room for. Until it has gone, nothing more is read.
     unsent: Option<Message>,
+    /// The lower layers of the layered disk that it adds next, from the bottom.
+    layers: Vec<Layer>,
     /// It is gone, or cannot be served any longer.
     is_over: bool,
 }
@@ -40,8 +44,28 @@ impl Controller {
             last_event: None,
             has_events: false,
             unsent: None,
+            layers: Vec::new(),
             is_over: false,
         })
+    }
+
+    /// Keeps layers for the layered disk that it adds next.
+    pub fn add_layers(
+        &mut self,
+        layers: Vec<LayerFiles>,
+        descriptors: &mut Descriptors,
+    ) -> Result<(), Failure> {
+        if self.layers.len().saturating_add(layers.len()) > LAYERS_MAX {
+            let message = format!("at most {LAYERS_MAX} layers are kept for the next disk");
+            return Err(Failure { code: FailureCode::Invalid, message });
+        }
+        self.layers.extend(descriptors.take_layers(layers)?);
+        Ok(())
+    }
+
+    /// The layers that it has said before.
+    pub fn take_layers(&mut self) -> Vec<Layer> {
+        std::mem::take(&mut self.layers)
     }
 
     /// Whether it is to be forgotten.
@@ -178,6 +202,17 @@ impl Descriptors {
                 "descriptor {index}, for {what}, did not come with the message, or is named twice"
             ),
         })
+    }
+
+    /// The layers that a message speaks of.
+    pub fn take_layers(&mut self, layers: Vec<LayerFiles>) -> Result<Vec<Layer>, Failure> {
+        layers
+            .into_iter()
+            .map(|LayerFiles { data, map }| {
+                let data = self.take(data, "the data of a layer")?.into();
+                Ok(Layer { data, map: self.take(map, "the map of a layer")?.into() })
+            })
+            .collect()
     }
 }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use innkeeper_protocol::{Answer, Command, Ending, Failure, FailureCode, Outcome, VERSION};
+use innkeeper_protocol::{Answer, Command, DiskSource, Ending, Failure, FailureCode, Outcome, VERSION};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockFlag, accept4};
 
@@ -76,8 +76,10 @@ impl Server {
         }
         let ending = self.guest.as_ref().and_then(Guest::ending).cloned();
         self.consoles.finish(CONSOLE_PATIENCE);
-        // A guest that still runs is not taken down, which could take as long as its disks like: the process ends.
-        std::mem::forget(self.guest);
+        // A guest that still runs is not taken down: the process ends.
+        if let Some(guest) = self.guest {
+            guest.leave();
+        }
         Ok(ending.unwrap_or(Ending::Stopped))
     }
 
@@ -168,6 +170,17 @@ impl Server {
             Command::Events { after } => {
                 controller.subscribe(after);
                 Ok(Answer::Done)
+            }
+            Command::Layers { layers } => {
+                controller.add_layers(layers, descriptors)?;
+                Ok(Answer::Done)
+            }
+            Command::AttachDisk(disk) => {
+                let layers = match disk.source {
+                    DiskSource::Layered { .. } => controller.take_layers(),
+                    DiskSource::Raw { .. } => Vec::new(),
+                };
+                self.attach_disk(*disk, layers, descriptors)
             }
             command => self.execute(command, descriptors),
         }

@@ -4,11 +4,9 @@
 //! to let go of it; ejected, when the guest has, or is not asked; and freed, when its last request is done. [`step`]
 //! is that as a function. A guest that does not answer keeps its device, and can be asked again, or made to.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
+use innkeeper_block::{FileUse, Layered};
 use innkeeper_protocol::{DeviceKind, DeviceState, DeviceStatus, DriverState};
 
 use crate::platform::hotplug;
@@ -19,46 +17,33 @@ use crate::virtio::net::{Interface, Net};
 /// What a device is in itself. It outlives machines.
 #[derive(Clone, Debug)]
 pub enum Part {
-    /// A disk, and the file that it is on.
-    Disk(Arc<Disk>, FileIdentity),
+    /// A disk.
+    Disk(Arc<Disk>),
     /// A network interface.
     Interface(Arc<Interface>),
 }
 
-/// Which file or block device something is, whatever it was opened by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
-impl FileIdentity {
-    /// That of `file`.
-    pub fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(match metadata.file_type().is_block_device() {
-            true => Self { device: metadata.rdev(), inode: 0 },
-            false => Self { device: metadata.dev(), inode: metadata.ino() },
-        })
-    }
-}
-
 impl Part {
-    /// Whether the two are on one file and one of them writes to it. Locks do not tell: they belong to the opened file,
-    /// of which a controller may pass two copies.
-    pub fn collides_with(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Disk(one, file), Self::Disk(another, other_file)) => {
-                file == other_file && !(one.is_read_only() && another.is_read_only())
-            }
-            _ => false,
+    /// The files that it is on.
+    pub fn files(&self) -> Vec<FileUse> {
+        match self {
+            Self::Disk(disk) => disk.files(),
+            Self::Interface(_) => Vec::new(),
+        }
+    }
+
+    /// The layers that it is on, if it is a disk that is on some.
+    pub fn layered(&self) -> Option<Layered> {
+        match self {
+            Self::Disk(disk) => disk.layered(),
+            Self::Interface(_) => None,
         }
     }
 
     /// What it is.
     pub fn kind(&self) -> DeviceKind {
         match self {
-            Self::Disk(..) => DeviceKind::Disk,
+            Self::Disk(_) => DeviceKind::Disk,
             Self::Interface(_) => DeviceKind::Interface,
         }
     }
@@ -66,7 +51,7 @@ impl Part {
     /// The device for one machine.
     pub fn device(&self) -> Box<dyn VirtioDevice> {
         match self {
-            Self::Disk(disk, _) => Box::new(Block::new(Arc::clone(disk))),
+            Self::Disk(disk) => Box::new(Block::new(Arc::clone(disk))),
             Self::Interface(interface) => Box::new(Net::new(Arc::clone(interface))),
         }
     }
@@ -89,10 +74,12 @@ impl Device {
     /// How things stand with it.
     pub fn status(&self, driver: DriverState) -> DeviceStatus {
         let size = match &self.part {
-            Part::Disk(disk, _) => disk.capacity(),
+            Part::Disk(disk) => disk.capacity(),
             Part::Interface(_) => 0,
         };
         let Self { id, slot, state, .. } = self;
+        let layered = self.part.layered();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         DeviceStatus {
             id: id.clone(),
             kind: self.part.kind(),
@@ -100,10 +87,10 @@ impl Device {
             state: *state,
             size,
             driver,
-            top: None,
-            layers: 0,
-            unsealed: 0,
-            impairment: None,
+            top: layered.as_ref().map(|layered| layered.top().to_string()),
+            layers: layered.as_ref().map_or(0, |layered| count(layered.layers())),
+            unsealed: layered.as_ref().map_or(0, |layered| count(layered.unsealed())),
+            impairment: layered.and_then(|layered| layered.impairment().map(str::to_owned)),
         }
     }
 }

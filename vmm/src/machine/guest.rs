@@ -4,12 +4,14 @@
 //! then calls [`Guest::look`]. Nothing here waits for the guest or for a disk. What others may want to know is left
 //! in [`Guest::take_happenings`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use innkeeper_block::{FileUse, Layered};
 use innkeeper_protocol::{DeviceState, Ending, Happening, Metrics, ResetCause, State, Status};
 use kvm_ioctls::Kvm;
 
@@ -22,7 +24,7 @@ use crate::cpu::ExitCounters;
 use crate::event::as_fd;
 use crate::exit::Exit;
 use crate::platform::serial::SerialPort;
-use crate::virtio::block::Disk;
+use crate::virtio::block::{Disk, Revoked};
 use crate::virtio::transport::{Remote, VirtioPci};
 use crate::virtio::vsock::VsockHost;
 
@@ -30,6 +32,8 @@ use crate::virtio::vsock::VsockHost;
 const BUTTON_PERIOD: Duration = Duration::from_secs(10);
 /// How long CPUs may take to stand still. One may be waiting for a disk.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long disks may take to write what they know, when the process ends.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a reset waits for a boot source.
 pub const BOOT_SOURCE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -49,6 +53,10 @@ pub enum GuestError {
     Full,
     #[error("a CPU does not stand still, because it waits for a device; try again")]
     Busy,
+    #[error("{0:?} is not a layered disk, or its layers were taken away")]
+    NotLayered(String),
+    #[error("there is no thread to do it: {0}")]
+    Thread(io::Error),
     #[error(transparent)]
     Machine(#[from] Error),
 }
@@ -83,6 +91,8 @@ enum Phase {
 #[derive(Debug)]
 struct Resetting {
     is_machine_gone: bool,
+    /// Whether anybody was asked for the boot source.
+    is_asked: bool,
     /// When not to wait for a boot source any longer.
     deadline: Instant,
     /// What the controller wants, if it has said so.
@@ -101,6 +111,8 @@ struct Reboot {
 enum Remains {
     Machine,
     Device(String),
+    /// Not what is left of something: the layers of a disk are marked as sealed, or why they are not.
+    Sealed(String, Option<String>),
     /// Something that nobody waits for.
     Nothing,
 }
@@ -119,6 +131,10 @@ pub struct Guest {
     resets: u64,
     counters: Vec<Arc<ExitCounters>>,
     reaper: Reaper<Remains>,
+    /// Disks whose layers are being marked as sealed, and whether that was asked for again meanwhile.
+    sealing: BTreeMap<String, bool>,
+    /// Those of them that are to be freed then.
+    freeing: BTreeSet<String>,
     happenings: Vec<Happening>,
 }
 
@@ -138,6 +154,8 @@ impl Guest {
             resets: 0,
             counters,
             reaper: Reaper::new()?,
+            sealing: BTreeMap::new(),
+            freeing: BTreeSet::new(),
             happenings: Vec::new(),
         })
     }
@@ -295,9 +313,7 @@ impl Guest {
         if self.devices.get(&id).is_some() {
             return Err(GuestError::Exists(id));
         }
-        if let Some(other) = self.devices.iter().find(|device| device.part.collides_with(&part)) {
-            return Err(GuestError::InUse(other.id.clone()));
-        }
+        self.check_files(&part.files(), &id)?;
         let is_occupied = |slot| self.machine.as_ref().is_some_and(|machine| machine.has(slot));
         let slot = self.devices.free_slot(is_occupied).ok_or(GuestError::Full)?;
         if let Some(machine) = &mut self.machine {
@@ -307,6 +323,55 @@ impl Guest {
         self.happenings.push(Happening::DeviceAttached { id: id.clone() });
         self.devices.add(id, slot, part);
         Ok(slot)
+    }
+
+    /// Checks that no device but `id` is on files in a way that does not go with these uses of them.
+    pub fn check_files(&self, uses: &[FileUse], id: &str) -> Result<(), GuestError> {
+        let collides = |device: &&Device| {
+            let files = device.part.files();
+            device.id != id && files.iter().any(|file| uses.iter().any(|other| file.collides_with(other)))
+        };
+        match self.devices.iter().find(collides) {
+            Some(other) => Err(GuestError::InUse(other.id.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The layers of a disk.
+    pub fn layered(&self, id: &str) -> Result<Layered, GuestError> {
+        self.device(id)?.part.layered().ok_or_else(|| GuestError::NotLayered(id.into()))
+    }
+
+    /// Has what was sealed of a disk made durable and marked, elsewhere.
+    pub fn finish_seal(&mut self, id: &str) -> Result<(), GuestError> {
+        let layered = self.layered(id)?;
+        if let Some(is_asked_again) = self.sealing.get_mut(id) {
+            // What is under way may not see what was sealed since it began.
+            *is_asked_again = true;
+            return Ok(());
+        }
+        let name = id.to_owned();
+        let seal = move || {
+            let failure = layered.finish_seal().err().map(|error| error.to_string());
+            // Files are closed before anybody is told.
+            drop(layered);
+            Remains::Sealed(name, failure)
+        };
+        self.reaper.run(seal).map_err(GuestError::Thread)?;
+        self.sealing.insert(id.into(), false);
+        Ok(())
+    }
+
+    fn is_sealed(&mut self, id: String, failure: Option<String>) {
+        let is_asked_again = self.sealing.remove(&id).unwrap_or_default();
+        if is_asked_again && !self.freeing.contains(&id) && self.finish_seal(&id).is_ok() {
+            return;
+        }
+        self.happenings.push(Happening::DiskSealed { id: id.clone(), failure });
+        if self.freeing.remove(&id) {
+            self.free(&id);
+        }
+        self.finish_ending();
     }
 
     /// Takes a device away, with or without asking the guest.
@@ -365,12 +430,15 @@ impl Guest {
                 }
             }
             Action::TakeOff => self.take_off(id, slot, input),
-            Action::Free => {
-                self.devices.remove(id);
-                self.happenings.push(Happening::DeviceFreed { id: id.into() });
-                self.finish_ending();
-            }
+            Action::Free if self.sealing.contains_key(id) => _ = self.freeing.insert(id.into()),
+            Action::Free => self.free(id),
         }
+    }
+
+    fn free(&mut self, id: &str) {
+        self.devices.remove(id);
+        self.happenings.push(Happening::DeviceFreed { id: id.into() });
+        self.finish_ending();
     }
 
     /// Has a device that is on its way out end, elsewhere.
@@ -378,22 +446,22 @@ impl Guest {
         self.happenings.push(Happening::DeviceEjected { id: id.into() });
         let part = self.devices.get(id).map(|device| device.part.clone());
         let remains: Remainder = match (part, why) {
-            (Some(Part::Disk(disk, _)), Input::Force) => {
+            (Some(Part::Disk(disk)), Input::Force) => {
                 // The guest's requests fail from now on, and it is asked to let go of what is left.
-                disk.revoke();
+                let revoked = disk.revoke();
                 self.wake(slot);
                 if let Some(machine) = &self.machine {
                     machine.hotplug().request_ejection(slot);
                 }
-                Remainder::Disk(disk)
+                Remainder::Disk(disk, Some(revoked))
             }
-            (_, why) => {
+            (part, why) => {
                 let function = self.machine.as_mut().and_then(|machine| machine.remove(slot));
                 if let Some(machine) = self.machine.as_ref().filter(|_| why == Input::Force) {
                     // It finds nothing there, and forgets what it had.
                     machine.hotplug().check(slot);
                 }
-                Remainder::Function(function)
+                Remainder::Function(function, part)
             }
         };
         self.reap(Remains::Device(id.into()), remains);
@@ -411,18 +479,20 @@ impl Guest {
         match name {
             Remains::Machine => self.machine_is_gone(),
             Remains::Device(id) => self.step(&id, Input::Finished),
+            Remains::Sealed(id, failure) => self.is_sealed(id, failure),
             Remains::Nothing => {}
         }
     }
 
     /// The guest has given up what is in `slot`.
     fn slot_is_empty(&mut self, slot: u8) {
+        let part = self.devices.in_slot(slot).map(|device| device.part.clone());
         if let Some(id) = self.devices.in_slot(slot).map(|device| device.id.clone()) {
             self.step(&id, Input::Ejected);
         }
-        // What is left of a disk that was taken by force.
+        // What is left of a disk that was taken by force, or what nobody has asked the guest for.
         if let Some(function) = self.machine.as_mut().and_then(|machine| machine.remove(slot)) {
-            self.reap(Remains::Nothing, Remainder::Function(Some(function)));
+            self.reap(Remains::Nothing, Remainder::Function(Some(function), part));
         }
     }
 
@@ -462,11 +532,29 @@ impl Guest {
         self.resets += 1;
         self.reboot = None;
         self.happenings.push(Happening::Reset { cause });
-        let within_ms = BOOT_SOURCE_PATIENCE.as_millis() as u64;
-        self.happenings.push(Happening::BootSourceWanted { within_ms });
-        let deadline = now + BOOT_SOURCE_PATIENCE;
-        self.phase = Phase::Resetting(Resetting { is_machine_gone: false, deadline, answer: None });
+        self.phase = Phase::Resetting(Resetting {
+            is_machine_gone: false,
+            is_asked: false,
+            deadline: now,
+            answer: None,
+        });
+        // Whoever looks for the boot source may read the disks' files. Of layered ones, they tell what is on the disk only
+        // when nobody writes any more and all is flushed.
+        if self.devices.iter().all(|device| device.part.layered().is_none()) {
+            self.ask_for_boot_source(now);
+        }
         self.take_machine_down();
+    }
+
+    fn ask_for_boot_source(&mut self, now: Instant) {
+        if let Phase::Resetting(resetting) = &mut self.phase
+            && !std::mem::replace(&mut resetting.is_asked, true)
+        {
+            // Somebody may have said already that it takes longer.
+            resetting.deadline = resetting.deadline.max(now + BOOT_SOURCE_PATIENCE);
+            let within_ms = BOOT_SOURCE_PATIENCE.as_millis() as u64;
+            self.happenings.push(Happening::BootSourceWanted { within_ms });
+        }
     }
 
     fn end(&mut self, ending: Ending) {
@@ -476,15 +564,23 @@ impl Guest {
     }
 
     fn take_machine_down(&mut self) {
+        let disks = self.devices.iter().filter_map(|device| match &device.part {
+            Part::Disk(disk) => Some(Arc::clone(disk)),
+            Part::Interface(_) => None,
+        });
+        let disks = disks.collect();
         let machine = self.machine.take();
-        self.reap(Remains::Machine, machine);
+        self.reap(Remains::Machine, Remainder::Machine(machine, disks));
     }
 
     fn machine_is_gone(&mut self) {
         let ids: Vec<String> = self.devices.iter().map(|device| device.id.clone()).collect();
         ids.iter().for_each(|id| self.step(id, Input::MachineGone));
         match &mut self.phase {
-            Phase::Resetting(resetting) => resetting.is_machine_gone = true,
+            Phase::Resetting(resetting) => {
+                resetting.is_machine_gone = true;
+                self.ask_for_boot_source(Instant::now());
+            }
             Phase::Ending { is_machine_gone, .. } => *is_machine_gone = true,
             _ => {}
         }
@@ -496,6 +592,7 @@ impl Guest {
         let is_leaving = |device: &Device| device.state == DeviceState::Ejected;
         if let Phase::Ending { ending, is_machine_gone: true } = &self.phase
             && !self.devices.iter().any(is_leaving)
+            && self.sealing.is_empty()
         {
             let ending = ending.clone();
             // Files are closed, and locks given back, whether the process stays or not.
@@ -571,7 +668,7 @@ impl Guest {
         let mut metrics = Metrics { cpus, ..Default::default() };
         for device in self.devices.iter() {
             match &device.part {
-                Part::Disk(disk, _) => _ = metrics.disks.insert(device.id.clone(), disk.metrics()),
+                Part::Disk(disk) => _ = metrics.disks.insert(device.id.clone(), disk.metrics()),
                 Part::Interface(interface) => {
                     _ = metrics.interfaces.insert(device.id.clone(), interface.metrics());
                 }
@@ -581,6 +678,34 @@ impl Guest {
         metrics.balloon = configuration.balloon.as_ref().map(|balloon| balloon.metrics());
         metrics.vsock = configuration.vsock.as_ref().map(|vsock| vsock.metrics());
         metrics
+    }
+
+    /// Leaves the guest as it is: the process ends. What its disks know only in memory is written first, if that does not take
+    /// too long.
+    pub fn leave(self) {
+        let disks: Vec<Arc<Disk>> = self
+            .devices
+            .iter()
+            .filter_map(|device| match &device.part {
+                Part::Disk(disk) if disk.layered().is_some() => Some(Arc::clone(disk)),
+                _ => None,
+            })
+            .collect();
+        if !disks.is_empty() {
+            if let Some(machine) = &self.machine {
+                machine.pause(PAUSE_PATIENCE);
+            }
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                disks.iter().for_each(|disk| disk.settle());
+                let _ = sender.send(());
+            });
+            if receiver.recv_timeout(LEAVE_PATIENCE).is_err() {
+                tracing::error!("the disks take too long, and may lose what was not flushed");
+            }
+        }
+        // Taking it down could take as long as its disks like.
+        std::mem::forget(self);
     }
 
     /// What the vsock device connects to, if there is one.
@@ -605,20 +730,33 @@ impl Guest {
 
 /// What is left of a device. Dropping it waits for what it has under way.
 enum Remainder {
-    /// It is off the bus.
-    Function(Option<Function>),
+    /// It is off the bus. What was attached stays what it is.
+    Function(Option<Function>, Option<Part>),
     /// It was taken from under its driver.
-    Disk(Arc<Disk>),
+    Disk(Arc<Disk>, Option<Revoked>),
+    /// The whole machine, which some disks were in.
+    Machine(Option<Machine>, Vec<Arc<Disk>>),
 }
 
 impl Drop for Remainder {
     fn drop(&mut self) {
         match self {
-            Self::Function(None) => {}
-            Self::Function(Some(function)) => {
-                function.lock().unwrap_or_else(PoisonError::into_inner).stop();
+            Self::Function(function, part) => {
+                if let Some(function) = function {
+                    function.lock().unwrap_or_else(PoisonError::into_inner).stop();
+                }
+                if let Some(Part::Disk(disk)) = part {
+                    disk.settle();
+                }
             }
-            Self::Disk(disk) => disk.wait_until_released(),
+            Self::Disk(disk, revoked) => {
+                disk.wait_until_released();
+                drop(revoked.take());
+            }
+            Self::Machine(machine, disks) => {
+                drop(machine.take());
+                disks.iter().for_each(|disk| disk.settle());
+            }
         }
     }
 }

@@ -26,14 +26,23 @@ impl<T: Send + 'static> Reaper<T> {
         Ok(Self { sender, receiver, event: event::new()? })
     }
 
-    /// Drops `what` in a thread of its own. When that is done, `name` is one of [`Reaper::done`].
+    /// Drops `what` in a thread of its own. When that is done, `name` is one of [`Reaper::done`]. Without a thread, it is
+    /// dropped here.
     pub fn drop(&self, name: T, what: impl Send + 'static) -> io::Result<()> {
-        const STACK_SIZE: usize = 128 << 10;
+        self.run(move || {
+            drop(what);
+            name
+        })
+    }
+
+    /// Does `work` in a thread of its own. When that is done, what it returns is one of [`Reaper::done`].
+    pub fn run(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<()> {
+        // Of layered disks, pages are on the stack.
+        const STACK_SIZE: usize = 256 << 10;
         let (sender, event) = (self.sender.clone(), self.event.try_clone()?);
         let work = move || {
-            drop(what);
             // Nobody listens any more only when the process ends.
-            let _ = sender.send(name);
+            let _ = sender.send(work());
             let _ = event.write(1);
         };
         std::thread::Builder::new().name("reaper".into()).stack_size(STACK_SIZE).spawn(work)?;

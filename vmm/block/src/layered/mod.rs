@@ -38,7 +38,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ use self::storage::Storage;
 use self::volume::Volume;
 use self::workers::Workers;
 use crate::raw::{Disk, SynchronousEngine};
-use crate::{Backend, Engine, EngineKind, OpenError, Operation, Segments};
+use crate::{Backend, Engine, EngineKind, FileIdentity, FileUse, OpenError, Operation, Segments};
 
 /// How long sealing waits for changes that are under way.
 const SEAL_PATIENCE: Duration = Duration::from_secs(60);
@@ -133,24 +133,6 @@ pub struct SealError {
     pub volume: usize,
     /// What is wrong. [`io::ErrorKind::TimedOut`] may be tried again.
     pub error: io::Error,
-}
-
-/// Which file something is, whatever it was opened by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
-impl FileIdentity {
-    /// That of `file`.
-    pub fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(match metadata.file_type().is_block_device() {
-            true => Self { device: metadata.rdev(), inode: 0 },
-            false => Self { device: metadata.dev(), inode: metadata.ino() },
-        })
-    }
 }
 
 fn name(layer: Option<Uuid>) -> String {
@@ -291,10 +273,10 @@ impl Layered {
 
     /// Opens a layer that is to become one of the volume's.
     fn open_new(&self, layer: Layer, access: Access) -> io::Result<OpenLayer> {
-        let there = self.files()?;
+        let there = self.files();
         for file in [&layer.data, &layer.map] {
             let identity = FileIdentity::of(file)?;
-            if there.iter().any(|(other, _)| *other == identity) {
+            if there.iter().any(|other| other.file == identity) {
                 return Err(io::Error::other("its file is in use: it is one of the volume's already"));
             }
         }
@@ -319,19 +301,6 @@ impl Layered {
     /// How many layers below the top are not marked as sealed: [`Layered::finish_seal`] does that.
     pub fn unsealed(&self) -> usize {
         self.volume.stack().unsealed.len()
-    }
-
-    /// Which files the volume is on, and whether it writes to them.
-    pub fn files(&self) -> io::Result<Vec<(FileIdentity, bool)>> {
-        let stack = self.volume.stack();
-        let mut files = Vec::new();
-        for layer in stack.all() {
-            let is_written = stack.written().any(|written| Arc::ptr_eq(written, layer));
-            for disk in [layer.data.disk(), layer.map.disk()].into_iter().flatten() {
-                files.push((FileIdentity::of(disk.file())?, is_written));
-            }
-        }
-        Ok(files)
     }
 
     /// How many bytes of memory the volume takes for what is where, besides what engines and their threads do.
@@ -608,6 +577,17 @@ impl Backend for Layered {
 
     fn is_read_only(&self) -> bool {
         self.volume.is_read_only()
+    }
+
+    fn files(&self) -> Vec<FileUse> {
+        let stack = self.volume.stack();
+        let mut files = Vec::new();
+        for layer in stack.all() {
+            let is_written = stack.written().any(|written| Arc::ptr_eq(written, layer));
+            let disks = [layer.data.disk(), layer.map.disk()].into_iter().flatten();
+            files.extend(disks.map(|disk| FileUse { file: disk.identity(), is_written }));
+        }
+        files
     }
 
     fn resize(&self, size: u64) -> io::Result<()> {

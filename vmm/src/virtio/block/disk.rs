@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use innkeeper_block::Backend;
+use innkeeper_block::{Backend, FileUse, Layered};
 use innkeeper_protocol::{DiskMetrics, Limits};
 
 use super::counters::Counters;
@@ -55,9 +55,17 @@ pub enum InvalidDisk {
     Limit(#[from] InvalidLimit),
 }
 
+/// What a disk was on.
+pub struct Revoked {
+    _backend: Option<Arc<dyn Backend>>,
+    _layered: Option<Layered>,
+}
+
 /// A disk: what it reads from and writes to, how fast that may be, and what was done so far.
 pub struct Disk {
     backend: Revocable,
+    /// What the backend is, if it is layers, and was not taken away.
+    layered: Mutex<Option<Layered>>,
     serial: SerialNumber,
     limiter: RateLimiter,
     /// By queue.
@@ -89,7 +97,40 @@ impl Disk {
         }
         let limiter = RateLimiter::new(limits)?;
         let counters = (0..queues).map(|_| Arc::default()).collect();
-        Ok(Self { backend: Revocable::new(backend), serial, limiter, counters, queues })
+        let backend = Revocable::new(backend);
+        Ok(Self { backend, layered: Mutex::default(), serial, limiter, counters, queues })
+    }
+
+    /// The same over layers.
+    pub fn of_layers(
+        layered: Layered,
+        serial: SerialNumber,
+        queues: u16,
+        limits: Limits,
+    ) -> Result<Self, InvalidDisk> {
+        let disk = Self::new(Arc::new(layered.clone()), serial, queues, limits)?;
+        Ok(Self { layered: Mutex::new(Some(layered)), ..disk })
+    }
+
+    /// The layers that it is on, if it is, and they were not taken away.
+    pub fn layered(&self) -> Option<Layered> {
+        self.layered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes what a layered disk knows only in memory durable, with all that it is about. Others know nothing like that.
+    pub fn settle(&self) {
+        if let Some(layered) = self.layered()
+            && !layered.is_read_only()
+            && layered.impairment().is_none()
+            && let Err(error) = layered.flush()
+        {
+            tracing::error!(%error, "a disk cannot be made durable");
+        }
+    }
+
+    /// The files that it is on.
+    pub fn files(&self) -> Vec<FileUse> {
+        self.backend.files()
     }
 
     /// The size in bytes.
@@ -129,9 +170,10 @@ impl Disk {
     }
 
     /// Takes away what the disk is on: all requests fail from now on. Queues let go of it when their doorbells are rung
-    /// and what they have begun is over.
-    pub fn revoke(&self) {
-        self.backend.revoke();
+    /// and what they have begun is over. Dropping what is returned may take as long as the disk likes.
+    pub fn revoke(&self) -> Revoked {
+        let layered = self.layered.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Revoked { _backend: self.backend.revoke(), _layered: layered }
     }
 
     /// Waits until what the disk was on is closed, after [`Disk::revoke`].

@@ -26,7 +26,7 @@ use vm_memory::ByteValued;
 use super::worker::Workers;
 use super::{Activation, DeviceType, VirtioDevice, read_bytes};
 
-pub use disk::{Disk, InvalidDisk, InvalidSerial, MAX_QUEUES, SERIAL_SIZE, SerialNumber};
+pub use disk::{Disk, InvalidDisk, InvalidSerial, MAX_QUEUES, Revoked, SERIAL_SIZE, SerialNumber};
 pub use handler::QueueHandler;
 
 /// Entries of each queue.

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use innkeeper_block::{Backend, Completion, Engine, Operation};
+use innkeeper_block::{Backend, Completion, Engine, FileUse, Operation};
 
 /// A backend that can be taken away.
 pub(super) struct Revocable {
@@ -26,6 +26,8 @@ struct Shared {
 
 struct State {
     backend: Option<Arc<dyn Backend>>,
+    /// The files that it was on when it was taken away: engines may still be at work on them.
+    files: Vec<FileUse>,
     /// How many engines still have something of it.
     engines: usize,
 }
@@ -48,17 +50,21 @@ impl Revocable {
     /// Over `backend`, for the time being.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         let is_read_only = backend.is_read_only();
-        let state = Mutex::new(State { backend: Some(backend), engines: 0 });
+        let state = Mutex::new(State { backend: Some(backend), files: Vec::new(), engines: 0 });
         let shared = Shared { is_revoked: AtomicBool::new(false), state, released: Condvar::new() };
         Self { is_read_only, shared: Arc::new(shared) }
     }
 
     /// Takes the backend away: what is asked for from now on fails. Engines let go of it when they are next asked what
-    /// is complete, and have nothing in flight.
-    pub fn revoke(&self) {
+    /// is complete, and have nothing in flight. Whoever drops what is returned may have to wait for the disk.
+    pub fn revoke(&self) -> Option<Arc<dyn Backend>> {
         self.shared.is_revoked.store(true, Ordering::Release);
-        let backend = self.shared.lock().backend.take();
-        drop(backend);
+        let mut state = self.shared.lock();
+        let backend = state.backend.take();
+        if let Some(backend) = &backend {
+            state.files = backend.files();
+        }
+        backend
     }
 
     /// Waits until nobody has anything of a backend that was taken away.
@@ -82,6 +88,11 @@ impl Backend for Revocable {
     fn resize(&self, size: u64) -> io::Result<()> {
         let backend = self.shared.lock().backend.clone();
         backend.ok_or_else(gone)?.resize(size)
+    }
+
+    fn files(&self) -> Vec<FileUse> {
+        let state = self.shared.lock();
+        state.backend.as_ref().map_or_else(|| state.files.clone(), |backend| backend.files())
     }
 
     fn engine(&self, depth: u16) -> io::Result<Box<dyn Engine>> {
@@ -163,7 +174,7 @@ mod tests {
         let disk = Revocable::new(Arc::new(recorder.clone()));
         let mut engine = disk.engine(8).unwrap();
         engine.submit(1, Operation::Flush);
-        disk.revoke();
+        drop(disk.revoke());
         engine.submit(2, Operation::Flush);
         engine.start().unwrap();
         let refused = engine.complete().unwrap();
@@ -192,7 +203,7 @@ mod tests {
         let backend: Arc<dyn Backend> = Arc::new(recorder);
         let disk = Revocable::new(Arc::clone(&backend));
         let (mut idle, dropped) = (disk.engine(8).unwrap(), disk.engine(8).unwrap());
-        disk.revoke();
+        drop(disk.revoke());
         assert_eq!(Arc::strong_count(&backend), 1);
         assert!(idle.complete().is_none());
         drop(dropped);
