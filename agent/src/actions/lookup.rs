@@ -10,7 +10,7 @@ use crate::ids::{
 use crate::query::{ApiError, Context};
 use crate::records::{
     DhcpOptions, ElasticAddress, Image, Instance, InternetGateway, KeyPair, NatGateway, NetworkAcl,
-    NetworkInterface, RouteTable, SecurityGroup, Snapshot, Subnet, Volume, Vpc,
+    NetworkInterface, RouteTable, SecurityGroup, Snapshot, SnapshotState, Subnet, Volume, Vpc,
 };
 use crate::state::{Kept, World};
 
@@ -81,7 +81,7 @@ named! {
     SecurityGroup, SecurityGroupId, "InvalidGroupId.Malformed", "InvalidGroup.NotFound",
         "The security group '{}' does not exist";
     Snapshot, SnapshotId, "InvalidSnapshotID.Malformed", "InvalidSnapshot.NotFound",
-        "The snapshot '{}' does not exist.";
+        "The snapshot '{}' does not exist.", create_volume_permissions;
     Subnet, SubnetId, "InvalidSubnetId.Malformed", "InvalidSubnetID.NotFound",
         "The subnet ID '{}' does not exist";
     Volume, VolumeId, "InvalidVolumeID.Malformed", "InvalidVolume.NotFound",
@@ -131,6 +131,22 @@ pub fn select<R: Named>(
     found.sort_by(|one, other| one.key().cmp(other.key()));
     found.dedup_by(|one, other| one.key() == other.key());
     Ok(found)
+}
+
+/// The snapshot with an id, if something can be made of it already. Who may know of it may do that.
+pub fn completed_snapshot<'w>(
+    world: &'w World,
+    context: Context<'_>,
+    id: &str,
+) -> Result<&'w Arc<Snapshot>, ApiError> {
+    let snapshot = find::<Snapshot>(world, context, id)?;
+    let state = match snapshot.state {
+        SnapshotState::Completed => return Ok(snapshot),
+        SnapshotState::Pending => "pending",
+        SnapshotState::Error(_) => "error",
+    };
+    let message = format!("Snapshot {id} is in invalid state - {state}");
+    Err(ApiError::new("IncorrectState", message))
 }
 
 /// The caller's key pairs, which requests name by their names as well as by their ids.

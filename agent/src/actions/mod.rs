@@ -18,6 +18,7 @@ mod refused;
 mod regions;
 mod route_tables;
 mod security_groups;
+mod snapshots;
 mod sts;
 mod subnets;
 mod tags;
@@ -48,6 +49,7 @@ pub fn register(registry: &mut Registry) {
     regions::register(registry);
     route_tables::register(registry);
     security_groups::register(registry);
+    snapshots::register(registry);
     sts::register(registry);
     subnets::register(registry);
     tags::register(registry);

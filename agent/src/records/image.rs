@@ -1,12 +1,13 @@
 //! Images.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Mapping, RootDeviceType, StoreDisk};
-use crate::ids::ImageId;
+use crate::ids::{ImageId, InstanceId, VolumeId};
 
 /// An image (AMI).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,18 @@ pub struct Image {
     pub location: String,
     /// When it was registered.
     pub created: Timestamp,
+    /// What it was made of, if not of a directory or a snapshot.
+    #[serde(default)]
+    pub origin: Option<ImageOrigin>,
+    /// The instance whose guest is to be down before the snapshots are made: it is being rebooted, or stopped.
+    #[serde(default)]
+    pub waits_for: Option<InstanceId>,
+    /// The snapshots that are yet to be made, then.
+    #[serde(default)]
+    pub awaited: Option<AwaitedSnapshots>,
+    /// Why it could not be made, if its snapshots do not say that.
+    #[serde(default)]
+    pub failure: Option<String>,
 }
 
 impl Image {
@@ -52,6 +65,25 @@ impl Image {
             None => RootDeviceType::Ebs,
         }
     }
+}
+
+/// What an image was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageOrigin {
+    /// An instance: CreateImage.
+    Instance(InstanceId),
+    /// Another image: CopyImage.
+    Image(ImageId),
+}
+
+/// Snapshots that an image is yet to get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitedSnapshots {
+    /// Of which volume, by the device name of the image's mapping.
+    pub volumes: BTreeMap<String, VolumeId>,
+    /// Their tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Files to boot from. They are the image's own, and nobody writes to them.

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 pub use event::{EventCode, Interruption, InterruptionAction, Notice, ScheduledEvent, StateChange};
 pub use iam::{InstanceProfile, ProfileAssociation, Role};
 pub use identity::Identity;
-pub use image::{BootFiles, Image, ImageState};
+pub use image::{AwaitedSnapshots, BootFiles, Image, ImageOrigin, ImageState};
 pub use instance::{
     BlockDevice, Endings, Instance, InstanceState, Lifecycle, MetadataOptions, ShutdownBehavior, StateReason,
     Step,

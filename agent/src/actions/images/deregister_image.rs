@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{clean_up, snapshots, user_of};
+use super::{clean_up, snapshots};
 use crate::actions::lookup::find_own;
+use crate::actions::snapshots::user_of;
 use crate::ids::SnapshotId;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{Image, Snapshot, Tags};
@@ -37,7 +38,7 @@ fn delete(draft: &mut Draft, context: Context<'_>, id: &SnapshotId) -> DeletedSn
     let is_own = draft.get::<Snapshot>(id).is_some_and(|snapshot| snapshot.owner == context.caller.account);
     let return_code = if !is_own {
         "missing-permissions"
-    } else if user_of(draft, context, id).is_some() {
+    } else if user_of(draft, id).is_some() {
         "skipped"
     } else {
         draft.remove::<Snapshot>(id);

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::actions::device_name::is_device_name;
 use crate::actions::instances::MAX_VOLUMES;
-use crate::actions::lookup::find;
+use crate::actions::lookup::completed_snapshot;
 use crate::query::{ApiError, Context};
-use crate::records::{MappedVolume, Mapping, Snapshot};
+use crate::records::{MappedVolume, Mapping};
 use crate::state::World;
 use crate::volumes::types;
 
@@ -146,7 +146,7 @@ pub(super) fn resolve(
             (Some(ebs), None, None) if name == root => own_root = Root::Volume(ebs.clone()),
             (Some(ebs), None, None) => {
                 let id = ebs.snapshot_id.as_deref();
-                let snapshot = id.map(|id| find::<Snapshot>(world, context, id)).transpose()?;
+                let snapshot = id.map(|id| completed_snapshot(world, context, id)).transpose()?;
                 let smallest = snapshot.map(|snapshot| snapshot.volume_size);
                 let volume = ebs.resolve(snapshot.map(|snapshot| snapshot.id.clone()), smallest)?;
                 resolved.push(Mapping {

@@ -1,10 +1,8 @@
-//! Images, and the snapshots that their disks are.
+//! Images: what instances are launched from.
 
-mod delete_snapshot;
 mod deregister_image;
 mod describe_image_attribute;
 mod describe_images;
-mod describe_snapshots;
 mod mapping;
 mod modify_image_attribute;
 mod register_image;
@@ -13,18 +11,15 @@ use crate::ids::SnapshotId;
 use crate::images;
 use crate::query::Context;
 use crate::query::dispatch::Registry;
-use crate::records::{Image, Volume};
-use crate::state::World;
+use crate::records::Image;
 
 /// The launch permission of everybody.
 const EVERYBODY: &str = "all";
 
 pub(super) fn register(registry: &mut Registry) {
-    registry.add::<delete_snapshot::DeleteSnapshot>();
     registry.add::<deregister_image::DeregisterImage>();
     registry.add::<describe_image_attribute::DescribeImageAttribute>();
     registry.add::<describe_images::DescribeImages>();
-    registry.add::<describe_snapshots::DescribeSnapshots>();
     registry.add::<modify_image_attribute::ModifyImageAttribute>();
     registry.add::<register_image::RegisterImage>();
 }
@@ -32,18 +27,6 @@ pub(super) fn register(registry: &mut Registry) {
 /// The snapshots that an image's volumes are made from.
 fn snapshots(image: &Image) -> impl Iterator<Item = &SnapshotId> {
     image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref()?.snapshot.as_ref())
-}
-
-/// What still needs a snapshot: an image, or a volume whose file is yet to be made from it. That is so until an instance
-/// has the volume for the first time, and only the file tells.
-fn user_of(world: &World, context: Context<'_>, snapshot: &SnapshotId) -> Option<String> {
-    let is_unmade = |volume: &Volume| context.agent.volumes.open(&volume.id).is_err();
-    let image = world.all::<Image>().find(|image| snapshots(image).any(|other| other == snapshot));
-    image.map(|image| image.id.to_string()).or_else(|| {
-        let mut volumes = world.all::<Volume>().filter(|volume| volume.snapshot.as_ref() == Some(snapshot));
-        let unmade = volumes.find(|volume| is_unmade(volume))?;
-        Some(format!("{}, which gets its data when an instance has it for the first time", unmade.id))
-    })
 }
 
 /// Removes the files that nobody needs any more. If it cannot, that is no reason to take back what was asked for.
@@ -283,42 +266,6 @@ mod tests {
         assert_eq!(client.text(&all(&second), "returnCode"), "success");
         assert_eq!(kept(&client), 0);
         assert!(client.texts("DescribeSnapshots", "snapshotId").is_empty());
-    }
-
-    #[test]
-    fn a_snapshot_is_deleted_when_nothing_is_to_be_made_from_it() {
-        let (lab, client) = lab();
-        let tags = "&TagSpecification.1.ResourceType=snapshot&TagSpecification.1.Tag.1.Key=a";
-        let image = client.text(&register(lab.path(), "debian", tags), "imageId");
-        let snapshot = client.text("DescribeSnapshots", "snapshotId");
-        let create = format!("CreateVolume&AvailabilityZone=us-east-1a&SnapshotId={snapshot}");
-        let [made, unmade] = [(); 2].map(|()| client.text(&create, "volumeId"));
-        let delete = format!("DeleteSnapshot&SnapshotId={snapshot}");
-        let rehearsal = format!("{delete}&DryRun=true");
-        client.refuses(&[
-            ("DeleteSnapshot", "MissingParameter"),
-            ("DeleteSnapshot&SnapshotId=x", "InvalidSnapshotID.Malformed"),
-            ("DeleteSnapshot&SnapshotId=snap-12345678", "InvalidSnapshot.NotFound"),
-        ]);
-        assert_eq!(client.ask_as("111111111111", &delete).unwrap_err().code, "InvalidSnapshot.NotFound");
-        for (user, free) in [
-            (&image, format!("DeregisterImage&ImageId={image}&DeleteAssociatedSnapshots=true")),
-            (&unmade, format!("DeleteVolume&VolumeId={unmade}")),
-        ] {
-            client.refuses(&[(&delete, "InvalidSnapshot.InUse"), (&rehearsal, "InvalidSnapshot.InUse")]);
-            let message = client.ask(&delete).unwrap_err().message;
-            let expected = format!("The snapshot {snapshot} is currently in use by {user}");
-            assert!(message.starts_with(&expected), "{message}");
-            client.ask(&free).unwrap();
-            assert_eq!(kept(&client), 1, "{user}");
-        }
-        client.refuses(&[(&rehearsal, "DryRunOperation")]);
-        assert_eq!(kept(&client), 1);
-        client.ask(&delete).unwrap();
-        client.refuses(&[(&delete, "InvalidSnapshot.NotFound")]);
-        assert_eq!(kept(&client), 0);
-        assert!(client.agent.state.read().tags(&snapshot).is_none());
-        assert_eq!(client.texts("DescribeVolumes", "snapshotId"), [snapshot]);
     }
 
     #[test]

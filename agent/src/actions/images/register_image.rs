@@ -244,6 +244,10 @@ impl RegisterImage {
             imds_support: self.imds_support.clone(),
             location,
             created: now,
+            origin: None,
+            waits_for: None,
+            awaited: None,
+            failure: None,
         };
         Ok((image, snapshot, disk))
     }

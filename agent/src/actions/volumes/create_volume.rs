@@ -4,13 +4,13 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::item::VolumeItem;
-use crate::actions::lookup::find;
+use crate::actions::lookup::{completed_snapshot, find};
 use crate::actions::regions::zone_id;
 use crate::ids::{LayerId, SnapshotId, VolumeId};
 use crate::query::idempotency::{recall, remember};
 use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Snapshot, Volume, VolumeState};
+use crate::records::{Volume, VolumeState};
 use crate::state::World;
 use crate::volumes::stack;
 use crate::volumes::types::{self, Resolved};
@@ -48,6 +48,7 @@ pub struct Response(VolumeItem);
 struct Plan {
     zone: String,
     snapshot: Option<(SnapshotId, LayerId)>,
+    encrypted: bool,
     resolved: Resolved,
 }
 
@@ -88,7 +89,7 @@ impl CreateVolume {
             return Err(ApiError::new("InvalidParameterDependency", message));
         }
         let snapshot =
-            self.snapshot_id.as_ref().map(|id| find::<Snapshot>(world, context, id)).transpose()?;
+            self.snapshot_id.as_ref().map(|id| completed_snapshot(world, context, id)).transpose()?;
         let smallest = snapshot.map(|snapshot| snapshot.volume_size);
         let Some(size) = self.size.or(smallest) else { return Err(ApiError::missing("size/snapshot")) };
         if smallest.is_some_and(|smallest| size < smallest) {
@@ -98,8 +99,10 @@ impl CreateVolume {
         }
         let volume_type = self.volume_type.as_deref().unwrap_or(types::DEFAULT);
         let resolved = types::check(volume_type, size, self.iops, self.throughput)?;
+        // What is made of something encrypted is so, too, whatever is asked for.
+        let encrypted = self.encrypted == Some(true) || snapshot.is_some_and(|snapshot| snapshot.encrypted);
         let snapshot = snapshot.map(|snapshot| (snapshot.id.clone(), snapshot.layer.clone()));
-        Ok(Plan { zone, snapshot, resolved })
+        Ok(Plan { zone, snapshot, encrypted, resolved })
     }
 }
 
@@ -125,7 +128,7 @@ impl Action for CreateVolume {
                 let volume = find::<Volume>(draft, context, &earlier)?;
                 return Ok(Response(VolumeItem::new(draft, context, volume)));
             }
-            let Plan { zone, snapshot, resolved } = self.plan(draft, context)?;
+            let Plan { zone, snapshot, encrypted, resolved } = self.plan(draft, context)?;
             let (snapshot, base) = snapshot.unzip();
             let volume = Volume {
                 layer: stack::found(draft, base.as_ref(), resolved.size),
@@ -135,7 +138,7 @@ impl Action for CreateVolume {
                 volume_type: resolved.volume_type,
                 iops: resolved.iops,
                 throughput: resolved.throughput,
-                encrypted: self.encrypted.unwrap_or(false),
+                encrypted,
                 snapshot,
                 availability_zone: zone,
                 created: jiff::Timestamp::now(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::{BlockDeviceMapping, Ebs};
 use crate::actions::device_name::is_device_name;
-use crate::actions::lookup::find;
+use crate::actions::lookup::completed_snapshot;
 use crate::actions::refused::unsupported;
 use crate::catalogue::InstanceType;
 use crate::query::{ApiError, Context};
@@ -187,7 +187,7 @@ fn volume(
         )));
     }
     let snapshot = match &ebs.snapshot_id {
-        Some(id) => Some(find::<Snapshot>(world, context, id)?.id.clone()),
+        Some(id) => Some(completed_snapshot(world, context, id)?.id.clone()),
         None => image.as_ref().and_then(|volume| volume.snapshot.clone()),
     };
     let smallest = snapshot.as_ref().and_then(|id| Some(world.get::<Snapshot>(id)?.volume_size));

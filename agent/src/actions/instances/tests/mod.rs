@@ -102,6 +102,10 @@ impl Client {
             imds_support: None,
             location: String::new(),
             created: Timestamp::UNIX_EPOCH,
+            origin: None,
+            waits_for: None,
+            awaited: None,
+            failure: None,
         }
     }
 

@@ -2,13 +2,14 @@
 
 use serde::Deserialize;
 
-use super::{clean_up, user_of};
+use super::user_of;
 use crate::actions::lookup::find_own;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{Snapshot, Tags};
 use crate::state::World;
 
-/// Takes a snapshot away that no image and no volume needs. Volumes that were made from it have what it had.
+/// Takes a snapshot away that no image needs, in any order: volumes that were made from it, and snapshots that were made
+/// after it, keep the layers that they need, and the others are removed in time.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct DeleteSnapshot {
@@ -18,7 +19,7 @@ pub struct DeleteSnapshot {
 impl DeleteSnapshot {
     fn plan(&self, world: &World, context: Context<'_>) -> Result<(), ApiError> {
         let snapshot = find_own::<Snapshot>(world, context, &self.snapshot_id)?;
-        match user_of(world, context, &snapshot.id) {
+        match user_of(world, &snapshot.id) {
             None => Ok(()),
             Some(user) => {
                 let message = format!("The snapshot {} is currently in use by {user}", snapshot.id);
@@ -41,9 +42,7 @@ impl Action for DeleteSnapshot {
             self.plan(draft, context)?;
             draft.remove::<Snapshot>(&self.snapshot_id);
             draft.remove::<Tags>(&self.snapshot_id);
-            Ok::<_, ApiError>(())
-        })?;
-        clean_up(context);
-        Ok(())
+            Ok(())
+        })
     }
 }
