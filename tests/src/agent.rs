@@ -1,5 +1,6 @@
 //! A running daemon, `innkeeper serve`, with directories and a port of its own, and the clients that talk to it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -291,6 +292,29 @@ impl Agent {
     /// Where the daemon listens.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// The files of layers that there are.
+    pub fn layer_files(&self) -> Result<BTreeSet<String>> {
+        let entries = match std::fs::read_dir(self.state_directory().join("layers")) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    }
+
+    /// Waits until there are the files of so many layers.
+    pub fn wait_for_layers(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let files = self.layer_files()?;
+            if files.len() == 2 * count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{count} layers are not these files: {files:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The directory of what survives a reboot of the host.

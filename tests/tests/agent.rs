@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use innkeeper_tests::agent::{Agent, IMPATIENT, REGION, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
 use innkeeper_tests::ec2::{Client, console_text, numbered, texts};
+use innkeeper_tests::layers::Stack;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -317,12 +318,8 @@ fn a_volume_is_given_away_only_when_its_guest_has_let_go() -> Result<()> {
     client.ask("StopInstances", &[("InstanceId.1", &ids[1]), ("Force", "true")])?;
     wait(&client, "available")?;
     client.ask("DeleteVolume", &[("VolumeId", &volume)])?;
-    let file = agent.state_directory().join("volumes").join(format!("{volume}.raw"));
-    let deadline = Instant::now() + PATIENCE;
-    while file.exists() {
-        ensure!(Instant::now() < deadline, "{} is left", file.display());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // Only those of the instances' are left.
+    agent.wait_for_layers(ids.len())?;
     Ok(())
 }
 
@@ -461,7 +458,9 @@ fn an_instance_boots_what_its_disk_says() -> Result<()> {
 
     // As an upgrade in the guest would leave it. This guest does not use its disk.
     let volumes = texts(&client.ask("DescribeVolumes", &[])?, "volumeId");
-    let volume = agent.state_directory().join(format!("volumes/{}.raw", volumes[0]));
+    let stack = Stack::find(&agent.state_directory().join("layers"))?;
+    let volume = import.join("volume");
+    stack.copy_to(&volume)?;
     std::fs::write(import.join("grub.cfg"), grub_cfg("/boot/vmlinuz-2"))?;
     let commands = format!(
         "write {} /boot/vmlinuz-2\nrm /boot/grub/grub.cfg\nwrite {} /boot/grub/grub.cfg\n",
@@ -470,6 +469,7 @@ fn an_instance_boots_what_its_disk_says() -> Result<()> {
     );
     std::fs::write(import.join("commands"), commands)?;
     run(Command::new("debugfs").args(["-w", "-f"]).arg(import.join("commands")).arg(&volume))?;
+    stack.copy_from(&volume)?;
     client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
     wait_for_console("hello from a bare guest")?;
     // It switches itself off then.
@@ -479,14 +479,12 @@ fn an_instance_boots_what_its_disk_says() -> Result<()> {
     ensure!(wait_for_end(&agent, &id, "stopped")? == "Client.InstanceInitiatedShutdown");
 
     // What cannot be booted is said, and can be mended.
-    let size = volume.metadata()?.len();
-    std::fs::File::options().write(true).open(&volume)?.set_len(0)?;
-    std::fs::File::options().write(true).open(&volume)?.set_len(size)?;
+    stack.copy_from(Path::new("/dev/null"))?;
     client.ask("StartInstances", &[("InstanceId.1", &id)])?;
     ensure!(wait_for_end(&agent, &id, "stopped")? == "Server.InternalError");
     let answer = client.ask("DescribeInstances", &[("InstanceId.1", &id)])?;
     ensure!(answer.contains(&format!("cannot boot from {}: ", volumes[0])), "{answer}");
-    std::fs::copy(&disk, &volume)?;
+    stack.copy_from(&disk)?;
     client.ask("StartInstances", &[("InstanceId.1", &id)])?;
     client.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
     wait_for_console("ready")

@@ -69,13 +69,18 @@ pub struct Agent {
     pub metrics: Metrics,
     /// The authority that signs for the agent.
     pub identity: Arc<Identity>,
+    /// How long a request waits for an instance's actor to bring about what it has recorded of volumes. One that starts a
+    /// guest takes longer.
+    settling: Duration,
+    /// Where a test's agent has its files.
+    #[cfg(test)]
+    directory: Option<tempfile::TempDir>,
 }
 
-/// How long a request waits for an instance's actor to bring about what it has recorded of volumes. One that starts a guest
-/// takes longer.
+/// See [`Agent::settle_volumes`].
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// How often it looks.
+/// How often a request looks whether what it waits for is there.
 const GLANCE: Duration = Duration::from_millis(1);
 
 impl Agent {
@@ -125,6 +130,9 @@ impl Agent {
             copying,
             metrics,
             identity,
+            settling: SETTLING,
+            #[cfg(test)]
+            directory: None,
         })
     }
 
@@ -141,7 +149,7 @@ impl Agent {
             }
         }
         // Their instance's actor was woken by the record.
-        let deadline = Instant::now() + SETTLING;
+        let deadline = Instant::now() + self.settling;
         while attached.iter().any(|id| stack::is_unsettled(&self.state.read(), id))
             && Instant::now() < deadline
         {
@@ -149,14 +157,17 @@ impl Agent {
         }
     }
 
-    /// One over memory, with an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
+    /// One over memory, with files that go with it, an access key and the default VPC, and a host of 64 CPUs (8 vCPUs each) and 256 GiB.
     #[cfg(test)]
     pub fn for_tests() -> Self {
         let capacity = Capacity { vcpus: 512, memory: 256 << 10, largest: 64 };
         let store = Arc::new(crate::store::memory::Memory::default());
-        let config = Config::default();
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config { state_directory: directory.path().to_owned(), ..Config::default() };
         let host = Arc::new(crate::host::Linux::new(config.host_settings()));
         let agent = Self::new(config, store, Catalogue::default(), capacity, host).unwrap();
+        // There are no actors that could be waited for.
+        let agent = Self { directory: Some(directory), settling: Duration::ZERO, ..agent };
         bootstrap::bootstrap(&agent.state, &agent.config, jiff::Timestamp::UNIX_EPOCH).unwrap();
         agent
     }

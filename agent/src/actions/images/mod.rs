@@ -43,10 +43,14 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use innkeeper_block::Layered;
+
     use crate::actions::testing::Client;
+    use crate::ids::LayerId;
     use crate::images::{clean_up, directory};
     use crate::records::{Image, Instance, InstanceState, Snapshot};
     use crate::volumes::Volumes;
+    use crate::volumes::layers::Access;
 
     /// A client of an agent that may read `import`, which has the image `debian` with a disk and `tiny` without.
     fn lab() -> (tempfile::TempDir, Client) {
@@ -73,6 +77,14 @@ mod tests {
         fs::read_dir(directory(&client.agent.config.state_directory)).map_or(0, |entries| entries.count())
     }
 
+    /// The first bytes of what a layer has, if it is there.
+    fn content(client: &Client, layer: &LayerId, length: usize) -> Option<Vec<u8>> {
+        let opened = client.agent.volumes.open_layers(layer, Access::Read).ok()?;
+        let mut content = vec![0; length];
+        Layered::open_still(opened.files).unwrap().read_at(&mut content, 0).unwrap();
+        Some(content)
+    }
+
     #[test]
     fn a_root_device_can_be_in_the_instance_store() {
         let (lab, client) = lab();
@@ -82,8 +94,8 @@ mod tests {
         let disk = image.root_store.clone().unwrap();
         assert!(disk.is_root() && image.block_devices.is_empty());
         assert_eq!(disk.size, 512, "in whole sectors");
-        let source = disk.source.clone().unwrap();
-        assert_eq!(fs::read(&source).unwrap(), b"debian");
+        let layer = disk.layer.clone().unwrap();
+        assert_eq!(content(&client, &layer, 6).unwrap(), b"debian");
         assert!(client.agent.state.read().all::<Snapshot>().next().is_none());
         let told = format!("DescribeImages&ImageId.1={id}");
         assert_eq!(client.text(&told, "rootDeviceType"), "instance-store");
@@ -93,12 +105,11 @@ mod tests {
         let started = Instance::clone(client.agent.state.read().get::<Instance>(&instance).unwrap());
         client.put(Instance { instance_store: vec![disk], boot: image.boot, ..started.clone() });
         client.ask(&format!("DeregisterImage&ImageId={id}")).unwrap();
-        let images = directory(&client.agent.config.state_directory);
-        clean_up(&images, &client.agent.state).unwrap();
-        assert!(source.exists());
+        client.agent.volumes.collect().unwrap();
+        assert!(content(&client, &layer, 6).is_some());
         client.put(started);
-        clean_up(&images, &client.agent.state).unwrap();
-        assert!(!source.exists());
+        client.agent.volumes.collect().unwrap();
+        assert!(content(&client, &layer, 6).is_none());
 
         let other = "&BlockDeviceMapping.1.DeviceName=/dev/xvda&BlockDeviceMapping.1.VirtualName=ephemeral0";
         let snapshot = "RegisterImage&Name=abc&RootDeviceName=/dev/xvda".to_owned() + root;
@@ -127,7 +138,7 @@ mod tests {
         let volume = image.block_devices[0].volume.as_ref().unwrap();
         let snapshot = world.get::<Snapshot>(volume.snapshot.as_ref().unwrap()).unwrap();
         assert_eq!((snapshot.volume_size, volume.size), (1, 9));
-        assert_eq!(fs::read(snapshot.file.as_ref().unwrap()).unwrap(), b"debian");
+        assert_eq!(content(&client, &snapshot.layer, 6).unwrap(), b"debian");
         assert_eq!(world.tags(&snapshot.id).unwrap().len(), 1);
         assert_eq!(client.texts("DescribeSnapshots", "snapshotId"), [snapshot.id.as_str()]);
         for (filter, value, count) in [
