@@ -121,6 +121,18 @@ pub struct VolumeShape {
     pub throughput: Option<u32>,
 }
 
+impl VolumeShape {
+    /// What a volume is.
+    pub fn of(volume: &Volume) -> Self {
+        Self {
+            size: volume.size,
+            volume_type: volume.volume_type.clone(),
+            iops: volume.iops,
+            throughput: volume.throughput,
+        }
+    }
+}
+
 /// A change of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Modification {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::item::{AttachmentItem, state_name};
+use super::modify_volume::is_modifying;
 use crate::actions::device_name::is_device_name;
 use crate::actions::instances::MAX_VOLUMES;
 use crate::actions::lookup::find;
@@ -47,6 +48,11 @@ impl AttachVolume {
         if volume.state != VolumeState::Available {
             let message = format!("{} is not 'available'; it is '{}'.", volume.id, state_name(volume.state));
             return Err(ApiError::new("IncorrectState", message));
+        }
+        if is_modifying(volume) {
+            let message =
+                format!("Cannot attach volume {} when it is in modification state: MODIFYING", volume.id);
+            return Err(ApiError::new("OperationNotPermitted", message));
         }
         let state = instance.lifecycle.state;
         if !matches!(state, InstanceState::Running | InstanceState::Stopped) {

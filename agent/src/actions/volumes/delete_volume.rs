@@ -2,12 +2,14 @@
 
 use serde::Deserialize;
 
+use super::item::state_name;
 use crate::actions::lookup::find;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Tags, Volume};
+use crate::records::{Tags, Volume, VolumeState};
 use crate::state::World;
 
-/// Deletes a volume that no instance has. Its file goes with the record.
+/// Deletes a volume that no instance has, even while it is changed or a snapshot of it is pending: whoever is at it finds
+/// the record gone. Its layers go when no snapshot needs them.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct DeleteVolume {
@@ -20,6 +22,10 @@ impl DeleteVolume {
         if let Some(attachment) = &volume.attachment {
             let message = format!("Volume {} is currently attached to {}", volume.id, attachment.instance);
             return Err(ApiError::new("VolumeInUse", message));
+        }
+        if matches!(volume.state, VolumeState::Creating | VolumeState::Deleting) {
+            let message = format!("Volume {} is in the '{}' state.", volume.id, state_name(volume.state));
+            return Err(ApiError::new("IncorrectState", message));
         }
         Ok(())
     }
