@@ -116,11 +116,38 @@ impl Mortal {
         ec2::texts(&answer, "instanceId").pop().context("an instance")
     }
 
+    /// Takes a snapshot of an instance's volume, makes the volume larger, and deletes the snapshot when it is complete.
+    fn snapshot(&mut self, id: &str) -> Result<()> {
+        let attached = [("Filter.1.Name", "attachment.instance-id"), ("Filter.1.Value.1", id)];
+        let volumes = self.ask("DescribeVolumes", &attached)?;
+        let volume = ec2::texts(&volumes, "volumeId").swap_remove(0);
+        self.ask("CreateSnapshot", &[("VolumeId", &volume)])?;
+        let of_volume = [("Filter.1.Name", "volume-id"), ("Filter.1.Value.1", volume.as_str())];
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let snapshots = self.ask("DescribeSnapshots", &of_volume)?;
+            let mut states = ec2::texts(&snapshots, "status");
+            // One that was asked for twice is there twice.
+            ensure!(!states.is_empty(), "the snapshot is lost");
+            states.retain(|state| state != "completed");
+            if states.is_empty() {
+                for snapshot in ec2::texts(&snapshots, "snapshotId") {
+                    self.ask("DeleteSnapshot", &[("SnapshotId", &snapshot)])?;
+                }
+                break;
+            }
+            ensure!(Instant::now() < deadline, "a snapshot stays {states:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Everything that can happen to an instance. Its guest hears the power button.
     fn live(&mut self, image: &str, token: &str) -> Result<()> {
         let id = self.run(image, token)?;
         self.wait_for(&id, "running")?;
         self.wait_for_ready(&id, 1, self.deaths)?;
+        self.snapshot(&id)?;
         let deaths = self.deaths;
         self.ask("RebootInstances", &[("InstanceId.1", &id)])?;
         self.wait_for_ready(&id, 2, deaths)?;
@@ -155,7 +182,7 @@ impl Mortal {
         let stores = names("stores", self.agent.run_directory())?;
         ensure!(stores == running && self.agent.stores()?.len() == alive.len(), "stores: {stores:?}");
         let volumes = self.ask("DescribeVolumes", &[])?;
-        let recorded = ec2::texts(&volumes, "volumeId");
+        let recorded: BTreeSet<String> = ec2::texts(&volumes, "volumeId").into_iter().collect();
         ensure!(recorded.len() == alive.len(), "volumes: {recorded:?}");
         // Each has one, as its image has none.
         self.agent.wait_for_layers(alive.len())?;

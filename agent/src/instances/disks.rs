@@ -279,10 +279,12 @@ impl Actor {
 
     /// Has a volume's VMM make durable what was covered.
     async fn finish_seal(&mut self, id: &VolumeId) -> Result<()> {
-        let Some(volume) = self.record::<Volume>(id) else { return Ok(()) };
-        let mut layers = stack::chain(&self.shared.state.read(), &volume.layer);
-        layers.retain(|layer| layer.state == LayerState::Covered);
         let Some(attached) = self.disks.get_mut(id) else { return Ok(()) };
+        let Some(top) = &attached.top else { return Ok(()) };
+        // Whether that they are covered was recorded or not: an agent may have died before.
+        let mut layers = stack::chain(&self.shared.state.read(), top);
+        layers.pop();
+        layers.retain(|layer| layer.state < LayerState::Sealed);
         if layers.is_empty() || !matches!(attached.sealing, Sealing::Idle) {
             return Ok(());
         }
