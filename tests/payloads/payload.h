@@ -83,12 +83,15 @@ static inline void descriptor(u64 queue, int index, u64 address, u32 length, u16
     write64(at, address), write32(at + 8, length), write16(at + 12, flags), write16(at + 14, next);
 }
 
-/* Resets the device and sets up queue 0 in `queue`; returns 0 if the device refuses. */
-static inline int start_device(u64 common, u64 queue)
+/* Resets the device, accepts these of its lower features, and sets up queue 0 in `queue`; returns 0 if the device
+ * refuses. */
+static inline int start_device_with(u64 common, u64 queue, u32 features)
 {
     write8(common + STATUS, 0);
     write8(common + STATUS, 1);
     write8(common + STATUS, 3);
+    write32(common + DRIVER_FEATURE_SELECT, 0);
+    write32(common + DRIVER_FEATURE, features);
     write32(common + DRIVER_FEATURE_SELECT, 1);
     write32(common + DRIVER_FEATURE, 1); /* VERSION_1 */
     write8(common + STATUS, 11);
@@ -103,3 +106,5 @@ static inline int start_device(u64 common, u64 queue)
     write8(common + STATUS, 15);
     return !(read8(common + STATUS) & 64);
 }
+
+static inline int start_device(u64 common, u64 queue) { return start_device_with(common, queue, 0); }

@@ -1,109 +1,166 @@
-//! Looking into volumes, and changing them as a guest would have.
+//! Layers as an agent would have them: files in a directory, from the bottom, and what to say of them to a VMM.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use innkeeper_block::layered::{self, Layer};
-use innkeeper_block::{Backend, EngineKind, Layered};
+use anyhow::{Context, Result, bail};
+use innkeeper_block::layered::{self, Layer, LayerDescription};
+use innkeeper_block::{Layered, layered::Report};
+use innkeeper_protocol::{
+    Answer, AttachDisk, Command, Descriptor, DiskSource, LayerFiles, Limits, MAX_DESCRIPTORS, SealDisk,
+};
+use uuid::Uuid;
 
-/// What is compared and written at once, in bytes.
-const BLOCK: usize = 4096;
+use crate::controller::Controller;
 
-/// A volume's layers in a directory, from the bottom, as paths without an extension.
+/// The layers of a volume, by their names.
 #[derive(Debug)]
-pub struct Stack(Vec<PathBuf>);
+pub struct Layers {
+    directory: PathBuf,
+    /// From the bottom, and how each is named.
+    pub names: Vec<(String, Uuid)>,
+    /// Of the volume, in bytes.
+    pub size: u64,
+    /// How many were made.
+    made: u128,
+    /// Tells the layers of one volume from those of another.
+    volume: u128,
+}
 
-impl Stack {
-    /// The only stack in `directory` whose top takes writes.
-    pub fn find(directory: &Path) -> Result<Self> {
-        let mut layers = BTreeMap::new();
-        for entry in fs::read_dir(directory)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "map") {
-                let (description, is_sealed) = layered::description(&File::open(&path)?)?;
-                layers.insert(description.id, (description.parent, is_sealed, path.with_extension("")));
-            }
-        }
-        let mut tops = layers.iter().filter(|(_, (_, is_sealed, _))| !is_sealed).map(|(id, _)| *id);
-        let mut next = tops.next();
-        ensure!(tops.next().is_none(), "there is more than one volume in {}", directory.display());
-        let mut stack = Vec::new();
-        while let Some(id) = next {
-            let (parent, _, path) = layers.get(&id).with_context(|| format!("layer {id} is not there"))?;
-            stack.push(path.clone());
-            next = *parent;
-        }
-        stack.reverse();
-        ensure!(!stack.is_empty(), "there is no volume in {}", directory.display());
-        Ok(Self(stack))
-    }
+/// Files on their way to a VMM, and what a message says of them.
+#[derive(Debug, Default)]
+pub struct Parcel {
+    files: Vec<OwnedFd>,
+    /// In the order in which they were added.
+    pub layers: Vec<LayerFiles>,
+}
 
-    fn open(paths: &[PathBuf], is_writable: bool) -> Result<Vec<Layer>> {
-        let open = |path: &PathBuf, kind: &str| {
-            File::options().read(true).write(is_writable).open(path.with_extension(kind))
+impl Parcel {
+    /// Adds a layer.
+    pub fn add(&mut self, Layer { data, map }: Layer) -> LayerFiles {
+        let mut add = |file: File| {
+            self.files.push(file.into());
+            Descriptor(self.files.len() as u32 - 1)
         };
-        paths.iter().map(|path| Ok(Layer { data: open(path, "data")?, map: open(path, "map")? })).collect()
+        let files = LayerFiles { data: add(data), map: add(map) };
+        self.layers.push(files);
+        files
     }
 
-    /// Copies what is durable of the volume to a raw file.
-    pub fn copy_to(&self, file: &Path) -> Result<()> {
-        let volume = Layered::open_still(Self::open(&self.0, false)?)?;
-        let target = File::create(file)?;
-        target.set_len(volume.capacity())?;
-        each_block(&volume, |offset, block| {
-            if block.iter().any(|byte| *byte != 0) {
-                target.write_all_at(block, offset)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Makes the volume what a raw file is, as if its guest had written and flushed that. It may run, as long as it does
-    /// not use the volume itself.
-    pub fn copy_from(&self, file: &Path) -> Result<()> {
-        let (top, below) = self.0.split_last().context("there are no layers")?;
-        let directory = tempfile::tempdir()?;
-        let own = directory.path().join("top");
-        for kind in ["data", "map"] {
-            fs::copy(top.with_extension(kind), own.with_extension(kind))?;
-        }
-        let mut layers = Self::open(below, false)?;
-        layers.extend(Self::open(std::slice::from_ref(&own), true)?);
-        let volume = Layered::open(layers, false)?.with_engine(EngineKind::Synchronous);
-        let source = File::open(file)?;
-        let length = source.metadata()?.len();
-        each_block(&volume, |offset, block| {
-            let mut wanted = vec![0; block.len()];
-            let there = usize::try_from(length.saturating_sub(offset)).unwrap_or(BLOCK).min(wanted.len());
-            source.read_exact_at(&mut wanted[..there], offset)?;
-            if wanted != block {
-                volume.write_at(&wanted, offset)?;
-            }
-            Ok(())
-        })?;
-        volume.flush()?;
-        drop(volume);
-        // To the same files, which somebody may have open.
-        for kind in ["data", "map"] {
-            let content = fs::read(own.with_extension(kind))?;
-            File::options().write(true).open(top.with_extension(kind))?.write_all_at(&content, 0)?;
-        }
-        Ok(())
+    /// The files, to go with the message.
+    pub fn descriptors(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
+        self.files.iter().map(AsFd::as_fd).collect()
     }
 }
 
-fn each_block(volume: &Layered, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-    // A volume of 1 GiB is mostly zeroes; what is behind the first part is not looked at.
-    const LOOKED_AT: u64 = 64 << 20;
-    let end = volume.capacity().min(LOOKED_AT);
-    let mut block = vec![0; BLOCK];
-    for offset in (0..end).step_by(BLOCK) {
-        let length = usize::try_from(end - offset).unwrap_or(BLOCK).min(BLOCK);
-        volume.read_at(&mut block[..length], offset)?;
-        visit(offset, &block[..length])?;
+impl Layers {
+    /// A volume of one empty layer. Volumes in one test have different numbers.
+    pub fn new(directory: &Path, volume: u128, size: u64) -> Result<Self> {
+        let mut layers = Self { directory: directory.into(), names: Vec::new(), size, made: 0, volume };
+        let (name, id) = layers.make()?;
+        layers.names.push((name, id));
+        Ok(layers)
     }
-    Ok(())
+
+    /// Opens the files of a layer.
+    pub fn open(&self, name: &str, is_written: bool) -> Result<Layer> {
+        let open = |kind: &str| {
+            let path = self.directory.join(format!("{name}.{kind}"));
+            let file = OpenOptions::new().read(true).write(is_written).create(is_written).open(&path);
+            file.with_context(|| path.display().to_string())
+        };
+        Ok(Layer { data: open("data")?, map: open("map")? })
+    }
+
+    /// Makes an empty layer for the top, which is not one of the volume's yet.
+    pub fn make(&mut self) -> Result<(String, Uuid)> {
+        let parent = self.names.last().map(|(_, id)| *id);
+        let (name, id) = self.next();
+        layered::create_layer(&self.open(&name, true)?, &LayerDescription { id, parent, size: self.size })?;
+        Ok((name, id))
+    }
+
+    fn next(&mut self) -> (String, Uuid) {
+        self.made += 1;
+        (format!("{}-{}", self.volume, self.made), Uuid::from_u128(self.volume << 64 | self.made))
+    }
+
+    /// Makes an empty layer, and notes that it is the volume's top: what is said to a VMM next.
+    pub fn push(&mut self) -> Result<String> {
+        let (name, id) = self.make()?;
+        self.names.push((name.clone(), id));
+        Ok(name)
+    }
+
+    /// The layers, open: those that are not marked as sealed for writing too.
+    pub fn files(&self) -> Result<Vec<Layer>> {
+        let top = self.names.len() - 1;
+        let open = |(index, (name, _)): (usize, &(String, Uuid))| {
+            let layer = self.open(name, false)?;
+            let (_, is_sealed) = layered::description(&layer.map)?;
+            if index == top || !is_sealed { self.open(name, true) } else { Ok(layer) }
+        };
+        self.names.iter().enumerate().map(open).collect()
+    }
+
+    /// The layers up to one, to be read only.
+    pub fn snapshot(&self, count: usize) -> Result<Layered> {
+        let open = |(name, _): &(String, Uuid)| self.open(name, false);
+        let layers = self.names.iter().take(count).map(open).collect::<Result<Vec<_>>>()?;
+        Ok(Layered::open(layers, true)?)
+    }
+
+    /// What is wrong with the layers.
+    pub fn check(&self) -> Result<Report> {
+        let open = |(name, _): &(String, Uuid)| self.open(name, false);
+        Ok(layered::check(self.names.iter().map(open).collect::<Result<_>>()?))
+    }
+
+    /// Makes one layer of some that are sealed; returns its name, and notes that it takes their place.
+    pub fn merge(&mut self, layers: std::ops::Range<usize>) -> Result<String> {
+        let open = |(name, _): &(String, Uuid)| self.open(name, false);
+        let old = self.names[layers.clone()].iter().map(open).collect::<Result<Vec<_>>>()?;
+        let (name, _) = self.next();
+        let merged = layered::merge(old, self.open(&name, true)?, |_| true)?;
+        self.names.splice(layers, [(name.clone(), merged.id)]);
+        Ok(name)
+    }
+
+    /// What attaches the volume, for a VMM that has no layers of it waiting.
+    pub fn disk(&self, id: &str, layers: Vec<LayerFiles>) -> AttachDisk {
+        AttachDisk {
+            id: id.into(),
+            source: DiskSource::Layered { layers },
+            read_only: false,
+            still: false,
+            serial: id.into(),
+            engine: Default::default(),
+            queues: None,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Attaches the volume, in as many packets as that takes; returns its slot.
+    pub fn attach(&self, controller: &mut Controller, id: &str) -> Result<u8> {
+        let mut files = self.files()?;
+        while files.len() > MAX_DESCRIPTORS / 2 {
+            let mut parcel = Parcel::default();
+            files.drain(..MAX_DESCRIPTORS / 2).for_each(|layer| _ = parcel.add(layer));
+            controller.call(Command::Layers { layers: parcel.layers.clone() }, &parcel.descriptors())?;
+        }
+        let mut parcel = Parcel::default();
+        files.into_iter().for_each(|layer| _ = parcel.add(layer));
+        let disk = self.disk(id, parcel.layers.clone());
+        match controller.call(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())? {
+            Answer::Attached { slot } => Ok(slot),
+            other => bail!("attach-disk was answered by {other:?}"),
+        }
+    }
+
+    /// What puts layers with these names on the disk `id`.
+    pub fn seal(&self, id: &str, names: &[&str], parcel: &mut Parcel) -> Result<SealDisk> {
+        let tops = names.iter().map(|name| Ok(parcel.add(self.open(name, true)?)));
+        Ok(SealDisk { id: id.into(), tops: tops.collect::<Result<_>>()? })
+    }
 }

@@ -15,6 +15,7 @@ pub mod exchange;
 pub mod layers;
 pub mod mark;
 pub mod network;
+pub mod stack;
 pub mod stand_in;
 
 use std::fs::File;
@@ -167,6 +168,20 @@ impl Vmm {
             }
             state = self.output.grown.wait_timeout(state, rest).unwrap().0;
         }
+    }
+
+    /// All that the console still prints, and has printed since the last call, until it closes.
+    pub fn rest(&mut self, patience: Duration) -> Result<String> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.output.text.lock().unwrap();
+        while !state.1 {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            ensure!(!rest.is_zero(), "the console does not close (console log: {})", self.log.display());
+            state = self.output.grown.wait_timeout(state, rest).unwrap().0;
+        }
+        let text = String::from_utf8_lossy(&state.0[self.seen..]).into_owned();
+        self.seen = state.0.len();
+        Ok(text)
     }
 
     /// Types on the console.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use innkeeper_tests::agent::{Agent, IMPATIENT, REGION, TINY, Template, run_suite, suite};
 use innkeeper_tests::aws;
 use innkeeper_tests::ec2::{Client, console_text, numbered, texts};
-use innkeeper_tests::layers::Stack;
+use innkeeper_tests::stack::Stack;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

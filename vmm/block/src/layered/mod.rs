@@ -303,6 +303,11 @@ impl Layered {
         self.volume.stack().unsealed.len()
     }
 
+    /// Fills `buffer` from `offset` on.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.volume.read_at(buffer, offset)
+    }
+
     /// How many bytes of memory the volume takes for what is where, besides what engines and their threads do.
     pub fn memory(&self) -> usize {
         self.volume.memory()

@@ -119,6 +119,28 @@ impl Volume {
         Ok(())
     }
 
+    /// Fills `buffer` from `offset` on.
+    pub fn read_at(&self, mut buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let length = buffer.len() as u64;
+        let end = offset.checked_add(length).filter(|end| *end <= self.capacity());
+        let bytes = offset..end.ok_or_else(|| crate::out_of_range(offset, length, self.capacity()))?;
+        let stack = self.stack();
+        let view = stack.view(&plan::blocks(&bytes))?;
+        let mut extents = Vec::new();
+        plan::read(&bytes, |block| view.source(block), &mut extents);
+        for Extent { offset, length, source } in extents {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let Some((part, rest)) = buffer.split_at_mut_checked(length) else { break };
+            match stack.data(source)? {
+                None => part.fill(0),
+                Some(data) if data.read_at(part, offset)? < part.len() => return Err(crate::raw::too_short()),
+                Some(_) => {}
+            }
+            buffer = rest;
+        }
+        Ok(())
+    }
+
     fn write(&self, offset: u64, mut segments: Segments) -> io::Result<()> {
         let bytes = offset..offset + segments.len() as u64;
         let blocks = plan::blocks(&bytes);

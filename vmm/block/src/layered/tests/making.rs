@@ -16,7 +16,10 @@ use crate::{Backend, Operation};
 fn read(volume: &Layered, offset: u64, length: usize) -> Vec<u8> {
     let memory = Memory::new(vec![vec![0xee; length]]);
     volume.volume.run(Operation::Read { offset, segments: memory.segments() }).unwrap();
-    memory.bytes()
+    let mut same = vec![0xee; length];
+    volume.read_at(&mut same, offset).unwrap();
+    assert_eq!(memory.bytes(), same);
+    same
 }
 
 fn write(volume: &Layered, offset: u64, byte: u8, length: usize) {
@@ -50,6 +53,9 @@ fn a_raw_disk_becomes_a_layer() {
     assert_eq!(read(&volume, 3 * REGION_SIZE, 1536), [0; 1536]);
     write(&volume, 0, 9, 512);
     assert_eq!(read(&volume, 0, 512), [9; 512]);
+    for offset in [size - 511, size, u64::MAX] {
+        assert!(volume.read_at(&mut [0; 512], offset).is_err());
+    }
 }
 
 #[test]

@@ -1,0 +1,452 @@
+//! Layered disks: what a controller does with them, and what is left of them when a VMM is killed. The guests are bare
+//! payloads, which any KVM can run.
+
+use std::os::fd::OwnedFd;
+use std::process::Command as Process;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use innkeeper_protocol::{
+    AttachDisk, Command, ConsoleKind, Descriptor, DiskSource, Ending, FailureCode, Happening, LAYERS_MAX,
+    LayerFiles,
+};
+use innkeeper_tests::controller::{Boot, Controller, Machine, listener, serve, serve_by};
+use innkeeper_tests::layers::{Layers, Parcel};
+use innkeeper_tests::{Vmm, path, program};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Like the payload's, with an end that the sequence is written to.
+const SIZE: u64 = 80 << 20;
+const BLOCK: u64 = 4096;
+
+/// A guest that drives layered disks as it is told, and its controller.
+struct Guest {
+    vmm: Vmm,
+    controller: Controller,
+}
+
+impl Guest {
+    /// A VMM with these volumes, as disks 0 and on of the payload.
+    fn start(volumes: &[&Layers]) -> Result<Self> {
+        Self::start_with(serve()?, volumes)
+    }
+
+    fn start_with(served: (Vmm, Controller, (OwnedFd, OwnedFd)), volumes: &[&Layers]) -> Result<Self> {
+        let (vmm, mut controller, streams) = served;
+        controller.configure(&Machine::new(Boot::payload("disk")), None)?;
+        let slots: Vec<u8> = volumes
+            .iter()
+            .enumerate()
+            .map(|(number, layers)| layers.attach(&mut controller, &id(number)))
+            .collect::<Result<_>>()?;
+        controller.say(Command::Start)?;
+        controller.attach_console(ConsoleKind::Serial, &streams, 0)?;
+        controller.subscribe()?;
+        // The VMM has its own, and when it ends the console closes.
+        drop(streams);
+        let mut guest = Self { vmm, controller };
+        guest.begin(&slots)?;
+        Ok(guest)
+    }
+
+    /// The payload begins, or begins anew, with its disks in these slots.
+    fn begin(&mut self, slots: &[u8]) -> Result<()> {
+        self.vmm.expect("ready\n", PATIENCE)?;
+        for (number, slot) in slots.iter().enumerate().rev() {
+            self.ask(&format!("d{number}{}", char::from(b'A' + slot)), "00")?;
+        }
+        Ok(())
+    }
+
+    /// Has the payload do something, and expects this answer.
+    fn ask(&mut self, command: &str, expected: &str) -> Result<()> {
+        self.vmm.send(command)?;
+        let answer = self.vmm.expect("\n", PATIENCE)?;
+        ensure!(answer == expected, "{command}: {answer:?} and not {expected:?}");
+        Ok(())
+    }
+
+    /// Puts the layers with these names on the disk.
+    fn seal(&mut self, layers: &Layers, names: &[&str]) -> Result<()> {
+        let mut parcel = Parcel::default();
+        let disks = vec![layers.seal(&id(0), names, &mut parcel)?];
+        self.controller.call(Command::SealDisks { disks }, &parcel.descriptors())?;
+        Ok(())
+    }
+
+    fn finish_seal(&mut self, number: usize) -> Result<()> {
+        self.controller.say(Command::FinishSeal { id: id(number) })?;
+        self.controller.expect(&Happening::DiskSealed { id: id(number), failure: None }, PATIENCE)?;
+        Ok(())
+    }
+
+    /// The top, how many layers there are, and how many of them are to be marked as sealed.
+    fn stack(&mut self) -> Result<(Option<String>, u32, u32)> {
+        let device = self.controller.status()?.devices.remove(0);
+        Ok((device.top, device.layers, device.unsealed))
+    }
+
+    fn quit(mut self, code: i32) -> Result<()> {
+        self.controller.say(Command::Quit)?;
+        self.vmm.wait_for_code(code, PATIENCE)
+    }
+}
+
+fn id(number: usize) -> String {
+    format!("vol-{number}")
+}
+
+/// What blocks are filled with: their first bytes.
+fn blocks(layers: &innkeeper_block::Layered, count: u64) -> Result<String> {
+    let mut text = String::new();
+    for block in 0..count {
+        let mut content = [0; BLOCK as usize];
+        layers.read_at(&mut content, block * BLOCK)?;
+        ensure!(content == [content[0]; BLOCK as usize], "block {block} is not of one piece");
+        text.push(if content[0] == 0 { '-' } else { content[0].into() });
+    }
+    Ok(text)
+}
+
+#[test]
+fn a_disk_gets_new_tops_while_the_guest_writes() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut layers = Layers::new(directory.path(), 1, SIZE)?;
+    let mut guest = Guest::start(&[&layers])?;
+    let top = |layers: &Layers| layers.names.last().map(|(_, id)| id.to_string());
+    assert_eq!(guest.stack()?, (top(&layers), 1, 0));
+    guest.ask("z", &format!("00 {:016x}", SIZE / 512))?;
+    guest.ask("wa1", "00")?;
+    guest.ask("wb1", "00")?;
+    // What is sealed is the volume as it is now; the guest goes on.
+    let second = layers.push()?;
+    guest.seal(&layers, &[&second])?;
+    guest.ask("wb2", "00")?;
+    guest.ask("ra", "00 1")?;
+    guest.ask("rb", "00 2")?;
+    assert_eq!(guest.stack()?, (top(&layers), 2, 1));
+    // Again, which changes nothing, and together with another one.
+    guest.seal(&layers, &[&second])?;
+    assert_eq!(guest.stack()?, (top(&layers), 2, 1));
+    let third = layers.push()?;
+    guest.seal(&layers, &[&second, &third])?;
+    assert_eq!(guest.stack()?, (top(&layers), 3, 2));
+    guest.ask("wc3", "00")?;
+    guest.finish_seal(0)?;
+    assert_eq!(guest.stack()?, (top(&layers), 3, 0));
+    guest.finish_seal(0)?;
+    assert_eq!(blocks(&layers.snapshot(1)?, 4)?, "11--");
+    assert_eq!(blocks(&layers.snapshot(2)?, 4)?, "12--");
+
+    // A layer in the place of two.
+    let merged = layers.merge(0..2)?;
+    let mut parcel = Parcel::default();
+    let files = parcel.add(layers.open(&merged, false)?);
+    let replace = |first, count| Command::ReplaceLayers { id: id(0), first, count, merged: files };
+    for (first, count) in [(0, 0), (0, 1), (1, 1), (0, 3), (2, 2), (u32::MAX, 2), (1, u32::MAX)] {
+        let failure = guest.controller.refused(replace(first, count), &parcel.descriptors())?;
+        assert_eq!(failure.code, FailureCode::Invalid, "{first} {count}");
+    }
+    guest.controller.call(replace(0, 2), &parcel.descriptors())?;
+    assert_eq!(guest.stack()?, (top(&layers), 2, 0));
+    guest.ask("ra", "00 1")?;
+    guest.ask("rb", "00 2")?;
+
+    // It grows, and so does what is put on it.
+    layers.size += 32 << 20;
+    guest.controller.say(Command::ResizeDisk { id: id(0), size: layers.size })?;
+    guest.ask("z", &format!("00 {:016x}", layers.size / 512))?;
+    let fourth = layers.push()?;
+    guest.seal(&layers, &[&fourth])?;
+    guest.ask("wd4", "00")?;
+    // When it goes, all that was written stays.
+    guest.controller.detach(&id(0), true)?;
+    guest.controller.expect(&Happening::DeviceFreed { id: id(0) }, PATIENCE)?;
+    guest.ask("f", "01")?;
+    assert_eq!(blocks(&layers.snapshot(3)?, 5)?, "1234-");
+    assert!(layers.check()?.is_sound());
+    guest.quit(3)
+}
+
+/// What does not go is refused with a reason, and changes nothing.
+#[test]
+fn what_does_not_go_is_refused() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut layers = Layers::new(directory.path(), 1, SIZE)?;
+    let mut other = Layers::new(directory.path(), 2, SIZE)?;
+    let mut guest = Guest::start(&[&layers, &other])?;
+    let raw = directory.path().join("raw");
+    std::fs::File::create(&raw)?.set_len(1 << 20)?;
+    guest.controller.attach_disk("raw", &raw, Default::default())?;
+    let second = layers.push()?;
+    let wrong = other.push()?;
+    let mut refused = |disks: &[(&str, &Layers, &[&str])], code, text: &str| -> Result<()> {
+        let mut parcel = Parcel::default();
+        let disks = disks
+            .iter()
+            .map(|(id, layers, names)| layers.seal(id, names, &mut parcel))
+            .collect::<Result<_>>()?;
+        let failure = guest.controller.refused(Command::SealDisks { disks }, &parcel.descriptors())?;
+        assert!(failure.code == code && failure.message.contains(text), "{failure:?}");
+        Ok(())
+    };
+    let good: (&str, &Layers, &[&str]) = ("vol-0", &layers, &[&second]);
+    let (invalid, conflict) = (FailureCode::Invalid, FailureCode::Conflict);
+    refused(&[good, ("vol-9", &other, &[&wrong])], FailureCode::NotFound, "no device \"vol-9\"")?;
+    refused(&[good, ("raw", &other, &[&wrong])], invalid, "not a layered disk")?;
+    refused(&[good, ("vol-0", &other, &[&wrong])], invalid, "there twice")?;
+    refused(&[("vol-1", &layers, &[&second])], invalid, "disk \"vol-1\": the new layer was not made")?;
+    refused(&[good, ("vol-1", &layers, &[&second])], invalid, "a file of the new layers")?;
+    refused(&[("vol-1", &layers, &["1-1"])], conflict, "that of device \"vol-0\"")?;
+    for command in [Command::FinishSeal { id: "raw".into() }, Command::FinishSeal { id: "vol-9".into() }] {
+        assert!(matches!(
+            guest.controller.refused(command, &[])?.code,
+            FailureCode::Invalid | FailureCode::NotFound
+        ));
+    }
+    let devices = guest.controller.status()?.devices;
+    assert!(devices.iter().all(|device| device.layers <= 1 && device.unsealed == 0), "{devices:?}");
+
+    // A file of a layered disk is nobody else's to write to.
+    let file = directory.path().join("1-1.data");
+    let error = guest.controller.attach_disk("thief", &file, Default::default()).unwrap_err();
+    assert!(format!("{error:#}").contains("in use"), "{error:#}");
+    // Layers that are none, or not of one stack.
+    let mut attach = |layers: &Layers, names: &[&str], is_written: bool| -> Result<_> {
+        let mut parcel = Parcel::default();
+        for name in names {
+            parcel.add(layers.open(name, is_written)?);
+        }
+        let disk = layers.disk("bad", parcel.layers.clone());
+        guest.controller.refused(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())
+    };
+    assert_eq!(attach(&other, &[], true)?.message, "there are no layers");
+    let third = Layers::new(directory.path(), 3, SIZE)?;
+    let fourth = Layers::new(directory.path(), 4, SIZE)?;
+    let failure = attach(&third, &["3-1", "4-1"], true)?;
+    assert!(failure.message.contains("belongs on top of nothing"), "{failure:?}");
+    let failure = attach(&fourth, &["4-1"], false)?;
+    assert!(failure.message.contains("not opened for reading and writing"), "{failure:?}");
+    let failure = attach(&other, &["2-1"], true)?;
+    assert!(failure.code == FailureCode::Conflict && failure.message.contains("in use"), "{failure:?}");
+    // A descriptor that did not come.
+    let layers = vec![LayerFiles { data: Descriptor(0), map: Descriptor(1) }];
+    let disk = AttachDisk { source: DiskSource::Layered { layers }, ..third.disk("bad", Vec::new()) };
+    let failure = guest.controller.refused(Command::AttachDisk(Box::new(disk)), &[])?;
+    assert!(failure.message.contains("did not come"), "{failure:?}");
+    guest.quit(3)
+}
+
+/// A stack has more files than a packet takes, and than a process may open unless it asks for more.
+#[test]
+fn a_deep_stack_comes_in_several_packets() -> Result<()> {
+    const DEPTH: usize = 300;
+    let directory = tempfile::tempdir()?;
+    let mut layers = Layers::new(directory.path(), 1, SIZE)?;
+    {
+        let volume = innkeeper_block::Layered::open(layers.files()?, false)?;
+        while layers.names.len() < DEPTH {
+            let name = layers.push()?;
+            volume.seal(layers.open(&name, true)?)?;
+        }
+        volume.finish_seal()?;
+    }
+    let mut command = Process::new("sh");
+    let line = format!("ulimit -Sn 256 && exec {} serve --control 3", path(&program("innkeeper-vmm")));
+    command.args(["-c", &line]);
+    let served = serve_by(command)?;
+    let mut guest = Guest::start_with(served, &[&layers])?;
+    assert_eq!(guest.stack()?.1, DEPTH as u32);
+    guest.ask("wa1", "00")?;
+    guest.ask("ra", "00 1")?;
+    guest.ask("rz", "00 -")?;
+    let before = guest.vmm.holds()?;
+    assert!(before[0] > 2 * DEPTH);
+
+    // What waits goes with a disk that is refused, and there is a bound.
+    let other = Layers::new(directory.path(), 2, SIZE)?;
+    let wait = |controller: &mut Controller, count: usize| -> Result<_> {
+        let mut parcel = Parcel::default();
+        for _ in 0..count {
+            parcel.add(other.open("2-1", true)?);
+        }
+        controller.try_call(Command::Layers { layers: parcel.layers.clone() }, &parcel.descriptors())
+    };
+    wait(&mut guest.controller, 3)?.expect("there is room for three");
+    assert!(guest.vmm.holds()?[0] == before[0] + 6);
+    let mut parcel = Parcel::default();
+    parcel.add(other.open("2-1", true)?);
+    let attach = Command::AttachDisk(Box::new(other.disk("other", parcel.layers.clone())));
+    let failure = guest.controller.refused(attach.clone(), &parcel.descriptors())?;
+    assert!(failure.message.contains("is there twice"), "{failure:?}");
+    guest.controller.call(attach, &parcel.descriptors())?;
+    guest.controller.detach("other", true)?;
+    guest.controller.expect(&Happening::DeviceFreed { id: "other".into() }, PATIENCE)?;
+    let mut waiting = 0;
+    let failure = loop {
+        match wait(&mut guest.controller, 120)? {
+            Ok(_) => waiting += 120,
+            Err(failure) => break failure,
+        }
+        assert!(waiting <= LAYERS_MAX);
+    };
+    assert_eq!(failure.code, FailureCode::Invalid);
+    assert!(waiting + 120 > LAYERS_MAX, "{waiting}: {failure:?}");
+    guest.quit(3)?;
+    assert_eq!(blocks(&layers.snapshot(DEPTH)?, 2)?, "1-");
+    Ok(())
+}
+
+/// They also go with the connection.
+#[test]
+fn layers_do_not_outlive_their_connection() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let layers = Layers::new(directory.path(), 1, SIZE)?;
+    let (vmm, mut controller, _streams) = serve()?;
+    let socket = directory.path().join("control");
+    controller.configure(&Machine::new(Boot::payload("disk")), Some(&listener(&socket)?))?;
+    let before = vmm.holds()?;
+    let mut other = Controller::connect(&socket)?;
+    let mut parcel = Parcel::default();
+    parcel.add(layers.open("1-1", true)?);
+    other.call(Command::Layers { layers: parcel.layers.clone() }, &parcel.descriptors())?;
+    drop(other);
+    vmm.expect_to_hold(before, PATIENCE)?;
+    // And are not another's.
+    let disk = layers.disk("disk", Vec::new());
+    let failure = controller.refused(Command::AttachDisk(Box::new(disk)), &[])?;
+    assert_eq!(failure.message, "there are no layers");
+    Ok(())
+}
+
+/// What was written to one disk before something was written to another is in the snapshots if the other is.
+#[test]
+fn several_disks_are_sealed_at_one_point_of_time() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut volumes = [Layers::new(directory.path(), 1, SIZE)?, Layers::new(directory.path(), 2, SIZE)?];
+    let mut guest = Guest::start(&[&volumes[0], &volumes[1]])?;
+    guest.vmm.send("s")?;
+    for _ in 0..40 {
+        let mut parcel = Parcel::default();
+        let mut disks = Vec::new();
+        for (number, layers) in volumes.iter_mut().enumerate() {
+            let name = layers.push()?;
+            disks.push(layers.seal(&id(number), &[&name], &mut parcel)?);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        guest.controller.call(Command::SealDisks { disks }, &parcel.descriptors())?;
+    }
+    guest.vmm.send("!")?;
+    assert!(guest.vmm.expect("\n", PATIENCE)?.starts_with("00 "));
+    (0..2).try_for_each(|number| guest.finish_seal(number))?;
+    let mut last = 0;
+    for count in 1..volumes[0].names.len() {
+        let numbers = volumes.each_ref().map(|layers| -> Result<u64> {
+            let mut sector = [0; 8];
+            layers.snapshot(count)?.read_at(&mut sector, 0)?;
+            Ok(u64::from_le_bytes(sector))
+        });
+        let [first, second] = numbers;
+        let (first, second) = (first?, second?);
+        assert!(second >= last && (second..=second + 1).contains(&first), "{last} {first} {second}");
+        last = second;
+    }
+    assert!(last > 0);
+    guest.quit(3)
+}
+
+/// However a guest or its VMM ends, short of being killed, what was written is there, as with a raw file.
+#[test]
+fn an_orderly_end_keeps_what_was_not_flushed() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let layers = Layers::new(directory.path(), 1, SIZE)?;
+    let content = || -> Result<String> { blocks(&layers.snapshot(1)?, 6) };
+    let mut guest = Guest::start(&[&layers])?;
+    // When it is to be booted anew, whoever looks for the boot source reads the files while the VMM has them.
+    guest.ask("wa1", "00")?;
+    guest.vmm.send("R")?;
+    guest.controller.wait_for(|what| matches!(what, Happening::BootSourceWanted { .. }), PATIENCE)?;
+    let still = layers.names.iter().map(|(name, _)| layers.open(name, false)).collect::<Result<_>>()?;
+    assert_eq!(blocks(&innkeeper_block::Layered::open_still(still)?, 6)?, "1-----");
+    assert!(layers.snapshot(1).is_err(), "the VMM has it");
+    // So does another VMM.
+    {
+        let (_vmm, mut controller, _streams) = serve()?;
+        controller.configure(&Machine::new(Boot::payload("disk")), None)?;
+        for (read_only, still, is_good) in
+            [(true, true, true), (true, false, false), (false, false, false), (false, true, false)]
+        {
+            let mut parcel = Parcel::default();
+            parcel.add(layers.open("1-1", true)?);
+            let name = format!("{read_only}{still}");
+            let disk = AttachDisk { read_only, still, ..layers.disk(&name, parcel.layers.clone()) };
+            let result = controller.try_call(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())?;
+            assert_eq!(result.is_ok(), is_good, "{result:?}");
+        }
+    }
+    guest.controller.say(Command::Boot { source: None })?;
+    guest.begin(&[1])?;
+    guest.ask("ra", "00 1")?;
+    guest.ask("wb2", "00")?;
+    guest.vmm.send("p")?;
+    guest.controller.expect(&Happening::Ended(Ending::PowerOff), PATIENCE)?;
+    assert_eq!(content()?, "12----");
+    guest.quit(0)?;
+
+    let mut guest = Guest::start(&[&layers])?;
+    guest.ask("wc3", "00")?;
+    guest.quit(3)?;
+    assert_eq!(content()?, "123---");
+
+    let mut guest = Guest::start(&[&layers])?;
+    guest.ask("wd4", "00")?;
+    guest.controller.say(Command::PowerOff)?;
+    guest.controller.expect(&Happening::Ended(Ending::Stopped), PATIENCE)?;
+    assert_eq!(content()?, "1234--");
+    guest.quit(3)?;
+
+    let mut guest = Guest::start(&[&layers])?;
+    guest.ask("we5", "00")?;
+    // Its controller is gone, and there can be no other.
+    drop(guest.controller);
+    guest.vmm.wait_for_code(3, PATIENCE)?;
+    assert_eq!(content()?, "12345-");
+    Ok(())
+}
+
+#[test]
+fn a_command_line_names_layers() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut layers = Layers::new(directory.path(), 1, SIZE)?;
+    {
+        let volume = innkeeper_block::Layered::open(layers.files()?, false)?;
+        let name = layers.push()?;
+        volume.seal(layers.open(&name, true)?)?;
+        volume.finish_seal()?;
+    }
+    let run = |names: &str| {
+        let kernel = innkeeper_tests::payload("roundtrip");
+        let names = names.replace('@', path(directory.path()));
+        let disk = format!("path={names},format=layered");
+        Vmm::run(["--kernel", path(&kernel), "--memory", "16M", "--disk", &disk])
+    };
+    let mut vmm = run("@/1-1.data:@/1-1.map:@/1-2.data:@/1-2.map")?;
+    vmm.wait_for_code(0, PATIENCE)?;
+    vmm.expect("read 00: \nwrite 00\nflush 00\n", PATIENCE)?;
+    for (names, error) in [
+        ("@/1-2.data:@/1-2.map", "layer 0 (00000000-0000-0001-0000-000000000002) belongs on top of"),
+        ("@/1-1.data:@/1-1.map", "the top layer is sealed"),
+        ("@/1-1.data:@/1-3.map", "1-3.map: No such file"),
+    ] {
+        let mut vmm = run(names)?;
+        vmm.wait_for_code(1, PATIENCE)?;
+        let errors = vmm.errors();
+        assert!(errors.contains(error) && errors.lines().count() == 1, "{errors}");
+    }
+    let mut sector = [0; 512];
+    layers.snapshot(2)?.read_at(&mut sector, 512)?;
+    assert_eq!(sector, [1; 512]);
+    Ok(())
+}
+
+mod kills;
