@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::EVERYBODY;
 use super::mapping::{EbsItem, MappingItem};
+use super::{EVERYBODY, snapshots};
 use crate::actions::lookup::{select, time};
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};
-use crate::records::{Image, ImageState};
+use crate::records::{Image, ImageOrigin, ImageState, Snapshot, SnapshotState};
 use crate::state::World;
 
 /// The images that the caller may launch.
@@ -62,12 +62,49 @@ struct Item {
     hypervisor: &'static str,
     boot_mode: Option<String>,
     imds_support: Option<String>,
+    state_reason: Option<Reason>,
+    source_instance_id: Option<String>,
+    source_image_id: Option<String>,
+    source_image_region: Option<String>,
     #[serde(rename = "tagSet", serialize_with = "crate::actions::tags::set")]
     tags: BTreeMap<String, String>,
 }
 
+/// `stateReason`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reason {
+    code: &'static str,
+    message: String,
+}
+
+impl Reason {
+    /// Why an image could not be made: it says so, or one of its snapshots does.
+    fn new(world: &World, image: &Image) -> Option<Self> {
+        if image.state != ImageState::Failed {
+            return None;
+        }
+        let of_snapshot = |id| match world.get::<Snapshot>(id).map(|snapshot| &snapshot.state) {
+            None => Some(format!("The snapshot {id} is gone")),
+            Some(SnapshotState::Error(why)) => {
+                Some(format!("The snapshot {id} could not be completed: {why}"))
+            }
+            Some(_) => None,
+        };
+        let why = image.failure.clone().or_else(|| snapshots(image).find_map(of_snapshot));
+        let why = why.unwrap_or_else(|| "The image could not be made".to_owned());
+        let code = "Server.InternalError";
+        Some(Self { code, message: format!("{code}: {why}") })
+    }
+}
+
 impl Item {
-    fn new(world: &World, image: &Image) -> Self {
+    fn new(world: &World, region: &str, image: &Image) -> Self {
+        let (instance, source) = match &image.origin {
+            Some(ImageOrigin::Instance(id)) => (Some(id.to_string()), None),
+            Some(ImageOrigin::Image(id)) => (None, Some(id.to_string())),
+            None => (None, None),
+        };
         Self {
             image_id: image.id.to_string(),
             image_location: image.location.clone(),
@@ -93,6 +130,10 @@ impl Item {
             hypervisor: "xen",
             boot_mode: image.boot_mode.clone(),
             imds_support: image.imds_support.clone(),
+            state_reason: Reason::new(world, image),
+            source_instance_id: instance,
+            source_image_region: source.as_ref().map(|_| region.to_owned()),
+            source_image_id: source,
             tags: world.tags(&image.id).cloned().unwrap_or_default(),
         }
     }
@@ -121,6 +162,15 @@ impl Filtered for Item {
             "virtualization-type" => |image| vec![image.virtualization_type.to_owned()],
             "hypervisor" => |image| vec![image.hypervisor.to_owned()],
             "boot-mode" => |image| image.boot_mode.iter().cloned().collect(),
+            "source-image-id" => |image| image.source_image_id.iter().cloned().collect(),
+            "source-image-region" => |image| image.source_image_region.iter().cloned().collect(),
+            "source-instance-id" => |image| image.source_instance_id.iter().cloned().collect(),
+            "state-reason-code" => {
+                |image| image.state_reason.iter().map(|reason| reason.code.to_owned()).collect()
+            }
+            "state-reason-message" => {
+                |image| image.state_reason.iter().map(|reason| reason.message.clone()).collect()
+            }
             "image-allowed" => |_| vec!["true".to_owned()],
             "block-device-mapping.device-name" => {
                 |image| image.block_device_mapping.iter().map(|mapping| mapping.device_name.clone()).collect()
@@ -158,12 +208,7 @@ impl Filtered for Item {
             | "ena-support"
             | "free-tier-eligible"
             | "sriov-net-support"
-            | "source-image-id"
-            | "source-image-region"
-            | "source-instance-id"
-            | "state-reason-code"
-            | "public-ssm-parameter-name"
-            | "state-reason-message" => |_| Vec::new(),
+            | "public-ssm-parameter-name" => |_| Vec::new(),
             _ => return None,
         })
     }
@@ -193,10 +238,10 @@ impl Action for DescribeImages {
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
         let world = context.agent.state.read();
         let wanted = Selection::new(&self.filters)?;
-        let account = &context.caller.account;
+        let (account, region) = (&context.caller.account, &context.agent.config.region);
         let images = select::<Image>(&world, context, &self.ids)?;
         let images = images.iter().filter(|image| self.is_wanted(image, account));
-        let mut items: Vec<Item> = images.map(|image| Item::new(&world, image)).collect();
+        let mut items: Vec<Item> = images.map(|image| Item::new(&world, region, image)).collect();
         items.retain(|item| wanted.accepts(item));
         let (images_set, next_token) =
             page(items, |item| &item.image_id, self.max_results, self.next_token.as_deref(), 5)?;

@@ -42,6 +42,14 @@ pub(super) struct Ebs {
     ebs_card_index: i64,
 }
 
+impl BlockDeviceMapping {
+    /// Whether it has one of Ebs, VirtualName and NoDevice.
+    pub fn says_one_thing(&self) -> bool {
+        let all = [self.ebs.is_some(), self.virtual_name.is_some(), self.no_device.is_some()];
+        all.iter().filter(|is_there| **is_there).count() == 1
+    }
+}
+
 impl Ebs {
     /// Refuses what an image of this host cannot say of its volumes.
     fn check_supported(&self) -> Result<(), ApiError> {
@@ -59,6 +67,35 @@ impl Ebs {
             }
         }
         Ok(())
+    }
+
+    /// What an image is to have of a volume of its instance. EC2 lets only DeleteOnTermination be changed; that the
+    /// volumes of the image's instances can be larger, and of another type, does no harm.
+    pub fn change(&self, device: &str, volume: MappedVolume) -> Result<MappedVolume, ApiError> {
+        self.check_supported()?;
+        let invalid = |reason: &str| {
+            Err(ApiError::new("InvalidBlockDeviceMapping", format!("The mapping of {device} {reason}.")))
+        };
+        if self.snapshot_id.is_some() {
+            return invalid(
+                "is of a volume of the instance, whose snapshot is yet to be made: leave SnapshotId out",
+            );
+        }
+        if self.encrypted.is_some_and(|encrypted| encrypted != volume.encrypted) {
+            return invalid("cannot change whether its volume is encrypted: copy the image instead");
+        }
+        let size = self.volume_size.unwrap_or(volume.size);
+        if size < volume.size {
+            return invalid("makes its volume smaller");
+        }
+        let volume_type = self.volume_type.clone().unwrap_or_else(|| volume.volume_type.clone());
+        // What was chosen of one type says nothing of another.
+        let stays = volume_type == volume.volume_type;
+        let iops = self.iops.or(volume.iops.filter(|_| stays));
+        let throughput = self.throughput.or(volume.throughput.filter(|_| stays));
+        types::check(&volume_type, size, iops, throughput)?;
+        let delete_on_termination = self.delete_on_termination.unwrap_or(volume.delete_on_termination);
+        Ok(MappedVolume { size, volume_type, iops, throughput, delete_on_termination, ..volume })
     }
 
     /// As it is recorded. A size is at least `smallest`, and that if none is named.

@@ -1,32 +1,63 @@
 //! Images: what instances are launched from.
 
+mod copy_image;
+mod create_image;
 mod deregister_image;
 mod describe_image_attribute;
 mod describe_images;
 mod mapping;
 mod modify_image_attribute;
+pub(crate) mod photograph;
 mod register_image;
+mod reset_image_attribute;
 
 use crate::ids::SnapshotId;
 use crate::images;
-use crate::query::Context;
 use crate::query::dispatch::Registry;
+use crate::query::{ApiError, Context};
 use crate::records::Image;
+use crate::state::World;
 
 /// The launch permission of everybody.
 const EVERYBODY: &str = "all";
 
+/// The most characters of a description.
+const MAX_DESCRIPTION: usize = 255;
+
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<copy_image::CopyImage>();
+    registry.add::<create_image::CreateImage>();
     registry.add::<deregister_image::DeregisterImage>();
     registry.add::<describe_image_attribute::DescribeImageAttribute>();
     registry.add::<describe_images::DescribeImages>();
     registry.add::<modify_image_attribute::ModifyImageAttribute>();
     registry.add::<register_image::RegisterImage>();
+    registry.add::<reset_image_attribute::ResetImageAttribute>();
 }
 
 /// The snapshots that an image's volumes are made from.
 fn snapshots(image: &Image) -> impl Iterator<Item = &SnapshotId> {
     image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref()?.snapshot.as_ref())
+}
+
+/// Whether the caller has no image of this name.
+fn check_name_is_free(world: &World, context: Context<'_>, name: &str) -> Result<(), ApiError> {
+    let mut own = world.all::<Image>().filter(|image| image.owner == context.caller.account);
+    match own.find(|image| image.name == name) {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!("AMI name {name} is already in use by AMI {}", other.id);
+            Err(ApiError::new("InvalidAMIName.Duplicate", message))
+        }
+    }
+}
+
+fn check_description(description: Option<&String>) -> Result<(), ApiError> {
+    if description.is_some_and(|text| text.chars().count() > MAX_DESCRIPTION) {
+        let message = format!("The description of an image has at most {MAX_DESCRIPTION} characters.");
+        return Err(ApiError::new("InvalidParameterValue", message));
+    }
+    Ok(())
 }
 
 /// Removes the files that nobody needs any more. If it cannot, that is no reason to take back what was asked for.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::EVERYBODY;
+use super::{EVERYBODY, check_description};
 use crate::actions::lookup::find_own;
 use crate::query::{Action, ApiError, Context};
 use crate::records::Image;
@@ -142,10 +142,7 @@ impl ModifyImageAttribute {
             return Err(ApiError::combination(message));
         }
         if let Some(text) = description {
-            if text.chars().count() > 255 {
-                let message = "The description of an image has at most 255 characters.";
-                return Err(ApiError::new("InvalidParameterValue", message));
-            }
+            check_description(Some(text))?;
             image.description = Some(text.clone()).filter(|text| !text.is_empty());
         }
         match imds_support.map(String::as_str) {

@@ -13,6 +13,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub(super) use copy_snapshot::{check_encryption, check_region};
+
 use jiff::Timestamp;
 
 use crate::actions::refused::refuse;

@@ -1,0 +1,43 @@
+//! The snapshots of an image that is made of an instance.
+
+use jiff::Timestamp;
+
+use crate::actions::snapshots::take;
+use crate::ids::{ImageId, VolumeId};
+use crate::records::{Image, ImageState, Volume};
+use crate::state::Draft;
+
+/// Records snapshots of the volumes that an image is to have, all of one point in time, and that it waits for them and for
+/// nothing else. To be called when nobody writes to the volumes, or if nobody is to wait for that: when its instance's
+/// guest is down, or before the volumes of an instance that ends are released. Returns the volumes, which are to be
+/// settled then. Without effect on an image that waits for no instance, or is not there any more.
+pub fn photograph(draft: &mut Draft, image: &ImageId, now: Timestamp) -> Vec<VolumeId> {
+    let Some(image) = draft.get::<Image>(image) else { return Vec::new() };
+    let mut image = Image::clone(image);
+    let Some(awaited) = image.awaited.take() else { return Vec::new() };
+    let origin = image.waits_for.take();
+    if let Some(gone) = awaited.volumes.values().find(|id| draft.get::<Volume>(id).is_none()) {
+        image.failure = Some(format!("Volume {gone} was deleted before there was a snapshot of it"));
+        image.state = ImageState::Failed;
+        draft.put(image);
+        return Vec::new();
+    }
+    let description = match origin {
+        Some(instance) => format!("Created by CreateImage({instance}) for {}", image.id),
+        None => format!("Created by CreateImage for {}", image.id),
+    };
+    for mapping in &mut image.block_devices {
+        let (Some(id), Some(volume)) = (awaited.volumes.get(&mapping.device_name), &mut mapping.volume)
+        else {
+            continue;
+        };
+        if let Some(snapshot) = take(draft, id, &description, now) {
+            draft.tag(&snapshot.id, awaited.tags.clone());
+            // It can have grown since the image was asked for.
+            volume.size = volume.size.max(snapshot.volume_size);
+            volume.snapshot = Some(snapshot.id);
+        }
+    }
+    draft.put(image);
+    awaited.volumes.into_values().collect()
+}
