@@ -351,6 +351,14 @@ impl Actor {
                 tracing::debug!(instance = %self.id, error = chain(&error), "the VMM does not wait for a boot source");
             }
         }
+        // What the guest has flushed is in the layers below from here on: an image may be waiting for that.
+        let photographed = match self.photograph().await {
+            Ok(()) => self.reconcile_layers().await,
+            failed => failed,
+        };
+        if let Err(error) = photographed {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "an image has to wait");
+        }
         let mut parcel = Vec::new();
         let source = match timeout(BOOT_PATIENCE, self.boot_source(instance, &mut parcel)).await {
             Ok(Ok(source)) => Some(source),

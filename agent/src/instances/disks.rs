@@ -20,7 +20,7 @@ use crate::records::{AttachmentStatus, Instance, Layer, LayerState, StoreDisk, V
 use crate::state::Draft;
 use crate::store::StoreError;
 use crate::volumes::layers::Access;
-use crate::volumes::{stack, types};
+use crate::volumes::{snapshots, stack, types};
 
 /// How long a disk may be another VMM's that has ended: of one that was killed, the kernel closes what its io_uring had
 /// in hand some time after.
@@ -348,6 +348,20 @@ impl Actor {
             files.splice(range, [name]);
         }
         Ok(())
+    }
+
+    /// Records the snapshots of images that wait for the guest to be down. It is.
+    pub(super) async fn photograph(&mut self) -> Result<()> {
+        let id = self.id.clone();
+        if snapshots::waiting_images(&self.shared.state.read(), &id).is_empty() {
+            return Ok(());
+        }
+        self.record_change(move |draft| {
+            for image in snapshots::waiting_images(draft, &id) {
+                snapshots::photograph(draft, &image, Timestamp::now());
+            }
+        })
+        .await
     }
 
     /// Brings about what is recorded of the volumes of an instance that has no guest.

@@ -238,6 +238,7 @@ impl Actor {
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || shared.host.forget_vmm(&id)).await?;
         pass("end-vmm.forgotten");
+        self.photograph().await?;
         self.settle_volumes(instance).await;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Volumes: what the records say of their layers, and the files that these are.
 //!
 //! - [`stack`] is the pure part: which layers are on top of each other, and what is written down when that changes.
+//! - [`snapshots`] is what is recorded of those: of a volume, and of an instance that becomes an image.
 //! - [`layers`] is the files, [`copy`] how an image's disk becomes one of them, `legacy` what volumes were before.
 //! - [`keeper`] removes what nobody needs any more, and merges what has become too deep.
 //! - [`types`] is EC2's volume types, and what they may do.
@@ -13,6 +14,7 @@ pub mod copy;
 pub mod keeper;
 pub mod layers;
 mod legacy;
+pub mod snapshots;
 pub mod stack;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::mapping::{BlockDeviceMapping, resolve};
-use super::photograph::photograph;
 use super::register_image::check_name;
 use super::{check_description, check_name_is_free};
 use crate::actions::instances::MAX_VOLUMES;
@@ -24,6 +23,7 @@ use crate::records::{
     Mapping, RootDeviceType, Volume,
 };
 use crate::state::World;
+use crate::volumes::snapshots::photograph;
 
 /// Makes an image of an instance: of what is on its volumes when its guest is down. One that runs is rebooted for that,
 /// unless the request says `NoReboot`; then the snapshots are what a power failure would leave.

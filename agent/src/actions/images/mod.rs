@@ -7,7 +7,6 @@ mod describe_image_attribute;
 mod describe_images;
 mod mapping;
 mod modify_image_attribute;
-pub(crate) mod photograph;
 mod register_image;
 mod reset_image_attribute;
 

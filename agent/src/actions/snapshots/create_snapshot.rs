@@ -4,13 +4,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::item::SnapshotItem;
-use super::{check, check_description, check_place, take};
+use super::{check, check_description, check_place};
 use crate::actions::lookup::find;
 use crate::ids::VolumeId;
 use crate::query::tags::{TagSpecification, specified_for};
 use crate::query::{Action, ApiError, Context};
 use crate::records::Volume;
 use crate::state::World;
+use crate::volumes::snapshots::take;
 
 /// Keeps what is on a volume now. When it is answered, nothing that is written from now on will be in the snapshot.
 #[derive(Debug, Deserialize)]

@@ -6,13 +6,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::item::SnapshotItem;
-use super::{check, check_description, check_place, take};
+use super::{check, check_description, check_place};
 use crate::actions::lookup::find;
 use crate::ids::{VolumeId, is_well_formed};
 use crate::query::tags::{TagSpecification, fits, specified_for};
 use crate::query::{Action, ApiError, Context};
 use crate::records::{BlockDevice, Instance, Volume};
 use crate::state::World;
+use crate::volumes::snapshots::take;
 
 /// The most volumes that a request leaves out.
 const MAX_EXCLUDED: usize = 40;

@@ -18,12 +18,11 @@ pub(super) use copy_snapshot::{check_encryption, check_region};
 use jiff::Timestamp;
 
 use crate::actions::refused::refuse;
-use crate::ids::{SnapshotId, VolumeId};
+use crate::ids::SnapshotId;
 use crate::query::ApiError;
 use crate::query::dispatch::Registry;
 use crate::records::{Image, Snapshot, SnapshotState, Volume, VolumeState};
-use crate::state::{Draft, World};
-use crate::volumes::stack;
+use crate::state::World;
 
 /// The most characters of a description.
 const MAX_DESCRIPTION: usize = 255;
@@ -73,33 +72,6 @@ pub(super) fn check(world: &World, volume: &Volume) -> Result<(), ApiError> {
         return Err(ApiError::new("ConcurrentSnapshotLimitExceeded", message));
     }
     Ok(())
-}
-
-/// Records a snapshot of what a volume holds now. None if there is no such volume.
-pub(super) fn take(
-    draft: &mut Draft,
-    volume: &VolumeId,
-    description: &str,
-    now: Timestamp,
-) -> Option<Snapshot> {
-    let layer = stack::cover(draft, volume)?;
-    let volume = draft.get::<Volume>(volume)?;
-    let snapshot = Snapshot {
-        id: SnapshotId::random(),
-        owner: volume.owner.clone(),
-        description: description.to_owned(),
-        volume_size: volume.size,
-        volume: Some(volume.id.clone()),
-        started: now,
-        layer,
-        state: SnapshotState::Pending,
-        completed: None,
-        encrypted: volume.encrypted,
-        create_volume_permissions: Vec::new(),
-        file: None,
-    };
-    draft.put(snapshot.clone());
-    Some(snapshot)
 }
 
 /// A snapshot of the same layer for another owner. It takes no more room, and outlives the one that it is made of.

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::{copy, take};
+use super::copy;
 use crate::actions::testing::Client;
 use crate::ids::{LayerId, SnapshotId, VolumeId};
 use crate::query::ApiError;
 use crate::records::{Layer, LayerState, Snapshot, SnapshotState, Volume};
 use crate::state::Draft;
+use crate::volumes::snapshots::take;
 use crate::volumes::stack;
 
 /// What happens. Numbers choose among what there is.

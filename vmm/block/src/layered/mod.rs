@@ -330,25 +330,13 @@ impl Layered {
         self.volume.replace_layers(layers, self.open_new(merged, Access::Read)?)
     }
 
-    /// Fills `buffer` with what is at `offset`, in bytes. For who reads a little and has no queue.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.with_segments(buffer, |segments| Operation::Read { offset, segments })
-    }
-
-    /// Writes `data` at `offset`, in bytes. For who writes a little and has no queue.
+    /// Writes `data` from `offset` on. For who writes a little and has no queue.
     pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.with_segments(&mut data.to_vec(), |segments| Operation::Write { offset, segments })
-    }
-
-    fn with_segments(
-        &self,
-        buffer: &mut [u8],
-        operation: impl FnOnce(Segments) -> Operation,
-    ) -> io::Result<()> {
-        let piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: the buffer is borrowed until this returns, and the operation is over then: nobody keeps the segments.
+        let mut data = data.to_vec();
+        let piece = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+        // SAFETY: the copy is there until this returns, and the operation is over then: nobody keeps the segments.
         let segments = unsafe { Segments::new([piece], Arc::new(())) };
-        self.volume.run(operation(segments))
+        self.volume.run(Operation::Write { offset, segments })
     }
 
     /// Why the volume takes no more writes, if that is so: once something could not be made durable, nobody knows what

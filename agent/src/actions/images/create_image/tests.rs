@@ -1,6 +1,5 @@
 use jiff::Timestamp;
 
-use super::super::photograph::photograph;
 use crate::actions::testing::Client;
 use crate::ids::ImageId;
 use crate::query::ApiError;
@@ -9,6 +8,7 @@ use crate::records::{
     StoreDisk, Volume, VolumeState,
 };
 use crate::state::Draft;
+use crate::volumes::snapshots::photograph;
 use crate::volumes::stack;
 
 /// A client with an instance in this state that has a root volume of 8 GiB, which goes with it, and another of 3 GiB.

@@ -1,11 +1,41 @@
-//! The snapshots of an image that is made of an instance.
+//! Snapshots, as they are recorded: of a volume, and of those that an image is made of.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::actions::snapshots::take;
-use crate::ids::{ImageId, VolumeId};
-use crate::records::{Image, ImageState, Volume};
-use crate::state::Draft;
+use super::stack;
+use crate::ids::{ImageId, InstanceId, SnapshotId, VolumeId};
+use crate::records::{Image, ImageState, Snapshot, SnapshotState, Volume};
+use crate::state::{Draft, World};
+
+/// Records a snapshot of what a volume holds now. None if there is no such volume.
+pub fn take(draft: &mut Draft, volume: &VolumeId, description: &str, now: Timestamp) -> Option<Snapshot> {
+    let layer = stack::cover(draft, volume)?;
+    let volume = draft.get::<Volume>(volume)?;
+    let snapshot = Snapshot {
+        id: SnapshotId::random(),
+        owner: volume.owner.clone(),
+        description: description.to_owned(),
+        volume_size: volume.size,
+        volume: Some(volume.id.clone()),
+        started: now,
+        layer,
+        state: SnapshotState::Pending,
+        completed: None,
+        encrypted: volume.encrypted,
+        create_volume_permissions: Vec::new(),
+        file: None,
+    };
+    draft.put(snapshot.clone());
+    Some(snapshot)
+}
+
+/// The images that wait for an instance's guest to be down.
+pub fn waiting_images(world: &World, instance: &InstanceId) -> Vec<ImageId> {
+    let waiting = world.all::<Image>().filter(|image| image.waits_for.as_ref() == Some(instance));
+    waiting.map(|image: &Arc<Image>| image.id.clone()).collect()
+}
 
 /// Records snapshots of the volumes that an image is to have, all of one point in time, and that it waits for them and for
 /// nothing else. To be called when nobody writes to the volumes, or if nobody is to wait for that: when its instance's
