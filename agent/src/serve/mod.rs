@@ -74,7 +74,7 @@ pub struct Agent {
     settling: Duration,
     /// Where a test's agent has its files.
     #[cfg(test)]
-    directory: Option<tempfile::TempDir>,
+    _directory: Option<tempfile::TempDir>,
 }
 
 /// See [`Agent::settle_volumes`].
@@ -132,7 +132,7 @@ impl Agent {
             identity,
             settling: SETTLING,
             #[cfg(test)]
-            directory: None,
+            _directory: None,
         })
     }
 
@@ -167,7 +167,7 @@ impl Agent {
         let host = Arc::new(crate::host::Linux::new(config.host_settings()));
         let agent = Self::new(config, store, Catalogue::default(), capacity, host).unwrap();
         // There are no actors that could be waited for.
-        let agent = Self { directory: Some(directory), settling: Duration::ZERO, ..agent };
+        let agent = Self { _directory: Some(directory), settling: Duration::ZERO, ..agent };
         bootstrap::bootstrap(&agent.state, &agent.config, jiff::Timestamp::UNIX_EPOCH).unwrap();
         agent
     }
