@@ -6,9 +6,11 @@ use quick_xml::events::Event;
 use serde_json::{Map, Value};
 
 /// Lists whose names do not end in `Set`. Only by its name is an empty list told from an empty text.
-const LISTS: [&str; 10] = [
+const LISTS: [&str; 12] = [
+    "attachmentStatuses",
     "availabilityZoneInfo",
     "blockDeviceMapping",
+    "details",
     "groups",
     "ipPermissions",
     "ipPermissionsEgress",

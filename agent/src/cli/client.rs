@@ -57,6 +57,7 @@ fn advice(code: &str, message: &str) -> &'static str {
         }
         "InvalidAMIID.NotFound" | "InvalidAMIID.Malformed" => ". `innkeeper image list` lists the images",
         "InvalidKeyPair.NotFound" => ". `innkeeper key list` lists the key pairs",
+        "InvalidSnapshot.NotFound" => ". `innkeeper snapshot list` lists the snapshots",
         "InvalidVolume.NotFound" => ". `innkeeper volume list` lists the volumes",
         "InvalidGroup.NotFound" => ". `innkeeper group list` lists the security groups",
         "InsufficientInstanceCapacity" => ". `innkeeper types --fits` lists what fits",

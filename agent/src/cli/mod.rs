@@ -26,6 +26,7 @@ mod output;
 mod people;
 mod run;
 mod serve;
+mod snapshots;
 mod ssh;
 mod tags;
 mod types;
@@ -158,6 +159,10 @@ mod tests {
             "innkeeper stop web --timeout 5",
             "innkeeper tag i-1",
             "innkeeper completions dos",
+            "innkeeper volume modify data",
+            "innkeeper volume check",
+            "innkeeper snapshot create",
+            "innkeeper image create web",
         ] {
             let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -25,6 +25,7 @@ struct Kind {
 
 const INSTANCE: Kind = Kind { word: "instance", prefix: "i-", listed: "innkeeper ps --all" };
 const IMAGE: Kind = Kind { word: "image", prefix: "ami-", listed: "innkeeper image list" };
+const SNAPSHOT: Kind = Kind { word: "snapshot", prefix: "snap-", listed: "innkeeper snapshot list" };
 const VOLUME: Kind = Kind { word: "volume", prefix: "vol-", listed: "innkeeper volume list" };
 
 /// Whether a text can only be an id of EC2's, with the prefix of its kind.
@@ -103,6 +104,23 @@ pub fn volumes(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>
     all(&VOLUME, wanted, || {
         Ok(tagged(&client.describe("DescribeVolumes", Parameters::default(), "volumeSet")?, "volumeId"))
     })
+}
+
+/// The ids of snapshots.
+pub fn snapshots(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>> {
+    all(&SNAPSHOT, wanted, || {
+        Ok(tagged(&client.describe("DescribeSnapshots", Parameters::default(), "snapshotSet")?, "snapshotId"))
+    })
+}
+
+/// The id of a volume.
+pub fn volume(client: &Client, wanted: &str) -> anyhow::Result<String> {
+    volumes(client, &[wanted.to_owned()])?.pop().context("there is no such volume")
+}
+
+/// The id of a snapshot.
+pub fn snapshot(client: &Client, wanted: &str) -> anyhow::Result<String> {
+    snapshots(client, &[wanted.to_owned()])?.pop().context("there is no such snapshot")
 }
 
 /// The id of an image. The beginning of its name is enough.

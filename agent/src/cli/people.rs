@@ -14,6 +14,7 @@ use crate::cli::keys::Keys;
 use crate::cli::maintenance::Maintenance;
 use crate::cli::network::Network;
 use crate::cli::run::Run;
+use crate::cli::snapshots::Snapshots;
 use crate::cli::ssh::Ssh;
 use crate::cli::tags::Tag;
 use crate::cli::types::Types;
@@ -59,12 +60,14 @@ pub enum Command {
     Events(Asking<Events>),
     /// Show how instances are, and announce events for them
     Instance(Choosing<Maintenance>),
-    /// List, register and remove images
+    /// List, register, create and remove images
     Image(Choosing<Images>),
     /// List, create, import and remove key pairs
     Key(Choosing<Keys>),
-    /// List, create, attach, detach and remove volumes
+    /// List, create, attach, detach, change, check and remove volumes
     Volume(Choosing<Volumes>),
+    /// List, create, copy and remove snapshots of volumes
+    Snapshot(Choosing<Snapshots>),
     /// List security groups
     Group(Choosing<Groups>),
     /// Say why packets are dropped
@@ -115,6 +118,7 @@ impl Command {
             Self::Image(Choosing { command, global }) => command.execute(&global),
             Self::Key(Choosing { command, global }) => command.execute(&global),
             Self::Volume(Choosing { command, global }) => command.execute(&global),
+            Self::Snapshot(Choosing { command, global }) => command.execute(&global),
             Self::Group(Choosing { command, global }) => command.execute(&global),
             Self::Net(Choosing { command, global }) => command.execute(&global),
             Self::Tag(Asking { arguments, global }) => arguments.execute(&global),

@@ -23,10 +23,12 @@ pub struct Wait {
     pub timeout: u64,
 }
 
-/// What to do about an instance that is waited for.
+/// What to do about a resource that is waited for.
 #[derive(Debug, PartialEq, Eq)]
-enum Decision {
+pub enum Decision {
+    /// It is there.
     Done,
+    /// It is on its way.
     GoOn,
     /// It went elsewhere, for this reason.
     Fail(String),
@@ -66,6 +68,25 @@ fn judge(wanted: &str, id: &str, instances: &[Value]) -> Decision {
 impl Wait {
     /// Waits until instances are in a state, if that is wanted; fails if one of them does not get there.
     pub fn until(&self, client: &Client, ids: &[String], wanted: &str) -> anyhow::Result<()> {
+        self.until_all("instance", ids, wanted, ", or look at `innkeeper console`", |left| {
+            let found = match client.instances(Parameters::default().with_list("InstanceId", left)) {
+                // One of them is; which one shows if all are asked for.
+                Err(error) if is_gone(&error) => client.instances(Parameters::default())?,
+                found => found?,
+            };
+            Ok(left.iter().map(|id| judge(wanted, id, &found)).collect())
+        })
+    }
+
+    /// The same for resources of any kind. `ask` decides about each of those that are left, in their order.
+    pub fn until_all(
+        &self,
+        kind: &str,
+        ids: &[String],
+        wanted: &str,
+        advice: &str,
+        ask: impl Fn(&[String]) -> anyhow::Result<Vec<Decision>>,
+    ) -> anyhow::Result<()> {
         if !self.wait {
             return Ok(());
         }
@@ -75,15 +96,11 @@ impl Wait {
         spinner.enable_steady_tick(INTERVAL);
         let mut left = ids.to_vec();
         loop {
-            spinner.set_message(format!("{} to be {wanted}", count(left.len())));
-            let found = match client.instances(Parameters::default().with_list("InstanceId", &left)) {
-                // One of them is; which one shows if all are asked for.
-                Err(error) if is_gone(&error) => client.instances(Parameters::default())?,
-                found => found?,
-            };
+            spinner.set_message(format!("{} to be {wanted}", count(kind, left.len())));
+            let decisions = ask(&left)?;
             let mut waiting = Vec::new();
-            for id in left {
-                match judge(wanted, &id, &found) {
+            for (id, decision) in left.into_iter().zip(decisions) {
+                match decision {
                     Decision::Done => {}
                     Decision::GoOn => waiting.push(id),
                     Decision::Fail(why) => {
@@ -100,7 +117,7 @@ impl Wait {
                 spinner.finish_and_clear();
                 let seconds = self.timeout;
                 bail!(
-                    "{} not {wanted} after {seconds} seconds: wait longer with --timeout, or look at `innkeeper console`",
+                    "{} not {wanted} after {seconds} seconds: wait longer with --timeout{advice}",
                     waiting.join(", ")
                 );
             }
@@ -110,11 +127,18 @@ impl Wait {
     }
 }
 
-fn count(instances: usize) -> String {
-    if instances == 1 {
-        "waiting for the instance".into()
-    } else {
-        format!("waiting for {instances} instances")
+fn count(kind: &str, number: usize) -> String {
+    if number == 1 { format!("waiting for the {kind}") } else { format!("waiting for {number} {kind}s") }
+}
+
+/// Decides about a resource that is on its way, `comes`, to a state where it is done.
+pub fn decide_by(state: &str, done: &str, comes: &str, reason: &str) -> Decision {
+    match state {
+        _ if state == done => Decision::Done,
+        _ if state == comes => Decision::GoOn,
+        "" => Decision::Fail("is gone".to_owned()),
+        _ if reason.is_empty() => Decision::Fail(format!("is {state}, not {done}")),
+        _ => Decision::Fail(format!("is {state}, not {done}: {reason}")),
     }
 }
 
@@ -145,6 +169,22 @@ mod tests {
         }
         assert_eq!(judge("terminated", "i-1", &[]), Decision::Done);
         assert_eq!(judge("running", "i-1", &[]), fail("is gone"));
+    }
+
+    #[test]
+    fn other_resources_are_on_their_way_there_or_elsewhere() {
+        let fail = |why: &str| Decision::Fail(why.to_owned());
+        for (state, reason, decision) in [
+            ("completed", "", Decision::Done),
+            ("pending", "", Decision::GoOn),
+            ("error", "the disk is full", fail("is error, not completed: the disk is full")),
+            ("error", "", fail("is error, not completed")),
+            ("", "", fail("is gone")),
+        ] {
+            assert_eq!(decide_by(state, "completed", "pending", reason), decision, "{state}");
+        }
+        assert_eq!(count("snapshot", 1), "waiting for the snapshot");
+        assert_eq!(count("snapshot", 2), "waiting for 2 snapshots");
     }
 
     #[test]

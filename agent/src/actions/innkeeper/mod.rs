@@ -1,5 +1,6 @@
 //! Actions that EC2 does not have, for people on the host.
 
+mod check_volume;
 mod describe_host;
 mod describe_identity;
 mod describe_state;
@@ -11,6 +12,7 @@ use crate::query::dispatch::Registry;
 pub use schedule_event::find_event;
 
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<check_volume::CheckVolume>();
     registry.add::<describe_host::DescribeHost>();
     registry.add::<describe_identity::DescribeIdentity>();
     registry.add::<describe_state::DescribeState>();

@@ -1,4 +1,4 @@
-//! Images: list, import, build, register, remove.
+//! Images: list, import, build, register, create, remove.
 
 mod sources;
 
@@ -13,6 +13,7 @@ use crate::cli::global::Global;
 use crate::cli::names;
 use crate::cli::output::{View, age};
 use crate::cli::tags::tags;
+use crate::cli::wait::{Wait, decide_by};
 use sources::Source;
 
 /// The root device of images for which it matters.
@@ -65,6 +66,27 @@ pub enum Images {
         command_line: Option<String>,
         #[command(flatten)]
         wanted: Wanted,
+    },
+    /// Make an image of an instance, as it is now
+    ///
+    /// An instance that is running is rebooted, so that its disks are as after a shutdown.
+    Create {
+        /// Id or name of an instance
+        instance: String,
+        /// The image's name
+        #[arg(long)]
+        name: String,
+        /// What it is, for people
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// Do not reboot the instance: the image is what a power failure would leave
+        #[arg(long)]
+        no_reboot: bool,
+        /// A tag
+        #[arg(long, value_name = "KEY=VALUE")]
+        tag: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Deregister images; instances that were launched from them stay
     #[command(visible_alias = "deregister")]
@@ -170,6 +192,28 @@ impl Images {
                 let directory = std::fs::canonicalize(&directory)
                     .with_context(|| format!("cannot find the directory {}", directory.display()))?;
                 global.done("imageId", &[wanted.register(&client, &directory, command_line)?])?;
+            }
+            Self::Create { instance, name, description, no_reboot, tag, wait } => {
+                let tags = tags(None, &tag)?;
+                let parameters = Parameters::default()
+                    .with("InstanceId", names::instance(&client, &instance)?)
+                    .with("Name", name)
+                    .with_some("Description", description)
+                    .with_some("NoReboot", no_reboot.then_some("true"))
+                    .with_tags("image", &tags);
+                let made = client.call("CreateImage", parameters)?;
+                let ids = [text(&made, "imageId").to_owned()];
+                global.done("imageId", &ids)?;
+                wait.until_all("image", &ids, "available", "", |left| {
+                    let parameters = Parameters::default().with_list("ImageId", left);
+                    let found = client.describe("DescribeImages", parameters, "imagesSet")?;
+                    let decide = |id: &String| {
+                        let image = found.iter().find(|each| text(each, "imageId") == id);
+                        let says = |path| image.map(|image| text(image, path)).unwrap_or_default();
+                        decide_by(says("imageState"), "available", "pending", says("stateReason.message"))
+                    };
+                    Ok(left.iter().map(decide).collect())
+                })?;
             }
             Self::Remove { images } => {
                 let mut removed = Vec::new();
