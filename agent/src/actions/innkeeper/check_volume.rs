@@ -4,10 +4,10 @@ use innkeeper_block::layered::{Report, Summary};
 use serde::{Deserialize, Serialize};
 
 use crate::actions::lookup::find;
-use crate::actions::refused::unsupported;
 use crate::ids::{LayerId, VolumeId};
+use crate::instances::chain;
 use crate::query::{Action, ApiError, Context};
-use crate::records::Volume;
+use crate::records::{Instance, Volume};
 use crate::serve::Agent;
 use crate::state::World;
 use crate::volumes::stack;
@@ -92,9 +92,18 @@ impl Item {
     }
 }
 
-/// Has the storage look at a volume.
-fn look(_: &Agent, volume: &VolumeId) -> Result<Report, ApiError> {
-    Err(unsupported(format!("This agent cannot check the layers of {volume}.")))
+/// Looks at a volume that no guest has.
+fn look(agent: &Agent, world: &World, volume: &VolumeId) -> Result<Report, ApiError> {
+    let attachment = world.get::<Volume>(volume).and_then(|volume| volume.attachment.as_ref());
+    let instance = attachment.and_then(|attachment| world.get::<Instance>(&attachment.instance));
+    if let Some(instance) = instance.filter(|instance| instance.lifecycle.state.holds_capacity()) {
+        let message = format!(
+            "{volume} is in use: its layers change while {} has it. Stop the instance or detach the volume first.",
+            instance.id
+        );
+        return Err(ApiError::new("IncorrectState", message));
+    }
+    agent.volumes.check(volume).map_err(|error| ApiError::internal(chain(&error)))
 }
 
 impl CheckVolume {
@@ -118,7 +127,7 @@ impl Action for CheckVolume {
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
         let world = context.agent.state.read();
         let check = |(volume, top): (VolumeId, LayerId)| {
-            let report = look(context.agent, &volume)?;
+            let report = look(context.agent, &world, &volume)?;
             let layers: Vec<_> = stack::chain(&world, &top).iter().map(|layer| layer.id.clone()).collect();
             Ok::<_, ApiError>(Item::new(&volume, &layers, &report))
         };

@@ -35,6 +35,13 @@ fn create(client: &Client, parameters: &str) -> String {
     client.text(&format!("CreateVolume&AvailabilityZone=us-east-1a&{parameters}"), "volumeId")
 }
 
+/// A volume that an instance has, for which nothing is brought about here.
+fn create_in_use(client: &Client, parameters: &str) -> String {
+    let (volume, instance) = (create(client, parameters), client.instance(InstanceState::Running));
+    client.ask(&format!("AttachVolume&VolumeId={volume}&InstanceId={instance}&Device=/dev/sdf")).unwrap();
+    volume
+}
+
 fn take(client: &Client, volume: &str) -> String {
     client.text(&format!("CreateSnapshot&VolumeId={volume}"), "snapshotId")
 }
@@ -62,7 +69,7 @@ fn record(client: &Client, id: &str) -> Snapshot {
 #[test]
 fn a_snapshot_is_what_the_volume_had_on_top() {
     let client = Client::new();
-    let volume = create(&client, "Size=3&Encrypted=true");
+    let volume = create_in_use(&client, "Size=3&Encrypted=true");
     let tags = "TagSpecification.1.ResourceType=snapshot&TagSpecification.1.Tag.1.Key=a&TagSpecification.1.Tag.1.Value=b";
     let before = client.agent.state.read().get::<Volume>(&volume).unwrap().layer.clone();
     let request = format!("CreateSnapshot&VolumeId={volume}&Description=d&Location=regional&{tags}");
@@ -132,7 +139,7 @@ fn a_snapshot_is_what_the_volume_had_on_top() {
 #[test]
 fn a_snapshot_that_failed_says_why() {
     let client = Client::new();
-    let volume = create(&client, "Size=1");
+    let volume = create_in_use(&client, "Size=1");
     let id = take(&client, &volume);
     let layer = record(&client, &id).layer;
     change(&client, |draft| stack::fail(draft, &layer, "the disk is full"));
@@ -186,7 +193,7 @@ fn what_cannot_be_kept_is_refused() {
 fn only_so_many_are_pending_at_a_time() {
     let client = Client::new();
     for (parameters, most) in [("Size=1&VolumeType=gp3", 5), ("Size=125&VolumeType=st1", 1)] {
-        let volume = create(&client, parameters);
+        let volume = create_in_use(&client, parameters);
         for _ in 0..most {
             take(&client, &volume);
         }
