@@ -152,7 +152,20 @@ const CASES: &[Case] = &[
     ("--kernel @good --disk path=@pipe,format=raw", "neither a regular file nor a block device", ERROR),
     ("--kernel @good --disk path=@disk,format=raw --disk path=@disk,format=raw", "it is in use", ERROR),
     ("--kernel @good --disk path=@disk", "format=… is missing", USAGE),
-    ("--kernel @good --disk path=@disk,format=qcow2", "the only format is raw", USAGE),
+    ("--kernel @good --disk path=@disk,format=qcow2", "it is raw or layered", USAGE),
+    ("--kernel @good --disk path=@disk,format=layered", "DATA:MAP of each layer", USAGE),
+    ("--kernel @good --disk path=@disk:@disk,format=layered", "a file of layer 0 is there twice", ERROR),
+    ("--kernel @good --disk path=@disk:@missing,format=layered", "cannot open disk", ERROR),
+    (
+        "--kernel @good --disk path=@disk:@small-disk,format=layered",
+        "the map file of layer 0 cannot be used",
+        ERROR,
+    ),
+    (
+        "--kernel @good --disk path=@good:@disk,format=layered",
+        "the file holds no map: it has no header",
+        ERROR,
+    ),
     ("--kernel @good --disk path=@disk,format=raw,serial=abcdefghijklmnopqrstu", "at most 20", USAGE),
     ("--kernel @good --tap inktest-no-tap", "there is no such interface", ERROR),
     ("--kernel @good --tap lo", "not a tap", ERROR),
@@ -190,8 +203,8 @@ fn check(files: &Files, arguments: &str, words: &str, code: i32) -> Result<(), S
     let arguments = arguments.split(' ').map(|word| match word.split_once('@') {
         Some((_, "long")) => long.clone(),
         Some((before, name)) => {
-            let (name, after) = name.split_at(name.find(',').unwrap_or(name.len()));
-            format!("{before}{}{after}", path(&files.path(name)))
+            let (name, after) = name.split_at(name.find([',', ':']).unwrap_or(name.len()));
+            format!("{before}{}{}", path(&files.path(name)), after.replace('@', path(&files.path(""))))
         }
         None => word.into(),
     });

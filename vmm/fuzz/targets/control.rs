@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
+use innkeeper_block::layered::{Layer, LayerDescription, create_layer};
 use innkeeper_fuzz::{Bytes, List, Steps};
 use innkeeper_protocol::{
     Answer, AttachDisk, AttachInterface, BootSource, Command, Configure, ConsoleKind, Descriptor, DiskEngine,
-    DiskSource, Event, Identity, Limit, Limits, MAX_PACKET, Message, Outcome, Reply, Request, State, Status,
-    Vsock, receive_packet,
+    DiskSource, Event, Identity, LayerFiles, Limit, Limits, MAX_PACKET, Message, Outcome, Reply, Request,
+    SealDisk, State, Status, Vsock, receive_packet,
 };
 use innkeeper_vmm::control::{Server, parse};
 use libfuzzer_sys::fuzz_target;
@@ -26,9 +27,13 @@ use nix::sys::socket::{
     sendmsg, socket, socketpair,
 };
 use nix::unistd::pipe2;
+use uuid::Uuid;
 
 /// The most controllers that come in one input.
 const MOST_CONTROLLERS: usize = 20;
+
+/// Bytes of a volume in layers.
+const LAYER_SIZE: u64 = 8192;
 
 /// A descriptor that a controller passes.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -37,6 +42,8 @@ enum Kind {
     /// A file of so many bytes.
     File(u16),
     ReadOnlyFile,
+    /// The map of a layer without content, on top of the one with the number before.
+    Map(u8),
     Null,
     /// For controllers to come.
     Listener,
@@ -141,6 +148,32 @@ enum Wish {
         mac: Text,
         receive: Rates,
         transmit: Rates,
+    },
+    AttachLayersWell {
+        id: Text,
+        first: u8,
+        count: u8,
+    },
+    LayersWell(u8),
+    SealWell {
+        id: Text,
+        first: u8,
+        count: u8,
+    },
+    AttachLayers {
+        id: Text,
+        layers: List<(u8, u8)>,
+        read_only: bool,
+        still: bool,
+    },
+    Layers(List<(u8, u8)>),
+    SealDisks(List<(Text, List<(u8, u8), 4>), 4>),
+    FinishSeal(Text),
+    ReplaceLayers {
+        id: Text,
+        first: u32,
+        count: u32,
+        merged: (u8, u8),
     },
     Detach {
         id: Text,
@@ -266,6 +299,40 @@ fn file(size: u64) -> File {
     file
 }
 
+/// The map of layer `number`, which has been on top of another one unless it is the first.
+fn map(number: u8) -> File {
+    let (id, map) = (u128::from(number) + 1, file(0));
+    let layer = Layer { data: file(0), map: map.try_clone().unwrap() };
+    let parent = (number > 0).then(|| Uuid::from_u128(id - 1));
+    create_layer(&layer, &LayerDescription { id: Uuid::from_u128(id), parent, size: LAYER_SIZE }).unwrap();
+    map
+}
+
+/// What `count` layers from number `first` on need, and what is said of them.
+fn layers_well(first: u8, count: u8, with: &mut Vec<Kind>) -> Vec<LayerFiles> {
+    let numbers = first % 8..first % 8 + count % 4 + 1;
+    numbers
+        .map(|number| {
+            let at = with.len() as u32;
+            with.extend([Kind::File(LAYER_SIZE as u16), Kind::Map(number)]);
+            LayerFiles { data: Descriptor(at), map: Descriptor(at + 1) }
+        })
+        .collect()
+}
+
+fn attach_layers(id: &Text, layers: Vec<LayerFiles>, (read_only, still): (bool, bool)) -> Command {
+    Command::AttachDisk(Box::new(AttachDisk {
+        id: id.id(),
+        source: DiskSource::Layered { layers },
+        read_only,
+        still,
+        serial: String::new(),
+        engine: DiskEngine::Auto,
+        queues: None,
+        limits: Limits::default(),
+    }))
+}
+
 impl Bench {
     fn new() -> Self {
         let (ours, theirs) = pair();
@@ -282,6 +349,7 @@ impl Bench {
                 let file = file(4096);
                 File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap().into()
             }
+            Kind::Map(number) => map(number).into(),
             Kind::Null => null(),
             Kind::Listener => self.listener(SockType::SeqPacket),
             Kind::StreamListener => self.listener(SockType::Stream),
@@ -474,6 +542,10 @@ fn check(status: &Status) {
             .all(|device| (1..28).contains(&device.slot) && (1..=64).contains(&device.id.len()))
     );
     assert!(status.devices.is_empty() || status.state != State::Unconfigured);
+    for device in &status.devices {
+        assert!(device.unsealed < device.layers.max(1) && device.impairment.is_none());
+        assert_eq!(device.top.is_some(), device.layers > 0);
+    }
 }
 
 impl Damage {
@@ -505,6 +577,10 @@ impl Wish {
     fn command(self, with: &mut Vec<Kind>) -> Command {
         let descriptor = |index: u8| Descriptor(index.into());
         let list = |list: List<u8>| list.into_iter().map(descriptor).collect();
+        let layers = |list: Vec<(u8, u8)>| -> Vec<LayerFiles> {
+            let files = |(data, map)| LayerFiles { data: descriptor(data), map: descriptor(map) };
+            list.into_iter().map(files).collect()
+        };
         match self {
             Self::Hello { is_spoken, version } => {
                 Command::Hello { version: if is_spoken { 1 } else { version } }
@@ -599,6 +675,36 @@ impl Wish {
                     transmit: transmit.limits(),
                 }))
             }
+            Self::AttachLayersWell { id, first, count } => {
+                *with = Vec::new();
+                let layers = layers_well(first, count, with);
+                attach_layers(&id, layers, (false, false))
+            }
+            Self::LayersWell(count) => {
+                *with = Vec::new();
+                Command::Layers { layers: layers_well(0, count, with) }
+            }
+            Self::SealWell { id, first, count } => {
+                *with = Vec::new();
+                let disk = SealDisk { id: id.id(), tops: layers_well(first, count, with) };
+                Command::SealDisks { disks: vec![disk] }
+            }
+            Self::AttachLayers { id, layers: named, read_only, still } => {
+                attach_layers(&id, layers(named.0), (read_only, still))
+            }
+            Self::Layers(named) => Command::Layers { layers: layers(named.0) },
+            Self::SealDisks(disks) => {
+                let disk =
+                    |(id, tops): (Text, List<(u8, u8), 4>)| SealDisk { id: id.id(), tops: layers(tops.0) };
+                Command::SealDisks { disks: disks.into_iter().map(disk).collect() }
+            }
+            Self::FinishSeal(id) => Command::FinishSeal { id: id.id() },
+            Self::ReplaceLayers { id, first, count, merged } => Command::ReplaceLayers {
+                id: id.id(),
+                first,
+                count,
+                merged: LayerFiles { data: descriptor(merged.0), map: descriptor(merged.1) },
+            },
             Self::Detach { id, force } => Command::Detach { id: id.id(), force },
             Self::ResizeDisk { id, sectors, rest } => {
                 Command::ResizeDisk { id: id.id(), size: (u64::from(sectors) * 512).wrapping_add(rest) }
