@@ -5,7 +5,7 @@
 
 import base64
 
-from clients.daemon import INSTANCE_TYPE, LOCATION
+from clients.daemon import INSTANCE_TYPE, LOCATION, REGION
 
 # An id that is well formed, and nobody's.
 NOBODY = "0123456789abcdef0"
@@ -242,11 +242,100 @@ ASKED = [
     ("DetachVolume", {"VolumeId": "{volume}"}, "IncorrectState"),
     ("DetachVolume", {"VolumeId": "{attached}", "InstanceId": "{stopped}"}, "InvalidAttachment.NotFound"),
     ("DetachVolume", {"VolumeId": f"vol-{NOBODY}"}, "InvalidVolume.NotFound"),
+    ("ModifyVolume", {"Size": "2"}, "MissingParameter"),
+    ("ModifyVolume", {"VolumeId": f"vol-{NOBODY}", "Size": "2"}, "InvalidVolume.NotFound"),
+    ("ModifyVolume", {"VolumeId": "disk", "Size": "2"}, "InvalidVolumeID.Malformed"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "Size": "0"}, "InvalidParameterValue"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "Size": "-2"}, "InvalidParameterValue"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "Size": "99999999"}, "InvalidParameterValue"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "VolumeType": "gp9"}, "UnknownVolumeType"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "Throughput": "200"}, "InvalidParameterCombination"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "MultiAttachEnabled": "true"}, "UnsupportedOperation"),
+    ("ModifyVolume", {"VolumeId": "{volume}", "Size": "2", "DryRun": "true"}, "DryRunOperation", 412),
+    (
+        "DescribeVolumesModifications",
+        {"VolumeId.1": "{volume}"},
+        "InvalidVolumeModification.NotFound",
+    ),
+    ("DescribeVolumeStatus", {"VolumeId.1": f"vol-{NOBODY}"}, "InvalidVolume.NotFound"),
+    ("DescribeVolumeStatus", {"MaxResults": "1"}, "InvalidParameterValue"),
+    ("DescribeVolumeAttribute", {"VolumeId": "{volume}", "Attribute": "colour"}, "InvalidParameterValue"),
+    ("ModifyVolumeAttribute", {"VolumeId": "{volume}"}, "InvalidParameterCombination"),
+    ("EnableVolumeIO", {"VolumeId": f"vol-{NOBODY}"}, "InvalidVolume.NotFound"),
+    ("EnableEbsEncryptionByDefault", {}, "UnsupportedOperation"),
+    # Snapshots.
+    ("CreateSnapshot", {}, "MissingParameter"),
+    ("CreateSnapshot", {"VolumeId": f"vol-{NOBODY}"}, "InvalidVolume.NotFound"),
+    ("CreateSnapshot", {"VolumeId": "{volume}", "OutpostArn": "arn:x"}, "UnsupportedOperation"),
+    ("CreateSnapshot", {"VolumeId": "{volume}", "Description": "x" * 256}, "InvalidParameterValue"),
+    ("CreateSnapshot", {"VolumeId": "{volume}", "DryRun": "true"}, "DryRunOperation", 412),
+    ("CreateSnapshots", {"InstanceSpecification.InstanceId": f"i-{NOBODY}"}, "InvalidInstanceID.NotFound"),
+    ("CreateSnapshots", {"InstanceSpecification.InstanceId": "{terminated}"}, "InvalidParameterValue"),
+    (
+        "CreateSnapshots",
+        {
+            "InstanceSpecification.InstanceId": "{running}",
+            "InstanceSpecification.ExcludeDataVolumeId.1": "{volume}",
+        },
+        "InvalidParameterValue",
+    ),
+    (
+        "CopySnapshot",
+        {"SourceRegion": REGION, "SourceSnapshotId": f"snap-{NOBODY}"},
+        "InvalidSnapshot.NotFound",
+    ),
+    (
+        "CopySnapshot",
+        {"SourceRegion": "mars-east-1", "SourceSnapshotId": f"snap-{NOBODY}"},
+        "InvalidParameterValue",
+    ),
+    ("DescribeSnapshots", {"SnapshotId.1": "disk"}, "InvalidSnapshotID.Malformed"),
+    ("DescribeSnapshots", {"Owner.1": "nobody"}, "InvalidUserID.Malformed"),
+    ("DescribeSnapshots", {"MaxResults": "2"}, "InvalidParameterValue"),
+    ("DeleteSnapshot", {"SnapshotId": f"snap-{NOBODY}"}, "InvalidSnapshot.NotFound"),
+    ("DeleteSnapshot", {}, "MissingParameter"),
+    (
+        "ModifySnapshotAttribute",
+        {"SnapshotId": f"snap-{NOBODY}", "OperationType": "add", "UserGroup.1": "all"},
+        "InvalidSnapshot.NotFound",
+    ),
+    (
+        "ResetSnapshotAttribute",
+        {"SnapshotId": f"snap-{NOBODY}", "Attribute": "createVolumePermission"},
+        "InvalidSnapshot.NotFound",
+    ),
     # Images.
     ("RegisterImage", {"ImageLocation": LOCATION}, "MissingParameter"),
     ("RegisterImage", {"Name": "bad-image"}, "MissingParameter"),
     ("RegisterImage", {"Name": "x", "ImageLocation": LOCATION}, "InvalidAMIName.Malformed"),
     ("RegisterImage", {"Name": "{image_name}", "ImageLocation": LOCATION}, "InvalidAMIName.Duplicate"),
+    ("CreateImage", {"InstanceId": "{stopped}"}, "MissingParameter"),
+    ("CreateImage", {"InstanceId": "{stopped}", "Name": "x"}, "InvalidAMIName.Malformed"),
+    ("CreateImage", {"InstanceId": "{stopped}", "Name": "{image_name}"}, "InvalidAMIName.Duplicate"),
+    ("CreateImage", {"InstanceId": f"i-{NOBODY}", "Name": "bad-image"}, "InvalidInstanceID.NotFound"),
+    ("CreateImage", {"InstanceId": "{terminated}", "Name": "bad-image"}, "InvalidParameterValue"),
+    (
+        "CreateImage",
+        {
+            "InstanceId": "{stopped}",
+            "Name": "bad-image",
+            "BlockDeviceMapping.1.DeviceName": "/dev/sdg",
+            "BlockDeviceMapping.1.Ebs.SnapshotId": f"snap-{NOBODY}",
+        },
+        "InvalidSnapshot.NotFound",
+    ),
+    ("CreateImage", {"InstanceId": "{stopped}", "Name": "bad-image", "DryRun": "true"}, "DryRunOperation", 412),
+    (
+        "CopyImage",
+        {"SourceImageId": f"ami-{NOBODY}", "SourceRegion": REGION, "Name": "bad-image"},
+        "InvalidAMIID.NotFound",
+    ),
+    (
+        "CopyImage",
+        {"SourceImageId": "{image}", "SourceRegion": "mars-east-1", "Name": "bad-image"},
+        "InvalidParameterValue",
+    ),
+    ("ResetImageAttribute", {"ImageId": "{image}", "Attribute": "description"}, "InvalidParameterValue"),
     ("RegisterImage", {"Name": "bad-image", "ImageLocation": "/nowhere/at/all"}, "InvalidManifest"),
     ("RegisterImage", {"Name": "bad-image", "ImageLocation": "/etc"}, "InvalidManifest"),
     (

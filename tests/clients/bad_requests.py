@@ -114,6 +114,7 @@ class BadRequests(unittest.TestCase):
                 for each in part["Instances"]
             },
             "volumes": {each["VolumeId"]: each["State"] for each in ec2.describe_volumes()["Volumes"]},
+            "snapshots": {each["SnapshotId"] for each in ec2.describe_snapshots()["Snapshots"]},
             "images": {each["ImageId"] for each in ec2.describe_images()["Images"]},
             "keys": {each["KeyName"] for each in ec2.describe_key_pairs()["KeyPairs"]},
             "groups": {each["GroupId"] for each in ec2.describe_security_groups()["SecurityGroups"]},

@@ -81,6 +81,7 @@ fn every_answer_is_as_the_model_has_it() -> Result<()> {
     let (agent, image, template) = start("idle")?;
     agent.run_suite("every_action", &image, &template)?;
     agent.run_suite("every_network_action", &image, &template)?;
+    agent.run_suite("every_storage_action", &image, &template)?;
     agent.run_suite("every_identity_action", &image, &template)?;
     agent.wait_for_vmms(0)
 }
