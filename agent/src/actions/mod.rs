@@ -4,7 +4,7 @@ mod addresses;
 mod device_name;
 mod dhcp_options;
 mod iam;
-mod images;
+pub(crate) mod images;
 mod innkeeper;
 mod instance_profiles;
 mod instances;

@@ -29,6 +29,7 @@ Examples:
   innkeeper ps
   innkeeper console web --follow
   innkeeper ssh web -- uptime
+  innkeeper image create web --name web-2 --wait
   innkeeper stop web --wait
   innkeeper ps --filter tag:Role=db --quiet | xargs innkeeper terminate
   innkeeper describe web --output json
