@@ -1,23 +1,28 @@
 //! `bench block`: a disk's operations and bytes per second, as fio in the guest sees them.
 //!
 //! The disk is a file on a memory file system, all of it allocated, so that what is measured is the way to the host
-//! and not a medium. It goes through the host's page cache with every VMM.
+//! and not a medium. It goes through the host's page cache with every VMM. Then come disks in layers, beside raw files
+//! and QEMU's qcow2, both on top of a raw file that is full.
 
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use innkeeper_tests::Shell;
-use tempfile::NamedTempFile;
+use innkeeper_block::layered::{Layer, LayerDescription, create_layer, import};
+use innkeeper_tests::{Shell, path};
+use tempfile::TempDir;
+use uuid::Uuid;
 
-use crate::figures::{Better, Figures, Line};
-use crate::vmms::{Contender, Guest};
+use crate::figures::{Better, Figures, Line, Reach, as_good_as_qemu};
+use crate::vmms::{Contender, Disk, Guest};
 
 const CPUS: u32 = 2;
 const MIB: u32 = 256;
 const DISK_SIZE: usize = 256 << 20;
+const BLOCK: u64 = 4096;
 
 /// Seconds that each job takes, after half a second that does not count.
 const SECONDS: u32 = 2;
@@ -58,13 +63,31 @@ const fn large(name: &'static str, pattern: &'static str) -> Job {
     Job { name, pattern, block: "1m", depth: 4, unit: Unit::MebiBytes }
 }
 
+/// What is written for the first time: blocks of a part of the disk that nothing was written to.
+const FIRST: [Job; 2] = [
+    small("4 KiB first random writes, depth 1, IOPS", "randwrite", 1),
+    small("4 KiB first random writes, depth 32, IOPS", "randwrite", 32),
+];
+
+/// What was written to a disk before its guest is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// All of it.
+    Written,
+    /// Nothing but what is below, if there is something.
+    Fresh,
+}
+
 /// A guest that runs, and what it runs on.
 struct Running {
     shell: Shell,
-    _disk: NamedTempFile,
+    _files: TempDir,
     started: Instant,
     /// What the guest's clock said then.
     uptime: f64,
+    /// How much of a fresh disk is used, in bytes.
+    used: u64,
+    slice: u64,
 }
 
 pub fn bench(runs: usize) -> Result<ExitCode> {
@@ -72,15 +95,39 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
         "A disk, {CPUS} CPUs, {MIB} MiB, Debian's kernel, fio with io_uring and direct I/O; on the host io_uring \
          through the page cache:\n"
     );
-    let directory = tempfile::tempdir()?;
     let mut vmms = Contender::all();
     vmms.insert(2, Contender::QemuIothread);
-    let lines = JOBS.iter().map(|job| Line { name: job.name, better: Better::Higher });
-    let mut figures = Figures::new(&vmms, lines);
+    let raw = compare(&vmms, as_good_as_qemu, &JOBS, State::Written, runs)?;
+    println!("\nLayers beside raw files, all of it written, over a base that is full:\n");
+    let vmms = [Contender::InnkeeperLayered, Contender::Innkeeper, Contender::QemuQcow2];
+    let written = |vmm| match vmm {
+        Contender::Innkeeper => Some(0.9),
+        Contender::QemuQcow2 => Some(1.3),
+        _ => None,
+    };
+    let layered = compare(&vmms, written, &JOBS, State::Written, runs)?;
+    println!("\nThe same, written for the first time, over a base that is full; raw files are empty:\n");
+    let first = |vmm| match vmm {
+        Contender::Innkeeper => Some(0.5),
+        Contender::QemuQcow2 => Some(1.3),
+        _ => None,
+    };
+    let first = compare(&vmms, first, &FIRST, State::Fresh, runs)?;
+    let is_reached = [raw, layered, first].iter().all(|code| *code == ExitCode::SUCCESS);
+    Ok(if is_reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures VMMs, of which the first is ours, and prints a table.
+fn compare(vmms: &[Contender], reach: Reach, jobs: &[Job], state: State, runs: usize) -> Result<ExitCode> {
+    let directory = tempfile::tempdir()?;
+    let lines = jobs.iter().map(|job| Line { name: job.name, better: Better::Higher });
+    let mut figures = Figures::new(vmms, lines).to_reach(reach);
+    // Of a fresh disk, each job has a part of its own.
+    let slice = DISK_SIZE as u64 / ((runs + 1) * jobs.len()) as u64 / BLOCK * BLOCK;
     let mut guests = figures.take_turns(
         runs,
-        |vmm| Running::new(vmm, directory.path()),
-        |guest, line| guest.run(&JOBS[line]),
+        |vmm| Running::new(vmm, directory.path(), state, slice),
+        |guest, line| guest.run(&jobs[line], state),
     )?;
     for (vmm, guest) in vmms.iter().zip(&mut guests) {
         guest.check_clock().with_context(|| format!("the figures of {} mean nothing", vmm.name()))?;
@@ -88,25 +135,71 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
     Ok(figures.report())
 }
 
-impl Running {
-    fn new(vmm: Contender, directory: &Path) -> Result<Self> {
-        let mut disk = NamedTempFile::new()?;
-        let chunk = vec![0x5a; 1 << 20];
-        for _ in 0..DISK_SIZE / chunk.len() {
-            disk.write_all(&chunk)?;
+/// Makes the disk of a VMM.
+fn make_disk(vmm: Contender, directory: &Path, state: State) -> Result<Disk> {
+    let raw = directory.join("disk.raw");
+    let mut file = File::create(&raw)?;
+    let is_base = matches!(vmm, Contender::InnkeeperLayered | Contender::QemuQcow2);
+    if !is_base && state == State::Fresh {
+        file.set_len(DISK_SIZE as u64)?;
+        return Ok(Disk::Raw(raw));
+    }
+    let chunk = vec![0x5a; 1 << 20];
+    for _ in 0..DISK_SIZE / chunk.len() {
+        file.write_all(&chunk)?;
+    }
+    match vmm {
+        Contender::QemuQcow2 => {
+            let overlay = directory.join("disk.qcow2");
+            let mut command = Command::new("qemu-img");
+            command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", path(&raw), path(&overlay)]);
+            ensure!(command.status().context("cannot run qemu-img")?.success(), "qemu-img failed");
+            Ok(Disk::Qcow2(overlay))
         }
+        Contender::InnkeeperLayered => {
+            let open = |name: &str| -> Result<File> {
+                let path = directory.join(name);
+                Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
+            };
+            let (base, top) = (Uuid::from_u128(1), Uuid::from_u128(2));
+            let size = DISK_SIZE as u64;
+            let layer = Layer { data: open("disk.raw")?, map: open("base.map")? };
+            import(layer, &LayerDescription { id: base, parent: None, size })?;
+            let layer = Layer { data: open("top.data")?, map: open("top.map")? };
+            create_layer(&layer, &LayerDescription { id: top, parent: Some(base), size })?;
+            let names = ["disk.raw", "base.map", "top.data", "top.map"];
+            let paths = names.map(|name| path(&directory.join(name)).to_owned());
+            Ok(Disk::Layered(paths.join(":")))
+        }
+        _ => Ok(Disk::Raw(raw)),
+    }
+}
+
+impl Running {
+    fn new(vmm: Contender, directory: &Path, state: State, slice: u64) -> Result<Self> {
+        let files = tempfile::tempdir()?;
         let mut guest = Guest::of_image("bench", CPUS, MIB);
-        guest.disk = Some(disk.path().into());
+        guest.disk = Some(make_disk(vmm, files.path(), state)?);
         let mut shell = vmm.boot(&guest, directory, None)?;
         let uptime = uptime(&mut shell)?;
-        Ok(Self { shell, _disk: disk, started: Instant::now(), uptime })
+        let mut running = Self { shell, _files: files, started: Instant::now(), uptime, used: 0, slice };
+        if state == State::Written && !matches!(guest.disk, Some(Disk::Raw(_))) {
+            let mebibytes = DISK_SIZE >> 20;
+            let line = format!("dd if=/dev/zero of=/dev/vda bs=1M count={mebibytes} conv=fsync 2>/dev/null");
+            running.shell.run_for(&line, PATIENCE)?;
+        }
+        Ok(running)
     }
 
     /// Runs a job; returns its figure.
-    fn run(&mut self, job: &Job) -> Result<f64> {
+    fn run(&mut self, job: &Job, state: State) -> Result<f64> {
         let Job { pattern, block, depth, .. } = job;
-        let line =
-            self.shell.run_for(&format!("measure-disk {pattern} {block} {depth} {SECONDS}"), PATIENCE)?;
+        let mut line = format!("measure-disk {pattern} {block} {depth} {SECONDS}");
+        if state == State::Fresh {
+            line += &format!(" {} {}", self.used, self.slice);
+            self.used += self.slice;
+        }
+        let line = self.shell.run_for(&line, PATIENCE)?;
         figure(&line, job).with_context(|| format!("fio printed {line:?}"))
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::figures::{Better, Figures, Line};
 use crate::net::Network;
-use crate::vmms::{Contender, Guest};
+use crate::vmms::{Contender, Disk, Guest};
 
 const MIB: u32 = 128;
 /// Nothing of it is read or written, except by the kernel when it looks for partitions.
@@ -26,7 +26,7 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
     disk.as_file().set_len(DISK_SIZE)?;
     let network = Network::new()?;
     let mut guest = Guest::of_image("micro", 1, MIB);
-    guest.disk = Some(disk.path().into());
+    guest.disk = Some(Disk::Raw(disk.path().into()));
     network.connect(&mut guest);
 
     let vmms = Contender::all();

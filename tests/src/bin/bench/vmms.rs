@@ -28,12 +28,31 @@ pub struct Guest {
     pub cpus: u32,
     /// Memory in MiB.
     pub mib: u32,
-    /// A raw disk, which goes through the host's page cache and is flushed when the guest says so.
-    pub disk: Option<PathBuf>,
+    /// A disk, which goes through the host's page cache and is flushed when the guest says so.
+    pub disk: Option<Disk>,
     /// The name of a tap with `vnet_hdr`.
     pub tap: Option<String>,
     /// The address of its network interface.
     pub mac: String,
+}
+
+/// What a guest's disk is made of.
+#[derive(Clone, Debug)]
+pub enum Disk {
+    Raw(PathBuf),
+    /// Data and map of each layer, from the bottom, with colons between them.
+    Layered(String),
+    Qcow2(PathBuf),
+}
+
+impl Disk {
+    /// The file, for a VMM that finds out or is told what is in it.
+    fn file(&self) -> &str {
+        match self {
+            Self::Raw(file) | Self::Qcow2(file) => path(file),
+            Self::Layered(layers) => layers,
+        }
+    }
 }
 
 impl Guest {
@@ -56,7 +75,11 @@ impl Guest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     Innkeeper,
+    /// Ours, with a disk of layers.
+    InnkeeperLayered,
     Qemu,
+    /// QEMU with a qcow2 disk that is on top of a raw one.
+    QemuQcow2,
     /// QEMU with a thread for the disk, which it otherwise serves in its main thread.
     QemuIothread,
     Firecracker,
@@ -74,22 +97,19 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Self::Innkeeper => "Innkeeper",
+            Self::InnkeeperLayered => "Innkeeper, layered",
             Self::Qemu => "QEMU microvm",
+            Self::QemuQcow2 => "QEMU, qcow2",
             Self::QemuIothread => "QEMU, iothread",
             Self::Firecracker => "Firecracker",
             Self::CloudHypervisor => "Cloud Hypervisor",
         }
     }
 
-    /// Whether ours has to be as good.
-    pub fn is_bar(self) -> bool {
-        matches!(self, Self::Qemu | Self::QemuIothread)
-    }
-
     fn program(self) -> Option<String> {
         match self {
-            Self::Innkeeper => Some(path(&program("innkeeper-vmm")).into()),
-            Self::Qemu | Self::QemuIothread => Some("qemu-system-x86_64".into()),
+            Self::Innkeeper | Self::InnkeeperLayered => Some(path(&program("innkeeper-vmm")).into()),
+            Self::Qemu | Self::QemuIothread | Self::QemuQcow2 => Some("qemu-system-x86_64".into()),
             Self::Firecracker => std::env::var("FIRECRACKER").ok(),
             Self::CloudHypervisor => std::env::var("CLOUD_HYPERVISOR").ok(),
         }
@@ -100,8 +120,8 @@ impl Contender {
     pub fn command(self, guest: &Guest, directory: &Path) -> Result<Vec<String>> {
         let mut command = vec![self.program().context("no such VMM here")?];
         command.extend(match self {
-            Self::Innkeeper => innkeeper(guest),
-            Self::Qemu => qemu(guest, ""),
+            Self::Innkeeper | Self::InnkeeperLayered => innkeeper(guest),
+            Self::Qemu | Self::QemuQcow2 => qemu(guest, ""),
             Self::QemuIothread => qemu(guest, ",iothread=disk-thread"),
             Self::Firecracker => firecracker(guest, directory)?,
             Self::CloudHypervisor => cloud_hypervisor(guest),
@@ -132,7 +152,8 @@ fn innkeeper(guest: &Guest) -> Vec<String> {
         command.extend(["--initrd".into(), path(initrd).into()]);
     }
     if let Some(disk) = disk {
-        command.extend(["--disk".into(), innkeeper_tests::disk(disk, "")]);
+        let format = if matches!(disk, Disk::Layered(_)) { "layered" } else { "raw" };
+        command.extend(["--disk".into(), format!("path={},format={format}", disk.file())]);
     }
     if let Some(tap) = tap {
         command.extend(["--tap".into(), format!("{tap},mac={mac}")]);
@@ -157,10 +178,11 @@ fn qemu(guest: &Guest, disk_options: &str) -> Vec<String> {
         if !disk_options.is_empty() {
             command.extend(words("-object iothread,id=disk-thread"));
         }
+        let format = if matches!(disk, Disk::Qcow2(_)) { "qcow2" } else { "raw" };
         command.extend(words(&format!(
-            "-drive if=none,id=disk,format=raw,aio=io_uring,cache=writeback,discard=unmap,file={} \
+            "-drive if=none,id=disk,format={format},aio=io_uring,cache=writeback,discard=unmap,file={} \
              -device virtio-blk-pci,drive=disk{disk_options}",
-            path(disk)
+            disk.file()
         )));
     }
     if let Some(tap) = tap {
@@ -179,11 +201,11 @@ fn firecracker(guest: &Guest, directory: &Path) -> Result<Vec<String>> {
         initrd.as_deref().map(|initrd| format!(r#", "initrd_path": "{}""#, path(initrd))).unwrap_or_default();
     let boot =
         format!(r#"{{"kernel_image_path": "{}", "boot_args": "{command_line}"{initrd}}}"#, path(kernel));
-    let drive = disk.as_deref().map(|disk| {
+    let drive = disk.as_ref().map(|disk| {
         format!(
             r#"{{"drive_id": "disk", "path_on_host": "{}", "is_root_device": false, "is_read_only": false,
                 "cache_type": "Writeback", "io_engine": "Async"}}"#,
-            path(disk)
+            disk.file()
         )
     });
     let interface = tap
@@ -212,7 +234,7 @@ fn cloud_hypervisor(guest: &Guest) -> Vec<String> {
         command.extend(["--initramfs".into(), path(initrd).into()]);
     }
     if let Some(disk) = disk {
-        command.extend(["--disk".into(), format!("path={},image_type=raw", path(disk))]);
+        command.extend(["--disk".into(), format!("path={},image_type=raw", disk.file())]);
     }
     if let Some(tap) = tap {
         command.extend(["--net".into(), format!("tap={tap},mac={mac}")]);
