@@ -185,7 +185,8 @@ pub(super) fn resolve(
                 let id = ebs.snapshot_id.as_deref();
                 let snapshot = id.map(|id| completed_snapshot(world, context, id)).transpose()?;
                 let smallest = snapshot.map(|snapshot| snapshot.volume_size);
-                let volume = ebs.resolve(snapshot.map(|snapshot| snapshot.id.clone()), smallest)?;
+                let mut volume = ebs.resolve(snapshot.map(|snapshot| snapshot.id.clone()), smallest)?;
+                volume.encrypted |= snapshot.is_some_and(|snapshot| snapshot.encrypted);
                 resolved.push(Mapping {
                     device_name: name.clone(),
                     volume: Some(volume),

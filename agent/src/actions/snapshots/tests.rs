@@ -433,3 +433,30 @@ fn others_use_what_they_are_permitted_to() {
     change(&client, |draft| assert!(draft.update::<Snapshot>(&id, |snapshot| snapshot.encrypted = true)));
     client.refuses(&[(&modify("&CreateVolumePermission.Add.1.Group=all"), "OperationNotPermitted")]);
 }
+
+#[test]
+fn instances_have_volumes_of_snapshots_that_are_complete() {
+    let client = Client::new();
+    let volume = create(&client, "Size=1&Encrypted=true");
+    let root = take(&client, &volume);
+    settle(&client);
+    let mapped = |number: u8, device: &str, id: &str| {
+        let mapping = format!("&BlockDeviceMapping.{number}");
+        format!("{mapping}.DeviceName={device}{mapping}.Ebs.SnapshotId={id}")
+    };
+    let register = format!("RegisterImage&Name=abc{}", mapped(1, "/dev/xvda", &root));
+    let image = client.text(&register, "imageId");
+    let run = format!("RunInstances&ImageId={image}&MinCount=1&MaxCount=1");
+    let data = take(&client, &volume);
+    client.refuses(&[(&format!("{run}{}", mapped(1, "/dev/sdf", &data)), "IncorrectState")]);
+    settle(&client);
+    client.ask(&format!("{run}{}", mapped(1, "/dev/sdf", &data))).unwrap();
+    let world = client.agent.state.read();
+    let made: Vec<_> = world.all::<Volume>().filter(|made| made.snapshot.is_some()).collect();
+    assert_eq!(made.len(), 2);
+    for volume in made {
+        assert!(volume.encrypted, "what is made of something encrypted is encrypted");
+        let snapshot = volume.snapshot.as_ref().and_then(|id| world.get::<Snapshot>(id)).unwrap();
+        assert_eq!(world.get::<Layer>(&volume.layer).unwrap().parent.as_ref(), Some(&snapshot.layer));
+    }
+}

@@ -84,6 +84,11 @@ pub fn plan(
         );
         return Err(ApiError::new("AttachmentLimitExceeded", message));
     }
+    // What is made of something encrypted is so, too, whatever is asked for.
+    for volume in devices.iter_mut().map(|device| &mut device.volume) {
+        let snapshot = volume.snapshot.as_ref().and_then(|id| world.get::<Snapshot>(id));
+        volume.encrypted |= snapshot.is_some_and(|snapshot| snapshot.encrypted);
+    }
     devices.sort_by_key(|device| device.name != *root);
     Ok(Devices { volumes: devices, instance_store })
 }
