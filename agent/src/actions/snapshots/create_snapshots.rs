@@ -112,9 +112,13 @@ impl CreateSnapshots {
             *exclude_boot_volume && device.device_name == instance.root_device_name
                 || excluded.iter().any(|id| *id == device.volume.as_str())
         };
+        // A terminated instance still says what it had, and others may have that now.
+        let has = |volume: &&Volume| {
+            volume.attachment.as_ref().is_some_and(|attachment| attachment.instance == instance.id)
+        };
         let devices = instance.block_devices.iter().filter(|device| !is_left_out(device));
-        let volumes: Vec<&Volume> =
-            devices.filter_map(|device| world.get::<Volume>(&device.volume)).map(AsRef::as_ref).collect();
+        let volumes = devices.filter_map(|device| world.get::<Volume>(&device.volume));
+        let volumes: Vec<&Volume> = volumes.map(AsRef::as_ref).filter(has).collect();
         if volumes.is_empty() {
             let reason = "The instance has no volumes, or none that are not excluded.";
             return Err(ApiError::invalid(instance_id, "instanceId", reason));

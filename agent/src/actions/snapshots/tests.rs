@@ -261,6 +261,19 @@ fn the_volumes_of_an_instance_are_kept_at_once() {
 }
 
 #[test]
+fn what_an_instance_had_is_not_kept_with_it() {
+    let client = Client::new();
+    let (instance, volumes) = instance(&client);
+    change(&client, |draft| {
+        for id in &volumes {
+            assert!(draft.update::<Volume>(id, |volume| volume.attachment = None));
+        }
+    });
+    let request = format!("CreateSnapshots&InstanceSpecification.InstanceId={instance}");
+    client.refuses(&[(&request, "InvalidParameterValue")]);
+}
+
+#[test]
 fn snapshots_of_an_instance_have_the_tags_of_its_volumes_if_asked_for() {
     let client = Client::new();
     let (instance, _) = instance(&client);
