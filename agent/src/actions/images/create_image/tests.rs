@@ -217,6 +217,18 @@ fn an_instance_that_runs_is_rebooted_and_photographed_when_it_is_down() {
 }
 
 #[test]
+fn snapshots_of_others_do_not_complete_an_image_that_waits() {
+    let lab = Lab::new(InstanceState::Running);
+    let asked = lab.make("");
+    lab.client.ask(&format!("CreateSnapshot&VolumeId={}", lab.root)).unwrap();
+    lab.settle();
+    assert_eq!(lab.image(&asked.id).state, ImageState::Pending);
+    assert_eq!(lab.photograph(&asked.id), 2);
+    lab.settle();
+    assert_eq!(lab.image(&asked.id).state, ImageState::Available);
+}
+
+#[test]
 fn an_instance_that_is_being_stopped_is_waited_for() {
     let lab = Lab::new(InstanceState::Stopping);
     let image = lab.make("");
