@@ -137,7 +137,7 @@ fn what_ec2_keeps_is_kept_and_nothing_else() -> Result<()> {
     let lab = Lab::new()?;
     let micro = lab.agent.micro()?;
     let (image, in_store) =
-        (lab.agent.register("micro", &micro)?, lab.agent.register_in_store("stored", &micro)?);
+        (lab.agent.register("micro", &micro)?, lab.agent.register_in_store("micro-stored", &micro)?);
     let mapping = " --block-device-mappings DeviceName=/dev/sdf,Ebs={VolumeSize=2,DeleteOnTermination=false}";
     let first = lab.launch(&image, 1, mapping)?.remove(0);
     let second = lab.launch(&in_store, 1, "")?.remove(0);
@@ -167,7 +167,7 @@ fn what_ec2_keeps_is_kept_and_nothing_else() -> Result<()> {
     ensure!(errors.contains("UnsupportedOperation"), "{errors}");
 
     // An image of it, which is made while it is down for a reboot.
-    let copy = lab.ec2(&format!("create-image --instance-id {first} --name copy --query ImageId"))?;
+    let copy = lab.ec2(&format!("create-image --instance-id {first} --name micro-copy --query ImageId"))?;
     lab.ec2(&format!("wait image-available --image-ids {copy}"))?;
     of_first = lab.run(&first, &of_first.boot, "echo later >/root/note; sync; cat /root/note")?;
     ensure!(of_first.lines == ["later"], "{of_first:?}");

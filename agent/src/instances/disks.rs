@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use innkeeper_protocol::{Command, DeviceStatus, Error as ProtocolError, FailureCode, Limits};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -128,6 +128,13 @@ impl Actor {
         let (shared, volume) = (self.shared.clone(), id.clone());
         let held = blocking(move || shared.volumes.open(&volume)).await;
         let held = held.with_context(|| format!("cannot open {id}"))?;
+        if let Some(volume) = self.record::<Volume>(id).filter(|volume| !volume.auto_enable_io)
+            && let Some(why) = &volume.impairment
+        {
+            bail!(
+                "{id} is impaired ({why}): look at it with `innkeeper volume check {id}`, and then use EnableVolumeIO"
+            );
+        }
         let limits = match self.record::<Volume>(id) {
             Some(volume) if self.shared.limits_volumes => types::limits(&volume),
             _ => Limits::default(),
@@ -252,7 +259,7 @@ impl Actor {
             Err(VmmError::Protocol(ProtocolError::Refused(failure)))
                 if failure.code == FailureCode::Conflict =>
             {
-                anyhow::bail!("{}", failure.message)
+                bail!("{}", failure.message)
             }
             // Nothing has changed, and the next try would come to the same.
             Err(VmmError::Protocol(ProtocolError::Refused(failure))) => Some(failure.message),

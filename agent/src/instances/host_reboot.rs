@@ -9,6 +9,7 @@ use crate::host::{Host, HostError};
 use crate::records::{Instance, InstanceState, Machine};
 use crate::state::{Draft, State};
 use crate::store::StoreError;
+use crate::volumes::snapshots;
 
 /// Why the records are not brought in line.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,10 @@ fn settle_instance(draft: &mut Draft, instance: &Instance, now: Timestamp) {
     }
     for interface in interfaces(draft, &instance.id) {
         detach_interface(draft, &interface);
+    }
+    // Its guest is down, and what it has flushed is what there is.
+    for image in snapshots::waiting_images(draft, &instance.id) {
+        snapshots::photograph(draft, &image, now);
     }
     let from = instance.lifecycle.state;
     let endings = instance.endings();

@@ -55,6 +55,7 @@ pub async fn keep(volumes: Arc<Volumes>) {
         }
         let (volumes, stop) = (Arc::clone(&volumes), Arc::clone(&stop.0));
         let tidied = tokio::task::spawn_blocking(move || {
+            volumes.settle_orphans();
             volumes.collect()?;
             let is_over = || stop.load(Ordering::Relaxed);
             while !is_over() && volumes.merge_some(&is_over)? {}

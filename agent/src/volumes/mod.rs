@@ -142,9 +142,15 @@ impl Volumes {
             self.adopt_volume(&volume)?;
             volume = self.state.read().get::<Volume>(id).cloned().ok_or_else(gone)?;
         }
+        self.make_layers(&volume.layer)?;
+        Ok(volume)
+    }
+
+    /// Makes the files of a layer and of those below it that have none yet.
+    fn make_layers(&self, top: &LayerId) -> Result<(), Error> {
         let mut planned = Vec::new();
         let mut below: Option<Arc<Layer>> = None;
-        for layer in self.chain(&volume.layer)? {
+        for layer in self.chain(top)? {
             let mut layer = layer;
             if layer.state == LayerState::Planned {
                 // Whoever made the layer below larger may have died before that was recorded.
@@ -168,7 +174,7 @@ impl Volumes {
                 Ok(())
             })?;
         }
-        Ok(volume)
+        Ok(())
     }
 
     /// The size that a layer's file says, in bytes.
@@ -254,17 +260,7 @@ impl Volumes {
         let volume = self.make_planned(id)?;
         let opened = self.open_layers(&volume.layer, Access::Write)?;
         let open = Layered::open(opened.files, false).map_err(Error::Layers)?;
-        let below: Vec<LayerId> = unsealed.iter().map(|layer| layer.id.clone()).collect();
-        self.record(|draft| stack::advance(draft, &below, LayerState::Covered, Timestamp::now()))?;
-        match open.finish_seal() {
-            Ok(()) => {
-                self.record(|draft| stack::advance(draft, &below, LayerState::Sealed, Timestamp::now()))?;
-            }
-            Err(error) => {
-                let why = format!("it cannot be made durable: {error}");
-                self.record(|draft| below.iter().for_each(|layer| stack::fail(draft, layer, &why)))?;
-            }
-        }
+        self.seal(&open, &unsealed)?;
         if let Some(modification) = modification {
             let size = u64::from(modification.target.size) << 30;
             let resized = if size > open.capacity() { open.resize(size) } else { Ok(()) };
@@ -272,6 +268,43 @@ impl Volumes {
             self.record(|draft| stack::modified(draft, id, &outcome, Timestamp::now()))?;
         }
         Ok(())
+    }
+
+    /// Makes durable what is below the top of an open volume, and records that.
+    fn seal(&self, open: &Layered, unsealed: &[Arc<Layer>]) -> Result<(), Error> {
+        let below: Vec<LayerId> = unsealed.iter().map(|layer| layer.id.clone()).collect();
+        self.record(|draft| stack::advance(draft, &below, LayerState::Covered, Timestamp::now()))?;
+        match open.finish_seal() {
+            Ok(()) => {
+                self.record(|draft| stack::advance(draft, &below, LayerState::Sealed, Timestamp::now()))
+            }
+            Err(error) => {
+                let why = format!("it cannot be made durable: {error}");
+                self.record(|draft| below.iter().for_each(|layer| stack::fail(draft, layer, &why)))
+            }
+        }
+    }
+
+    /// Makes a snapshot durable whose volume was deleted before it was.
+    fn seal_orphan(&self, layer: &LayerId) -> Result<(), Error> {
+        self.make_layers(layer)?;
+        let opened = self.open_layers(layer, Access::Write)?;
+        // It takes another layer on top to seal one.
+        let size = opened.layers.last().map_or(0, |layer| layer.size);
+        let lid = Layer::plan(Some(layer.clone()), size);
+        let _claim = self.layers.claim(&lid.files);
+        let put_on = || {
+            self.layers.make(&lid)?;
+            self.layers.open(&lid, Access::Write)
+        };
+        let mut files = opened.files;
+        files.push(put_on().map_err(io_error("make a layer"))?);
+        let unsealed: Vec<_> =
+            opened.layers.into_iter().filter(|layer| layer.state < LayerState::Sealed).collect();
+        let sealed =
+            Layered::open(files, false).map_err(Error::Layers).and_then(|open| self.seal(&open, &unsealed));
+        self.layers.remove(&lid.files).map_err(io_error("remove a layer's files"))?;
+        sealed
     }
 
     /// The layers below a top that are not sealed yet.
@@ -296,6 +329,17 @@ impl Volumes {
             if let Err(error) = self.settle(&volume.id) {
                 let error = crate::instances::chain(&error);
                 tracing::warn!(volume = %volume.id, error, "what was asked for cannot be done");
+            }
+        }
+        self.settle_orphans();
+    }
+
+    /// Makes snapshots durable whose volumes were deleted before they were.
+    pub fn settle_orphans(&self) {
+        for layer in stack::orphans(&self.state.read()) {
+            if let Err(error) = self.seal_orphan(&layer) {
+                let error = crate::instances::chain(&error);
+                tracing::warn!(%layer, error, "a snapshot of a deleted volume cannot be completed");
             }
         }
     }

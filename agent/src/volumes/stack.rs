@@ -181,6 +181,24 @@ pub fn unneeded(world: &World) -> Vec<LayerId> {
     world.all::<Layer>().filter(|layer| !needed.contains(&layer.id)).map(|layer| layer.id.clone()).collect()
 }
 
+/// The layers of snapshots that are not complete, and whose volume is gone.
+pub fn orphans(world: &World) -> Vec<LayerId> {
+    let pending: Vec<_> =
+        world.all::<Snapshot>().filter(|snapshot| snapshot.state == SnapshotState::Pending).collect();
+    if pending.is_empty() {
+        return Vec::new();
+    }
+    let volumes = world.all::<Volume>().flat_map(|volume| chain(world, &volume.layer));
+    let of_volumes: BTreeSet<LayerId> = volumes.map(|layer| layer.id.clone()).collect();
+    let layers = pending.iter().map(|snapshot| &snapshot.layer);
+    layers
+        .filter(|layer| !of_volumes.contains(*layer))
+        .cloned()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
 /// Sealed layers on top of each other, from the bottom, of which nobody needs any but the last by itself: one layer would
 /// do. All such runs, as long as they can be.
 pub fn mergeable(world: &World) -> Vec<Vec<Arc<Layer>>> {

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::mapping::{BlockDeviceMapping, Root, resolve};
 use crate::actions::device_name::is_device_name;
-use crate::actions::lookup::{Named, find};
+use crate::actions::lookup::{Named, completed_snapshot};
 use crate::ids::{ImageId, SnapshotId};
 use crate::images::{self, Source};
 use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
-use crate::records::{BootFiles, Image, ImageState, Layer, Mapping, Snapshot, SnapshotState, StoreDisk};
+use crate::records::{
+    BootFiles, Image, ImageState, Layer, MappedVolume, Mapping, Snapshot, SnapshotState, StoreDisk,
+};
 use crate::state::World;
 
 /// The root device of an image for which none is named.
@@ -163,9 +165,9 @@ impl RegisterImage {
                 ebs.resolve(snapshot, Some(source.volume_size()))?
             }
             (None, Some(id)) => {
-                let snapshot = find::<Snapshot>(world, context, id)?;
-                let (id, size) = (snapshot.id.clone(), snapshot.volume_size);
-                ebs.resolve(Some(id), Some(size))?
+                let snapshot = completed_snapshot(world, context, id)?;
+                let volume = ebs.resolve(Some(snapshot.id.clone()), Some(snapshot.volume_size))?;
+                MappedVolume { encrypted: volume.encrypted || snapshot.encrypted, ..volume }
             }
             (Some(_), Some(_)) => {
                 let message = "The root device's disk comes from ImageLocation: leave its SnapshotId out.";

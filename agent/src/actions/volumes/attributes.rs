@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::actions::lookup::find;
 use crate::ids::VolumeId;
 use crate::query::{Action, ApiError, Context};
-use crate::records::Volume;
+use crate::records::{Instance, Volume};
 use crate::state::World;
 
 /// One attribute of a volume.
@@ -92,7 +92,8 @@ impl Action for ModifyVolumeAttribute {
     }
 }
 
-/// Lets a volume that is impaired take writes again, with whatever is on it. Without effect on one that does.
+/// Lets a volume that is impaired be used again, with whatever is on it. Without effect on one that is not. A guest that has
+/// it has to let go of it first: what is on it is only known when its layers are opened anew.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct EnableVolumeIO {
@@ -101,7 +102,17 @@ pub struct EnableVolumeIO {
 
 impl EnableVolumeIO {
     fn plan(&self, world: &World, context: Context<'_>) -> Result<VolumeId, ApiError> {
-        find::<Volume>(world, context, &self.volume_id).map(|volume| volume.id.clone())
+        let volume = find::<Volume>(world, context, &self.volume_id)?;
+        let attachment = volume.attachment.as_ref().filter(|_| volume.impairment.is_some());
+        let instance = attachment.and_then(|attachment| world.get::<Instance>(&attachment.instance));
+        if let Some(instance) = instance.filter(|instance| instance.lifecycle.state.holds_capacity()) {
+            let message = format!(
+                "{} is in use: stop {} or detach the volume first, and look at it with `innkeeper volume check`.",
+                volume.id, instance.id
+            );
+            return Err(ApiError::new("IncorrectState", message));
+        }
+        Ok(volume.id.clone())
     }
 }
 

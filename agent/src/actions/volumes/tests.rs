@@ -385,6 +385,10 @@ fn a_volume_that_is_impaired_is_enabled_again() {
         assert_eq!(client.texts(&request, "volumeId").len(), count, "{filter} {value}");
     }
     let enable = format!("EnableVolumeIO&VolumeId={id}");
+    client.refuses(&[(&enable, "IncorrectState")]);
+    let stop = |instance: &mut Instance| instance.lifecycle.state = InstanceState::Stopped;
+    let stopped = client.agent.state.change(|draft| Ok::<_, ApiError>(draft.update(&instance, stop)));
+    assert!(stopped.unwrap());
     client.refuses(&[(&format!("{enable}&DryRun=true"), "DryRunOperation")]);
     assert_eq!(states()[0], "impaired");
     for _ in 0..2 {

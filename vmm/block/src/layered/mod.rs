@@ -147,8 +147,8 @@ pub fn create_layer(layer: &Layer, description: &LayerDescription) -> io::Result
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     check_is_empty(layer)?;
+    // Nothing is in it that could be lost: opening makes a data file as long as it has to be.
     layer.data.set_len(data_size(size))?;
-    layer.data.sync_all()?;
     let header = Header { generation: 1, size, id, parent, sealed: None };
     layer.map.write_all_at(&header.encode(), Slot::First.of_header())?;
     layer.map.sync_all()
