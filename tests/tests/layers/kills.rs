@@ -72,7 +72,7 @@ fn read(volume: &Layered) -> Result<Content> {
                 .chunks(8)
                 .map(|word| Ok(u64::from_le_bytes(word.try_into()?)))
                 .collect::<Result<_>>()?;
-            let number = (words[0] & (1 << 40) - 1) >> 6;
+            let number = (words[0] & ((1 << 40) - 1)) >> 6;
             let is_whole = words == vec![0; 64]
                 || words.iter().zip(0..).all(|(word, i)| *word == (sector << 40) + (number << 6) + i);
             ensure!(is_whole, "sector {sector} is garbage: {:x?}", &words[..4]);

@@ -121,7 +121,7 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
 fn compare(vmms: &[Contender], reach: Reach, jobs: &[Job], state: State, runs: usize) -> Result<ExitCode> {
     let directory = tempfile::tempdir()?;
     let lines = jobs.iter().map(|job| Line { name: job.name, better: Better::Higher });
-    let mut figures = Figures::new(vmms, lines).to_reach(reach);
+    let mut figures = Figures::new(vmms, lines).reaching(reach);
     // Of a fresh disk, each job has a part of its own.
     let slice = DISK_SIZE as u64 / ((runs + 1) * jobs.len()) as u64 / BLOCK * BLOCK;
     let mut guests = figures.take_turns(

@@ -56,7 +56,7 @@ impl Figures {
     }
 
     /// The same, with something else to reach.
-    pub fn to_reach(self, reach: Reach) -> Self {
+    pub fn reaching(self, reach: Reach) -> Self {
         Self { reach, ..self }
     }
 
