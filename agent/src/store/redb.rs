@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
 
@@ -38,6 +39,10 @@ struct Inner {
 /// What keys had; none is nothing.
 type Before = BTreeMap<String, Option<Vec<u8>>>;
 
+/// How long the file may still be in use when it is opened: if an agent is killed while it starts a VMM, the process that
+/// is to become that has the agent's files for a moment longer.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
 impl fmt::Debug for Redb {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Redb").field("path", &self.path).finish_non_exhaustive()
@@ -45,10 +50,19 @@ impl fmt::Debug for Redb {
 }
 
 impl Redb {
-    /// Opens the file, and makes it if it is not there. Nobody else can open it from now on.
+    /// Opens the file, and makes it if it is not there. Nobody else can open it from now on. Blocks, for a second if somebody
+    /// has it open.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let path = path.into();
-        let database = create(&path).map_err(|cause| cannot_open(&path, cause))?;
+        let deadline = Instant::now() + LETTING_GO;
+        let database = loop {
+            match create(&path) {
+                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                    std::thread::sleep(LETTING_GO / 100);
+                }
+                result => break result.map_err(|cause| cannot_open(&path, cause))?,
+            }
+        };
         Ok(Self { path, inner: Mutex::new(Inner { database: Some(database), undo: Before::new() }) })
     }
 
