@@ -696,10 +696,12 @@ impl Guest {
                 machine.pause(PAUSE_PATIENCE);
             }
             let (sender, receiver) = std::sync::mpsc::channel();
-            std::thread::spawn(move || {
+            let settle = move || {
                 disks.iter().for_each(|disk| disk.settle());
                 let _ = sender.send(());
-            });
+            };
+            // Without a thread nobody sends, and the receiver knows at once.
+            let _ = std::thread::Builder::new().name("settle".into()).spawn(settle);
             if receiver.recv_timeout(LEAVE_PATIENCE).is_err() {
                 tracing::error!("the disks take too long, and may lose what was not flushed");
             }
