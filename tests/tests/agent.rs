@@ -378,6 +378,68 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Snapshots of a guest's volume are complete while it runs. Those that are deleted leave nothing: their layers are merged,
+/// and the guest gets what is made of them, also of an agent that comes later.
+#[test]
+fn layers_come_and_go_under_a_running_guest() -> Result<()> {
+    let mut agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let id = agent.client()?.launch(&image, TINY)?;
+    agent.client()?.wait_for(std::slice::from_ref(&id), "running", PATIENCE)?;
+    let volume = texts(&agent.client()?.ask("DescribeVolumes", &[])?, "volumeId").swap_remove(0);
+    let wait = |agent: &Agent, action: &str, element: &str, wanted: &str| -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = agent.client()?.ask(action, &[])?;
+            if texts(&answer, element).iter().all(|is| is == wanted) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{answer}{}", agent.last_words());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let descriptors = |agent: &Agent| -> Result<usize> {
+        let pid = agent.vmms()?.first().copied().context("a VMM")?;
+        Ok(Path::new("/proc").join(pid.to_string()).join("fd").read_dir()?.count())
+    };
+    let before = descriptors(&agent)?;
+    for round in 0..2 {
+        let mut snapshots = Vec::new();
+        for _ in 0..4 {
+            let answer = agent.client()?.ask("CreateSnapshot", &[("VolumeId", &volume)])?;
+            snapshots.push(texts(&answer, "snapshotId").swap_remove(0));
+            wait(&agent, "DescribeSnapshots", "status", "completed")?;
+        }
+        agent.wait_for_layers(5 + round)?;
+        ensure!(descriptors(&agent)? > before + 7, "the guest has not got the new layers");
+        if round == 1 {
+            agent.kill()?;
+            agent.resume()?;
+        }
+        for snapshot in &snapshots[..3] {
+            agent.client()?.ask("DeleteSnapshot", &[("SnapshotId", snapshot)])?;
+        }
+        // One of each round's last snapshot, and the top.
+        agent.wait_for_layers(2 + round)?;
+        let deadline = Instant::now() + PATIENCE;
+        while descriptors(&agent)? > before + 2 * (1 + round) {
+            ensure!(Instant::now() < deadline, "the guest keeps what was merged: {}", agent.last_words());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let larger = [("VolumeId", volume.as_str()), ("Size", "9"), ("VolumeType", "gp3"), ("Iops", "4000")];
+    agent.client()?.ask("ModifyVolume", &larger)?;
+    wait(&agent, "DescribeVolumesModifications", "modificationState", "completed")?;
+    wait(&agent, "DescribeVolumes", "size", "9")?;
+    let refused = agent.try_command(&["volume", "check", &volume])?;
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("Stop the instance"), "{refused:?}");
+    agent.client()?.ask("StopInstances", &[("InstanceId.1", &id), ("Force", "true")])?;
+    agent.client()?.wait_for(std::slice::from_ref(&id), "stopped", PATIENCE)?;
+    agent.command(&["volume", "check", &volume])?;
+    agent.client()?.ask("StartInstances", &[("InstanceId.1", &id)])?;
+    agent.client()?.wait_for(std::slice::from_ref(&id), "running", PATIENCE)
+}
+
 /// Makes a disk, `disk.raw` in a new directory, that boots a payload.
 fn disk_with(payload: &Template, directory: &Path) -> Result<PathBuf> {
     let boot = directory.join("root/boot");

@@ -270,9 +270,10 @@ impl Actor {
         let mut vmm = Vmm::open(process).await?;
         let status = vmm.status().await?;
         vmm.say(Command::Events { after: status.last_event }).await?;
+        let world = self.shared.state.read();
+        let found = |device| Attached::found(device, &world);
         let volumes = status.devices.iter();
-        self.disks =
-            volumes.filter_map(|device| Some((device.id.parse().ok()?, Attached::found(device)))).collect();
+        self.disks = volumes.filter_map(|device| Some((device.id.parse().ok()?, found(device)))).collect();
         self.interfaces = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
         self.vmm = Some(vmm);
         if status.state == GuestState::Resetting {

@@ -17,7 +17,7 @@ use super::vmm::{DiskFiles, NewDisk, VmmError};
 use super::{chain, store};
 use crate::ids::{LayerId, VolumeId};
 use crate::records::{AttachmentStatus, Instance, Layer, LayerState, StoreDisk, Volume};
-use crate::state::Draft;
+use crate::state::{Draft, World};
 use crate::store::StoreError;
 use crate::volumes::layers::Access;
 use crate::volumes::{snapshots, stack, types};
@@ -53,9 +53,13 @@ enum Sealing {
 
 impl Attached {
     /// What a VMM says of a volume that an earlier agent has given to it.
-    pub fn found(device: &DeviceStatus) -> Self {
+    pub fn found(device: &DeviceStatus, world: &World) -> Self {
         let top = device.top.clone().and_then(|top| LayerId::try_from(top).ok());
-        Self { top, files: None, sealing: Sealing::Idle }
+        let layers = top.as_ref().map(|top| stack::chain(world, top)).unwrap_or_default();
+        // If there are fewer, some were merged since, and nobody knows which it has.
+        let is_known = usize::try_from(device.layers).is_ok_and(|count| count == layers.len());
+        let files = is_known.then(|| layers.iter().map(|layer| layer.files.clone()).collect());
+        Self { top, files, sealing: Sealing::Idle }
     }
 }
 

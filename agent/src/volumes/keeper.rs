@@ -40,13 +40,6 @@ impl Drop for Stop {
 pub async fn keep(volumes: Arc<Volumes>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let settled = {
-        let volumes = Arc::clone(&volumes);
-        tokio::task::spawn_blocking(move || volumes.settle_all()).await
-    };
-    if let Err(error) = settled {
-        tracing::error!(%error, "volumes of before the start are not settled");
-    }
     let stop = Stop(Arc::default());
     loop {
         tokio::select! {
@@ -55,7 +48,7 @@ pub async fn keep(volumes: Arc<Volumes>) {
         }
         let (volumes, stop) = (Arc::clone(&volumes), Arc::clone(&stop.0));
         let tidied = tokio::task::spawn_blocking(move || {
-            volumes.settle_orphans();
+            volumes.settle_all();
             volumes.collect()?;
             let is_over = || stop.load(Ordering::Relaxed);
             while !is_over() && volumes.merge_some(&is_over)? {}

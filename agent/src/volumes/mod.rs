@@ -322,7 +322,8 @@ impl Volumes {
         })?)
     }
 
-    /// Settles all volumes that no instance has. To be called when the agent starts.
+    /// Settles all volumes that no instance has, of which somebody may not have come to that: an agent that has died, or a
+    /// guest that was not quite done with one.
     pub fn settle_all(&self) {
         let world = self.state.read();
         for volume in world.all::<Volume>().filter(|volume| volume.attachment.is_none()) {
