@@ -77,6 +77,7 @@ impl Health {
         // One that is on its way out may be as it likes.
         let mut devices = status.devices.iter().filter(|device| device.state == DeviceState::Attached);
         let works = |device: &DeviceStatus| device.driver != DriverState::NeedsReset;
+        let takes_writes = |device: &DeviceStatus| works(device) && device.impairment.is_none();
         let is_volume = |device: &&DeviceStatus| device.id.parse::<VolumeId>().is_ok();
         let is_up = status.serial_output > 0
             || status.virtio_output > 0
@@ -94,7 +95,7 @@ impl Health {
         };
         Self {
             mute_since,
-            volumes: self.volumes.then(devices.clone().filter(is_volume).all(works), now),
+            volumes: self.volumes.then(devices.clone().filter(is_volume).all(takes_writes), now),
             system: self.system.then(devices.all(works), now),
             instance,
         }
@@ -218,6 +219,10 @@ mod tests {
             let found = before.then(Some(&status(1, &devices)), Unasked, at(0), at(9));
             assert_eq!(found, health(system, PASSED, volumes), "{devices:?}");
         }
+        let mut impaired = status(1, &[("vol-0123456789abcdef0", well)]);
+        impaired.devices[0].impairment = Some("a sync has failed".into());
+        let found = before.then(Some(&impaired), Unasked, at(0), at(9));
+        assert_eq!(found, health(PASSED, PASSED, failed), "the system does what it can");
         let mut leaving = status(1, &[("vol-0123456789abcdef0", broken)]);
         leaving.devices[0].state = DeviceState::Ejected;
         assert!(before.then(Some(&leaving), Unasked, at(0), at(9)).is_well());
