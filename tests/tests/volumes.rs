@@ -227,14 +227,17 @@ fn rounds() -> Result<usize> {
     }
 }
 
-/// What a guest does for ever: it writes to each volume of 2 GiB that it has, and notes each time that it has.
-const WRITING: &str = r#"nohup sh -c 'while true; do for disk in /sys/block/vd*; do
+/// What a guest does for ever: it writes to each volume of 2 GiB that it has, and notes each time that it has. Where
+/// a device was, dd makes a file if it comes too late.
+const WRITING: &str = r#"sh -c 'trap "" HUP; while true; do sleep 0.1; for disk in /sys/block/vd*; do
     case $(cat $disk/serial 2>/dev/null) in vol*) ;; *) continue;; esac
     [ "$(cat $disk/size)" = 4194304 ] || continue
-    if dd if=/dev/zero of=/dev/${disk##*/} bs=64k count=32 conv=notrunc,fsync 2>/dev/null; then
-        echo "wrote: $(cat $disk/serial 2>/dev/null)" >>/run/writes
-    fi
-done; done' >/dev/null 2>&1 &"#;
+    serial=$(cat $disk/serial) device=/dev/${disk##*/}
+    while [ -b $device ] && dd if=/dev/zero of=$device bs=64k count=32 conv=notrunc,fsync 2>/dev/null; do
+        echo "wrote: $serial" >>/run/writes
+    done
+    [ ! -f $device ] || rm $device
+done; done' >/dev/null 2>&1 </dev/null &"#;
 
 /// A volume is attached to a running guest, used, and detached while the guest writes to it, again and again; a snapshot
 /// is taken meanwhile now and then.
