@@ -1,10 +1,12 @@
 //! Layers as an agent would have them: files in a directory, from the bottom, and what to say of them to a VMM.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use innkeeper_block::layered::{self, Layer, LayerDescription};
 use innkeeper_block::{Layered, layered::Report};
 use innkeeper_protocol::{
@@ -13,6 +15,9 @@ use innkeeper_protocol::{
 use uuid::Uuid;
 
 use crate::controller::Controller;
+
+/// The file in which the layers of a volume are written down.
+const LIST: &str = "layers";
 
 /// The layers of a volume, by their names.
 #[derive(Debug)]
@@ -61,6 +66,58 @@ impl Layers {
         let (name, id) = layers.make()?;
         layers.names.push((name, id));
         Ok(layers)
+    }
+
+    /// The volume whose layers [`Layers::save`] has written down, whatever has happened since then. Files of layers that were
+    /// not written down are deleted. `made` says how many layers may have been made of the volume at most, whether they were
+    /// written down or not: none has its id again.
+    pub fn load(directory: &Path, made: u128) -> Result<Self> {
+        let path = directory.join(LIST);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let mut lines = text.lines();
+        let first =
+            lines.next().and_then(|line| line.split_once(' ')).context("the list of layers is empty")?;
+        let (volume, size) = (first.0.parse()?, first.1.parse()?);
+        let name = |line: &str| -> Result<(String, Uuid)> {
+            let (name, id) = line.split_once(' ').context("the list of layers has a line that is cut off")?;
+            Ok((name.to_owned(), id.parse()?))
+        };
+        let names = lines.map(name).collect::<Result<Vec<_>>>()?;
+        ensure!(!names.is_empty(), "the list of layers has none");
+        let layers = Self { directory: directory.into(), names, size, made, volume };
+        layers.delete_others()?;
+        Ok(layers)
+    }
+
+    /// Deletes the files of all layers that are not the volume's any more, or not yet.
+    pub fn delete_others(&self) -> Result<()> {
+        let listed: BTreeSet<&str> = self.names.iter().map(|(name, _)| name.as_str()).collect();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let is_of_layer = path.extension().is_some_and(|kind| kind == "data" || kind == "map");
+            let is_listed =
+                path.file_stem().and_then(|name| name.to_str()).is_some_and(|name| listed.contains(name));
+            if is_of_layer && !is_listed {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down which layers the volume has, so that a crash of the host takes neither that nor the names of their files.
+    pub fn save(&self) -> Result<()> {
+        let directory = File::open(&self.directory)?;
+        directory.sync_all()?;
+        let mut text = format!("{} {}\n", self.volume, self.size);
+        for (name, id) in &self.names {
+            text += &format!("{name} {id}\n");
+        }
+        let new = self.directory.join(format!("{LIST}.new"));
+        let mut file = File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, self.directory.join(LIST))?;
+        Ok(directory.sync_all()?)
     }
 
     /// Opens the files of a layer.

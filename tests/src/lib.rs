@@ -15,6 +15,7 @@ pub mod exchange;
 pub mod layers;
 pub mod mark;
 pub mod network;
+pub mod sequence;
 pub mod stack;
 pub mod stand_in;
 
