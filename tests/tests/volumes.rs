@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use innkeeper_tests::agent::Agent;
+use innkeeper_tests::agent::{Agent, REGION};
 use innkeeper_tests::aws::ec2;
+use innkeeper_tests::ec2::texts;
 use innkeeper_tests::path;
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -246,21 +247,21 @@ fn a_volume_comes_and_goes_while_its_guest_writes() -> Result<()> {
     let lab = Lab::new()?;
     let image = lab.agent.register("micro", &lab.agent.micro()?)?;
     let id = lab.launch(&image, 1, "")?.remove(0);
-    let zone = lab.ec2("describe-availability-zones --query AvailabilityZones[0].ZoneName")?;
-    let volume = lab.ec2(&format!("create-volume --size 2 --availability-zone {zone} --query VolumeId"))?;
+    // The real aws takes longer than what it asks for.
+    let client = lab.agent.client()?;
+    let made = client.ask("CreateVolume", &[("Size", "2"), ("AvailabilityZone", &format!("{REGION}a"))])?;
+    let volume = texts(&made, "volumeId").into_iter().next().context("a volume")?;
     let boot = lab.run(&id, "", WRITING)?.boot;
     let serial = volume.replace('-', "");
-    let state = |wanted: &str| -> Result<()> {
+    let wait = |action: &str, wanted: &str| -> Result<()> {
+        let named = [("Filter.1.Name", "volume-id"), ("Filter.1.Value.1", volume.as_str())];
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let words = format!(
-                "describe-volumes --volume-ids {volume} --query Volumes[0].[State,Attachments[0].State]"
-            );
-            let is = lab.ec2(&words)?;
-            if is == wanted {
+            let answer = client.ask(action, &named)?;
+            if answer.contains(&format!("<status>{wanted}</status>")) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the volume is {is:?}: {}", lab.agent.last_words());
+            ensure!(Instant::now() < deadline, "it is not {wanted}: {answer}{}", lab.agent.last_words());
             std::thread::sleep(Duration::from_millis(50));
         }
     };
@@ -271,29 +272,30 @@ fn a_volume_comes_and_goes_while_its_guest_writes() -> Result<()> {
     let before = descriptors()?;
     let rounds = rounds()?;
     for round in 1..=rounds {
-        lab.ec2(&format!("attach-volume --volume-id {volume} --instance-id {id} --device /dev/sdf"))?;
-        state("in-use\tattached")?;
+        let attach = [("VolumeId", volume.as_str()), ("InstanceId", &id), ("Device", "/dev/sdf")];
+        client.ask("AttachVolume", &attach)?;
         // It is used, and goes on being used.
-        let wait = format!(
-            "n=0; until grep -q {serial} /run/writes 2>/dev/null || [ $n = 300 ]; do sleep 0.1; n=$((n+1)); done; \
-             grep -c {serial} /run/writes"
+        let use_it = format!(
+            "rm -f /run/writes; n=0; until grep -q {serial} /run/writes 2>/dev/null || [ $n = 300 ]; do sleep 0.1; \
+             n=$((n+1)); done; grep -c {serial} /run/writes"
         );
-        let seen = lab.run(&id, "", &wait)?;
+        let seen = lab.run(&id, "", &use_it).with_context(|| format!("round {round}"))?;
         ensure!(seen.boot == boot, "the guest has started anew");
+        wait("DescribeVolumes", "attached")?;
         if round % 4 == 0 {
-            let snapshot = lab.ec2(&format!("create-snapshot --volume-id {volume} --query SnapshotId"))?;
-            lab.ec2(&format!("wait snapshot-completed --snapshot-ids {snapshot}"))?;
-            lab.ec2(&format!("delete-snapshot --snapshot-id {snapshot}"))?;
+            let taken = client.ask("CreateSnapshot", &[("VolumeId", &volume)])?;
+            wait("DescribeSnapshots", "completed")?;
+            let snapshot = texts(&taken, "snapshotId").into_iter().next().context("a snapshot")?;
+            client.ask("DeleteSnapshot", &[("SnapshotId", &snapshot)])?;
         }
-        lab.ec2(&format!("detach-volume --volume-id {volume}"))?;
-        state("available\tNone").with_context(|| format!("round {round}"))?;
-        lab.run(&id, "", "rm -f /run/writes; sync")?;
+        client.ask("DetachVolume", &[("VolumeId", &volume)])?;
+        wait("DescribeVolumes", "available").with_context(|| format!("round {round}"))?;
     }
     println!("{rounds} rounds");
     let after = descriptors()?;
     ensure!(after == before, "the VMM had {before} descriptors, and has {after}");
-    lab.ec2(&format!("delete-volume --volume-id {volume}"))?;
-    lab.ec2(&format!("terminate-instances --instance-ids {id}"))?;
+    client.ask("DeleteVolume", &[("VolumeId", &volume)])?;
+    client.ask("TerminateInstances", &[("InstanceId.1", &id)])?;
     lab.agent.wait_for_vmms(0)?;
     // Those of the image.
     lab.agent.wait_for_layers(1)
