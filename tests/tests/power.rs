@@ -33,7 +33,7 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(120);
 const END_PATIENCE: Duration = Duration::from_secs(60);
 /// Of scripts/lab when the lab itself fails, or dies.
 const LAB_FAILED: i32 = 125;
-/// A life has this long at most from the guest's first write on, in ms.
+/// A life has this long at most from the guest's first flush on, in ms.
 const LONGEST_LIFE: u64 = 3000;
 
 /// What a life has said until the power was cut.
@@ -248,11 +248,11 @@ fn cut_again_and_again(directory: &Path, cuts: u64, seed: u64) -> Result<()> {
             break;
         }
 
-        // Some may never come to write.
+        // Some may never come to write, and the others have been told of a flush.
         let mut transcript = String::new();
         if life % 8 != 7 {
-            if let Ok(before) = lab.expect("writing\n", GUEST_PATIENCE) {
-                transcript = before + "writing\n";
+            if let Ok(before) = lab.expect("F", GUEST_PATIENCE) {
+                transcript = before + "F";
             }
             std::thread::sleep(Duration::from_millis(random.below(LONGEST_LIFE)));
         } else {

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// As the payload `disk` has it.
 const SIZE: u64 = 80 << 20;
 /// More layers are merged.
-const MOST_LAYERS: usize = 8;
+const MOST_LAYERS: usize = 6;
 const ID: &str = "vol-0";
 /// In a file of a whole block that is there from the first life on, so that writing it needs nothing of the file system but to
 /// write back the page.
@@ -106,14 +106,13 @@ fn say(layers: &Layers, directory: &Path) -> Result<()> {
 /// Lets a guest write until the power is cut.
 fn live(layers: &mut Layers, directory: &Path, life: u64, mut random: Random) -> Result<()> {
     // Without orders the kernel writes nothing back in even lives, and in odd ones everything all the time: the state after a
-    // cut is what was synced, or has any part of what was not.
-    let set = |name: &str, value: &str| std::fs::write(Path::new("/proc/sys/vm").join(name), value);
-    if life.is_multiple_of(2) {
-        set("dirty_writeback_centisecs", "0")?;
-    } else {
-        set("dirty_expire_centisecs", "1")?;
-        set("dirty_writeback_centisecs", "1")?;
-    }
+    // cut is what was synced, or has any part of what was not. A disk that has written nothing for some seconds has no share
+    // of the memory that may be dirty, unless it is given one, and then the kernel would write back at once.
+    let set = |path: &str, value: &str| std::fs::write(path, value).with_context(|| path.to_owned());
+    let centiseconds = if life.is_multiple_of(2) { "360000" } else { "1" };
+    set("/proc/sys/vm/dirty_expire_centisecs", centiseconds)?;
+    set("/proc/sys/vm/dirty_writeback_centisecs", centiseconds)?;
+    set("/sys/block/vda/bdi/min_ratio", "50")?;
     let canary = OpenOptions::new().write(true).open(directory.join("canary"))?;
     canary.write_all_at(&canary_of(life), 0)?;
 
@@ -167,7 +166,10 @@ fn seal(layers: &mut Layers, controller: &mut Controller, random: &mut Random) -
     let mut parcel = Parcel::default();
     let disks = vec![layers.seal(ID, &[&name], &mut parcel)?];
     controller.call(Command::SealDisks { disks }, &parcel.descriptors())?;
+    // With very many layers it is time to merge.
+    let is_finished = layers.names.len() > 2 * MOST_LAYERS;
     match random.below(4) {
+        _ if is_finished => {}
         0 => return Ok(()),
         1 => return controller.say(Command::FinishSeal { id: ID.into() }),
         _ => {}
