@@ -33,6 +33,8 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(120);
 const END_PATIENCE: Duration = Duration::from_secs(60);
 /// Of scripts/lab when the lab itself fails, or dies.
 const LAB_FAILED: i32 = 125;
+/// In bytes.
+const DISK_SIZE: u64 = 256 << 20;
 /// A life has this long at most from the guest's first flush on, in ms.
 const LONGEST_LIFE: u64 = 3000;
 
@@ -161,10 +163,10 @@ impl Known {
 }
 
 /// A lab with this disk. Life 0 ends by itself when it has said what is there.
-fn start(directory: &Path, number: u64, life: u64, seed: u64) -> Result<Vmm> {
+fn start(disk: &Path, directory: &Path, number: u64, life: u64, seed: u64) -> Result<Vmm> {
     let mut lab = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/lab"));
     lab.args(["--memory", "1G", "--timeout", "480", "--patience", "60"])
-        .args(["--disk", path(&directory.join("disk")), "--", path(&program("doomed-host"))])
+        .args(["--disk", path(disk), "--", path(&program("doomed-host"))])
         .args([number, life, seed].map(|number| number.to_string()))
         .env("TMPDIR", directory);
     Vmm::spawn(&mut lab)
@@ -202,21 +204,23 @@ fn a_host_without_power_keeps_what_was_flushed() -> Result<()> {
         |variable: &str, usual| std::env::var(variable).map_or(Ok(usual), |text| text.parse::<u64>());
     let cuts = number("INNKEEPER_POWER_CUTS", 2)?;
     let seed = number("INNKEEPER_POWER_SEED", 1)?;
-    let directory = tempfile::tempdir()?;
-    let result = cut_again_and_again(directory.path(), cuts, seed);
+    let disk = tempfile::NamedTempFile::new()?;
+    let result = cut_again_and_again(disk.path(), cuts, seed);
     if result.is_err() {
-        eprintln!("the lab's disk is {}", directory.keep().join("disk").display());
+        let (_, kept) = disk.keep()?;
+        eprintln!("the lab's disk is kept: {}", kept.display());
     }
     result
 }
 
-fn cut_again_and_again(directory: &Path, cuts: u64, seed: u64) -> Result<()> {
+fn cut_again_and_again(disk: &Path, cuts: u64, seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
-    let disk = directory.join("disk");
-    std::fs::File::create(&disk)?.set_len(256 << 20)?;
-    let made = Command::new("/usr/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&disk).status()?;
+    std::fs::OpenOptions::new().write(true).open(disk)?.set_len(DISK_SIZE)?;
+    let made = Command::new("/usr/sbin/mkfs.ext4").args(["-q", "-F"]).arg(disk).status()?;
     ensure!(made.success(), "mkfs.ext4 failed");
 
+    // Whatever a lab that is killed leaves on this machine.
+    let directory = tempfile::tempdir()?;
     let mut known = Known::default();
     let mut told = None;
     let (mut starts, mut failures) = (0, 0);
@@ -230,7 +234,7 @@ fn cut_again_and_again(directory: &Path, cuts: u64, seed: u64) -> Result<()> {
         let mut is_second = false;
         let (mut lab, found) = loop {
             starts += 1;
-            let mut lab = start(directory, starts, life, random.below(1 << 32))?;
+            let mut lab = start(disk, directory.path(), starts, life, random.below(1 << 32))?;
             match lab.expect("begun\n", START_PATIENCE) {
                 Ok(found) => break (lab, found),
                 // The emulation's doing. Nothing has changed yet, except that the file system was mounted.
