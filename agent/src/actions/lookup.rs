@@ -149,6 +149,22 @@ pub fn completed_snapshot<'w>(
     Err(ApiError::new("IncorrectState", message))
 }
 
+/// The same for a snapshot that an image is to be made of: it is the caller's own, so that whoever owns a snapshot can also
+/// get rid of it.
+pub fn own_completed_snapshot<'w>(
+    world: &'w World,
+    context: Context<'_>,
+    id: &str,
+) -> Result<&'w Arc<Snapshot>, ApiError> {
+    let snapshot = completed_snapshot(world, context, id)?;
+    if snapshot.owner != context.caller.account {
+        let message =
+            format!("The snapshot {id} is another account's: make an image of a copy (CopySnapshot).");
+        return Err(ApiError::new("AuthFailure", message));
+    }
+    Ok(snapshot)
+}
+
 /// The caller's key pairs, which requests name by their names as well as by their ids.
 pub fn key_pairs<'w>(world: &'w World, context: Context<'w>) -> impl Iterator<Item = &'w Arc<KeyPair>> {
     world.all::<KeyPair>().filter(move |pair| pair.owner == context.caller.account)

@@ -22,6 +22,7 @@ use crate::ids::{InstanceId, NetworkInterfaceId, VolumeId};
 use crate::records::{Instance, InstanceState, Step};
 use crate::state::{Draft, Kept};
 use crate::store::StoreError;
+use crate::volumes::snapshots;
 
 /// How long to wait before a step on the way down is tried again: doubled each time, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -127,6 +128,9 @@ impl Actor {
             Err(error) => {
                 let why = chain(error.as_ref());
                 tracing::warn!(instance = %self.id, ?step, error = why, "a step has failed");
+                if *step == Step::Reboot {
+                    self.fail_images(&format!("The instance cannot be rebooted: {why}")).await;
+                }
                 if matches!(step, Step::EndVmm | Step::ReleaseVolumes) {
                     tokio::time::sleep(self.retry).await;
                     self.retry = (self.retry * 2).min(RETRY.1);
@@ -278,6 +282,8 @@ impl Actor {
         self.vmm = Some(vmm);
         if status.state == GuestState::Resetting {
             self.answer_boot(instance).await;
+        } else if status.state == GuestState::Running && !status.is_rebooting {
+            self.reboot_for_images().await;
         }
         tracing::debug!(instance = %self.id, state = ?status.state, resets = status.resets, "took over a VMM");
         Ok(status.ending.map(ended))
@@ -346,7 +352,8 @@ impl Actor {
     /// Says what to boot now that the guest is reset. Without an answer the VMM boots what it booted before.
     async fn answer_boot(&mut self, instance: &Instance) {
         let Some(vmm) = self.vmm.as_mut() else { return };
-        if instance.boot.is_none() {
+        let is_photographed = !snapshots::waiting_images(&self.shared.state.read(), &self.id).is_empty();
+        if instance.boot.is_none() || is_photographed {
             let within_ms = u64::try_from(BOOT_PATIENCE.as_millis()).unwrap_or(u64::MAX);
             if let Err(error) = vmm.say(Command::DelayBoot { within_ms }).await {
                 tracing::debug!(instance = %self.id, error = chain(&error), "the VMM does not wait for a boot source");

@@ -3,9 +3,12 @@
 //! The VMM has a volume's layers as they were when it got them. What is recorded of them since then, new tops and what was
 //! merged, the actor brings to it.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use innkeeper_block::layered;
 use innkeeper_protocol::{Command, DeviceStatus, Error as ProtocolError, FailureCode, Limits};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -29,13 +32,16 @@ const LETTING_GO: Duration = Duration::from_secs(2);
 /// After how long something is tried again that a busy VMM has refused.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The same of what has failed.
+const REST: Duration = Duration::from_secs(60);
+
 /// A volume that the VMM has.
 #[derive(Debug, Default)]
 pub(super) struct Attached {
     /// Its top layer there. None of a volume of before there were layers.
     top: Option<LayerId>,
-    /// The names of the files of its layers, from the bottom, if that is known.
-    files: Option<Vec<String>>,
+    /// Its layers and the names of their files, from the bottom, if that is known.
+    files: Option<Vec<(LayerId, String)>>,
     sealing: Sealing,
 }
 
@@ -47,8 +53,26 @@ enum Sealing {
     Idle,
     /// It is at these.
     Asked(Vec<LayerId>),
-    /// It has failed, and will not be asked again.
-    GivenUp,
+    /// It has failed, and is asked again after this.
+    GivenUp(Instant),
+}
+
+/// New layers for a volume that the VMM has.
+struct Seal {
+    volume: VolumeId,
+    /// What is its top there.
+    top: LayerId,
+    /// Those that are to be on it, from the lowest.
+    files: Vec<layered::Layer>,
+    layers: Vec<Arc<Layer>>,
+}
+
+impl Seal {
+    /// The layers that will not be the top any more.
+    fn covered(&self) -> Vec<LayerId> {
+        let ids = [&self.top].into_iter().chain(self.layers.iter().map(|layer| &layer.id));
+        ids.take(self.layers.len()).cloned().collect()
+    }
 }
 
 impl Attached {
@@ -58,7 +82,7 @@ impl Attached {
         let layers = top.as_ref().map(|top| stack::chain(world, top)).unwrap_or_default();
         // If there are fewer, some were merged since, and nobody knows which it has.
         let is_known = usize::try_from(device.layers).is_ok_and(|count| count == layers.len());
-        let files = is_known.then(|| layers.iter().map(|layer| layer.files.clone()).collect());
+        let files = is_known.then(|| layers.iter().map(|layer| of(layer)).collect());
         Self { top, files, sealing: Sealing::Idle }
     }
 }
@@ -148,7 +172,7 @@ impl Actor {
         let layers = held.opened.layers;
         let attached = Attached {
             top: layers.last().map(|top| top.id.clone()),
-            files: Some(layers.iter().map(|layer| layer.files.clone()).collect()),
+            files: Some(layers.iter().map(|layer| of(layer)).collect()),
             sealing: Sealing::Idle,
         };
         self.disks.insert(id.clone(), attached);
@@ -179,7 +203,13 @@ impl Actor {
                 {
                     tokio::time::sleep(LETTING_GO / 100).await;
                 }
-                result => break result?,
+                Err(error @ VmmError::Protocol(ProtocolError::Refused(_))) => return Err(error.into()),
+                // It may have got it. Whoever talks to it next asks what it has.
+                Err(error) => {
+                    self.vmm = None;
+                    return Err(error.into());
+                }
+                Ok(slot) => break slot,
             }
         };
         tracing::debug!(instance = %self.id, disk = name, slot, "attached");
@@ -227,19 +257,19 @@ impl Actor {
     /// Brings to the VMM what was recorded of the volumes that it has.
     pub(super) async fn reconcile_layers(&mut self) -> Result<()> {
         let volumes: Vec<VolumeId> = self.disks.keys().cloned().collect();
-        self.cover(&volumes).await?;
+        // What does not work for one is done for the others.
+        let mut result = self.cover(&volumes).await;
         for id in &volumes {
-            self.replace_merged(id).await?;
-            self.finish_seal(id).await?;
-            self.modify(id).await?;
+            result = result.and(self.finish_seal(id).await);
+            result = result.and(self.modify(id).await);
+            result = result.and(self.replace_merged(id).await);
         }
-        Ok(())
+        result
     }
 
     /// Puts the new tops on volumes, on all at one point of time.
     async fn cover(&mut self, volumes: &[VolumeId]) -> Result<()> {
         let mut seals = Vec::new();
-        let mut done = Vec::new();
         for id in volumes {
             let Some(top) = self.disks.get(id).and_then(|attached| attached.top.clone()) else { continue };
             if self.record::<Volume>(id).is_none_or(|volume| volume.layer == top) {
@@ -248,42 +278,55 @@ impl Actor {
             let (shared, volume, of) = (self.shared.clone(), id.clone(), top.clone());
             let opened = blocking(move || shared.volumes.open_above(&volume, &of)).await;
             let opened = opened.with_context(|| format!("cannot put a layer on {id}"))?;
-            seals.push((id.to_string(), opened.files));
-            done.push((id.clone(), top, opened.layers));
+            seals.push(Seal { volume: id.clone(), top, files: opened.files, layers: opened.layers });
         }
         if seals.is_empty() {
             return Ok(());
         }
+        // One that the guest is about to be without is settled by whoever has it next.
+        let there = self.vmm()?.status().await?.devices;
+        seals.retain(|seal| {
+            there.iter().any(|device| device.id == seal.volume.as_str() && device.top.is_some())
+        });
         pass("cover.made");
-        let sealed = self.vmm()?.seal_disks(&seals).await;
-        pass("cover.sealed");
-        let lost = match sealed {
-            Ok(()) => None,
-            // What was under way took too long to be waited for.
-            Err(VmmError::Protocol(ProtocolError::Refused(failure)))
-                if failure.code == FailureCode::Conflict =>
+        let mut lost: Vec<(LayerId, String)> = Vec::new();
+        while !seals.is_empty() {
+            match self.vmm()?.seal_disks(seals.iter().map(|seal| (seal.volume.as_str(), &*seal.files))).await
             {
-                bail!("{}", failure.message)
+                Ok(()) => break,
+                // What was under way took too long to be waited for, or a disk has just gone.
+                Err(VmmError::Protocol(ProtocolError::Refused(failure)))
+                    if matches!(failure.code, FailureCode::Conflict | FailureCode::NotFound) =>
+                {
+                    bail!("{}", failure.message)
+                }
+                // Nothing has changed. One that stands in the others' way is left out; another try would come to the same.
+                Err(VmmError::Protocol(ProtocolError::Refused(failure))) => {
+                    let is_named = |seal: &Seal| failure.message.contains(seal.volume.as_str());
+                    let is_one_named = seals.iter().any(is_named);
+                    let (bad, good) = seals.into_iter().partition(|seal| !is_one_named || is_named(seal));
+                    let bad: Vec<Seal> = bad;
+                    lost.extend(
+                        bad.iter().flat_map(Seal::covered).map(|layer| (layer, failure.message.clone())),
+                    );
+                    seals = good;
+                }
+                Err(error) => return Err(error.into()),
             }
-            // Nothing has changed, and the next try would come to the same.
-            Err(VmmError::Protocol(ProtocolError::Refused(failure))) => Some(failure.message),
-            Err(error) => return Err(error.into()),
-        };
-        let mut covered = Vec::new();
-        for (id, top, mut layers) in done {
-            let new = layers.pop();
-            covered.extend([top].into_iter().chain(layers.iter().map(|layer| layer.id.clone())));
-            if let (None, Some(attached), Some(new)) = (&lost, self.disks.get_mut(&id), new) {
+        }
+        pass("cover.sealed");
+        let covered: Vec<LayerId> = seals.iter().flat_map(Seal::covered).collect();
+        for seal in seals {
+            if let (Some(attached), Some(new)) = (self.disks.get_mut(&seal.volume), seal.layers.last()) {
                 attached.top = Some(new.id.clone());
-                let more = layers.iter().chain([&new]).map(|layer| layer.files.clone());
                 if let Some(files) = &mut attached.files {
-                    files.extend(more);
+                    files.extend(seal.layers.iter().map(|layer| of(layer)));
                 }
             }
         }
-        self.record_change(move |draft| match &lost {
-            None => stack::advance(draft, &covered, LayerState::Covered, Timestamp::now()),
-            Some(why) => covered.iter().for_each(|layer| stack::fail(draft, layer, why)),
+        self.record_change(move |draft| {
+            stack::advance(draft, &covered, LayerState::Covered, Timestamp::now());
+            lost.iter().for_each(|(layer, why)| stack::fail(draft, layer, why));
         })
         .await
     }
@@ -296,11 +339,19 @@ impl Actor {
         let mut layers = stack::chain(&self.shared.state.read(), top);
         layers.pop();
         layers.retain(|layer| layer.state < LayerState::Sealed);
-        if layers.is_empty() || !matches!(attached.sealing, Sealing::Idle) {
+        let is_time = match &attached.sealing {
+            Sealing::Idle => true,
+            Sealing::Asked(_) => false,
+            Sealing::GivenUp(until) => Instant::now() >= *until,
+        };
+        if layers.is_empty() || !is_time {
             return Ok(());
         }
-        attached.sealing = Sealing::Asked(layers.iter().map(|layer| layer.id.clone()).collect());
-        Ok(self.vmm()?.say(Command::FinishSeal { id: id.to_string() }).await?)
+        self.vmm()?.say(Command::FinishSeal { id: id.to_string() }).await?;
+        if let Some(attached) = self.disks.get_mut(id) {
+            attached.sealing = Sealing::Asked(layers.iter().map(|layer| layer.id.clone()).collect());
+        }
+        Ok(())
     }
 
     /// Records what has become of that.
@@ -310,9 +361,15 @@ impl Actor {
         let Sealing::Asked(layers) = std::mem::take(&mut attached.sealing) else { return Ok(()) };
         if let Some(why) = &failure {
             tracing::error!(instance = %self.id, volume = %id, why, "a snapshot is not durable");
-            attached.sealing = Sealing::GivenUp;
+            attached.sealing = Sealing::GivenUp(Instant::now() + REST);
         }
         pass("cover.durable");
+        // The word may be the answer to somebody who asked earlier, and then it is not about all of them.
+        let shared = self.shared.clone();
+        let layers = match &failure {
+            None => blocking(move || shared.volumes.sealed_of(layers)).await,
+            Some(_) => layers,
+        };
         self.record_change(move |draft| match &failure {
             None => stack::advance(draft, &layers, LayerState::Sealed, Timestamp::now()),
             Some(why) => layers.iter().for_each(|layer| stack::fail(draft, layer, why)),
@@ -324,6 +381,11 @@ impl Actor {
     async fn modify(&mut self, id: &VolumeId) -> Result<()> {
         let change = self.record::<Volume>(id).and_then(|volume| volume.modification.clone());
         let Some(change) = change.filter(|change| change.is_under_way()) else { return Ok(()) };
+        let has = self.disks.get(id).and_then(|attached| attached.top.as_ref());
+        if has.is_some_and(|top| self.record::<Volume>(id).is_none_or(|volume| volume.layer != *top)) {
+            // The layer that waits to be put on top has the size of before.
+            return Ok(());
+        }
         let mut outcome = Ok(());
         let mut commands = Vec::new();
         if change.target.size > change.original.size {
@@ -337,6 +399,12 @@ impl Actor {
         for command in commands {
             match self.vmm()?.say(command).await {
                 Ok(()) => {}
+                // It is busy, or the guest is about to be without it.
+                Err(VmmError::Protocol(ProtocolError::Refused(failure)))
+                    if matches!(failure.code, FailureCode::Conflict | FailureCode::NotFound) =>
+                {
+                    bail!("{}", failure.message)
+                }
                 Err(VmmError::Protocol(ProtocolError::Refused(failure))) => outcome = Err(failure.message),
                 Err(error) => return Err(error.into()),
             }
@@ -354,9 +422,9 @@ impl Actor {
         let (shared, layer) = (self.shared.clone(), Layer::clone(merged));
         let opened = blocking(move || shared.volumes.open_layer(&layer)).await?;
         self.vmm()?.replace_layers(id.as_str(), (range.start, range.len()), &opened).await?;
-        let name = merged.files.clone();
+        let merged = of(merged);
         if let Some(files) = self.disks.get_mut(id).and_then(|attached| attached.files.as_mut()) {
-            files.splice(range, [name]);
+            files.splice(range, [merged]);
         }
         Ok(())
     }
@@ -373,6 +441,34 @@ impl Actor {
             }
         })
         .await
+    }
+
+    /// Has the guest rebooted that was rebooted for an image while no agent was there to see it.
+    pub(super) async fn reboot_for_images(&mut self) {
+        let id = self.id.clone();
+        if snapshots::waiting_images(&self.shared.state.read(), &id).is_empty() {
+            return;
+        }
+        let changed = self.record_change(move |draft| {
+            let is_idle = |instance: &Instance| instance.lifecycle.step.is_none();
+            if draft.get::<Instance>(&id).is_some_and(|instance| is_idle(instance)) {
+                draft.update::<Instance>(&id, |instance| _ = instance.lifecycle.reboot());
+            }
+        });
+        if let Err(error) = changed.await {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "an image has to wait");
+        }
+    }
+
+    /// Records that images that wait for the guest cannot be made.
+    pub(super) async fn fail_images(&mut self, why: &str) {
+        let (id, why) = (self.id.clone(), why.to_owned());
+        if snapshots::waiting_images(&self.shared.state.read(), &id).is_empty() {
+            return;
+        }
+        if let Err(error) = self.record_change(move |draft| snapshots::fail_waiting(draft, &id, &why)).await {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "an image has to wait");
+        }
     }
 
     /// Brings about what is recorded of the volumes of an instance that has no guest.
@@ -420,46 +516,54 @@ impl Actor {
     }
 }
 
-/// The first layers of a stack, by their files, that are one layer by now.
-fn replaced<'a>(
-    files: &[String],
-    layers: &'a [std::sync::Arc<Layer>],
-) -> Option<(std::ops::Range<usize>, &'a Layer)> {
-    let start = files.iter().zip(layers).position(|(name, layer)| *name != layer.files)?;
-    let merged = layers.get(start)?;
-    // The next one that both have is on top of it.
-    let rest = layers.get(start + 1..)?;
-    let end = match rest.first() {
-        Some(next) => files.iter().position(|name| *name == next.files)?,
-        None => return None,
-    };
-    (start < end).then_some((start..end, merged.as_ref()))
+/// A layer, and the name of its files.
+fn of(layer: &Layer) -> (LayerId, String) {
+    (layer.id.clone(), layer.files.clone())
+}
+
+/// The first layers of a stack that are one layer by now, which has the id of the topmost of them.
+fn replaced<'a>(has: &[(LayerId, String)], layers: &'a [Arc<Layer>]) -> Option<(Range<usize>, &'a Layer)> {
+    let mut start = 0;
+    for layer in layers {
+        let at = has.iter().position(|(id, _)| *id == layer.id)?;
+        if at != start || has.get(at).is_some_and(|(_, files)| *files != layer.files) {
+            return (start <= at).then_some((start..at + 1, layer.as_ref()));
+        }
+        start = at + 1;
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
     fn merged_layers_are_found() {
-        let stack = |names: &[&str]| -> Vec<Arc<Layer>> {
-            let layer = |name: &&str| Arc::new(Layer { files: (*name).to_owned(), ..Layer::plan(None, 0) });
-            names.iter().map(layer).collect()
+        let ids = [(); 5].map(|()| LayerId::random());
+        // By the number of the id, and the name.
+        let stack = |layers: &[(usize, &str)]| -> Vec<Arc<Layer>> {
+            let layer = |(id, name): &(usize, &str)| Layer {
+                id: ids[*id].clone(),
+                files: (*name).to_owned(),
+                ..Layer::plan(None, 0)
+            };
+            layers.iter().map(|one| Arc::new(layer(one))).collect()
         };
-        for (has, recorded, expected) in [
-            (&["a", "b", "c", "t"][..], &["a", "b", "c", "t"][..], None),
-            (&["a", "b", "c", "t"], &["a", "m", "t"], Some((1..3, "m"))),
-            (&["a", "b", "c", "t"], &["m", "t"], Some((0..3, "m"))),
-            (&["a", "b", "c", "d", "t"], &["m", "n", "t"], None),
-            (&["a", "b", "t"], &["a", "b", "t", "new"], None),
-            (&["a", "t"], &["m", "t", "new"], Some((0..1, "m"))),
+        let has = [(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "t")];
+        for (recorded, expected) in [
+            (&has[..], None),
+            (&[(0, "a"), (2, "m"), (3, "d"), (4, "t")], Some((1..3, "m"))),
+            (&[(2, "m"), (3, "d"), (4, "t")], Some((0..3, "m"))),
+            // Two next to each other: one after the other.
+            (&[(1, "m"), (3, "n"), (4, "t")], Some((0..2, "m"))),
+            (&[(0, "m"), (1, "b"), (2, "c"), (3, "d"), (4, "t")], Some((0..1, "m"))),
+            (&[(0, "a"), (1, "b"), (2, "c"), (3, "m"), (4, "t")], Some((3..4, "m"))),
         ] {
-            let has: Vec<String> = has.iter().map(|name| (*name).to_owned()).collect();
             let recorded = stack(recorded);
+            let has: Vec<_> = stack(&has).iter().map(|layer| of(layer)).collect();
             let found = replaced(&has, &recorded).map(|(range, layer)| (range, layer.files.as_str()));
-            assert_eq!(found, expected, "{has:?}");
+            assert_eq!(found, expected, "{recorded:?}");
         }
     }
 }

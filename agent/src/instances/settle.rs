@@ -1,10 +1,13 @@
 //! What an instance's steps mean for other records: its volumes and its interfaces.
 
+use jiff::Timestamp;
+
 use super::lifecycle::Observation;
 use crate::ids::{InstanceId, NetworkInterfaceId, VolumeId};
 use crate::network::public_addresses::take_automatic;
 use crate::records::{AttachmentStatus, Instance, NetworkInterface, Step, Tags, Volume, VolumeState};
 use crate::state::{Draft, World};
+use crate::volumes::snapshots;
 
 /// Brings other records in line with an instance that has just taken a step, and whose record is in place already.
 pub fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
@@ -20,6 +23,10 @@ pub fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
         }
         // There is no guest any more that would have to let go.
         Step::EndVmm => {
+            // Those that were asked for while it ended.
+            for image in snapshots::waiting_images(draft, &instance.id) {
+                snapshots::photograph(draft, &image, Timestamp::now());
+            }
             volumes.for_each(|id| detach(draft, id));
             for id in interfaces(draft, &instance.id) {
                 take_automatic(draft, &id);

@@ -226,6 +226,10 @@ impl Actor {
         };
         if let Some(mut vmm) = vmm {
             self.keep_console(&mut vmm).await;
+            // What is known of them goes with it.
+            if let Ok(status) = vmm.status().await {
+                self.note_impairments(&status.devices).await?;
+            }
             pass("end-vmm.console-kept");
             vmm.end().await?;
         }

@@ -196,13 +196,16 @@ impl Vmm {
     }
 
     /// Puts new layers on disks, at one point of time: for each, those that were made to be on top of what it has.
-    pub async fn seal_disks(&mut self, disks: &[(String, Vec<layered::Layer>)]) -> Result<(), VmmError> {
+    pub async fn seal_disks<'a>(
+        &mut self,
+        disks: impl Iterator<Item = (&'a str, &'a [layered::Layer])>,
+    ) -> Result<(), VmmError> {
         let mut descriptors = Vec::new();
         let mut seals = Vec::new();
         for (id, tops) in disks {
             let (tops, more) = parcel(tops, descriptors.len());
             descriptors.extend(more);
-            seals.push(SealDisk { id: id.clone(), tops });
+            seals.push(SealDisk { id: id.to_owned(), tops });
         }
         self.call_with(Command::SealDisks { disks: seals }, &descriptors).await.map(drop)
     }

@@ -213,6 +213,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
         tokio::spawn(housekeeping::keep(Arc::clone(&agent))),
         tokio::spawn(keeper::keep(agent.volumes.clone())),
+        tokio::spawn(keeper::keep_merging(agent.volumes.clone())),
         tokio::spawn(systemd::watchdog()),
     ];
     if let Some(listener) = metrics {
@@ -251,7 +252,7 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let agent = Agent::new(config, store, catalogue, capacity, host.clone())?;
     warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
     settle_reboot(&agent.state, host.as_ref(), Timestamp::now())?;
-    agent.volumes.adopt_snapshots()?;
+    agent.volumes.adopt_all();
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))
 }

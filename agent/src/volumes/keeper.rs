@@ -1,10 +1,10 @@
 //! What is done for volumes while nobody asks for it: layers that nobody needs any more are removed, and those that nobody
 //! needs by themselves are merged, so that stacks do not grow without end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use innkeeper_block::layered;
@@ -27,6 +27,12 @@ const RATIO: u64 = 4;
 /// unless there are more than these.
 const DEEP: usize = 16;
 
+/// What is left free for guests when layers are merged, in bytes.
+const RESERVE: u64 = 1 << 30;
+
+/// How long layers are left alone that could not be merged.
+const REST: Duration = Duration::from_secs(600);
+
 /// Ends what is under way when it is dropped.
 struct Stop(Arc<AtomicBool>);
 
@@ -40,19 +46,17 @@ impl Drop for Stop {
 pub async fn keep(volumes: Arc<Volumes>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stop = Stop(Arc::default());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = volumes.changed.notified() => {}
         }
-        let (volumes, stop) = (Arc::clone(&volumes), Arc::clone(&stop.0));
+        let volumes = Arc::clone(&volumes);
         let tidied = tokio::task::spawn_blocking(move || {
             volumes.settle_all();
             volumes.collect()?;
-            let is_over = || stop.load(Ordering::Relaxed);
-            while !is_over() && volumes.merge_some(&is_over)? {}
-            volumes.collect()
+            volumes.to_merge.notify_one();
+            Ok::<_, Error>(())
         });
         match tidied.await {
             Ok(Ok(())) => {}
@@ -61,6 +65,28 @@ pub async fn keep(volumes: Arc<Volumes>) {
                 tracing::error!(error, "layers that nobody needs stay for now");
             }
             Err(error) => tracing::error!(%error, "layers that nobody needs stay for now"),
+        }
+    }
+}
+
+/// Merges what can be, whenever that may have changed, until it is dropped. That can take hours.
+pub async fn keep_merging(volumes: Arc<Volumes>) {
+    let stop = Stop(Arc::default());
+    loop {
+        volumes.to_merge.notified().await;
+        let (merging, stop) = (Arc::clone(&volumes), Arc::clone(&stop.0));
+        let merged = tokio::task::spawn_blocking(move || {
+            let is_over = || stop.load(Ordering::Relaxed);
+            let mut has_merged = false;
+            while !is_over() && merging.merge_some(&is_over) {
+                has_merged = true;
+            }
+            has_merged
+        });
+        match merged.await {
+            Ok(true) => volumes.something_was_deleted(),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "layers are not merged for now"),
         }
     }
 }
@@ -93,15 +119,39 @@ impl Volumes {
     }
 
     /// Makes one layer of several, if that is worth its while anywhere. False if there is nothing to do.
-    pub fn merge_some(&self, is_over: &dyn Fn() -> bool) -> Result<bool, Error> {
+    pub fn merge_some(&self, is_over: &dyn Fn() -> bool) -> bool {
         for mut run in stack::mergeable(&self.state.read()) {
+            let Some(topmost) = run.last().map(|layer| layer.id.clone()) else { continue };
+            if self.unmerged().get(&topmost).is_some_and(|failed| failed.elapsed() < REST) {
+                continue;
+            }
             let sizes = run.iter().map(|layer| self.layers.allocated(layer)).collect::<io::Result<Vec<_>>>();
-            run.drain(..worth_merging(&sizes.map_err(io_error("look at a layer"))?));
-            if run.len() > 1 {
-                return self.merge(&run, is_over);
+            let merged = sizes.map_err(io_error("look at a layer")).and_then(|sizes| {
+                run.drain(..worth_merging(&sizes));
+                let size = sizes.iter().rev().take(run.len()).sum();
+                if run.len() > 1 && self.has_room(size)? { self.merge(&run, is_over) } else { Ok(false) }
+            });
+            match merged {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => {
+                    let error = crate::instances::chain(&error);
+                    tracing::warn!(layer = %topmost, error, "layers cannot be merged for now");
+                    self.unmerged().insert(topmost, Instant::now());
+                }
             }
         }
-        Ok(false)
+        false
+    }
+
+    fn unmerged(&self) -> MutexGuard<'_, BTreeMap<LayerId, Instant>> {
+        self.unmerged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so much can be copied, and guests still have room to write.
+    fn has_room(&self, bytes: u64) -> Result<bool, Error> {
+        let free = self.layers.free().map_err(io_error("look for room"))?;
+        Ok(free > bytes.saturating_add(RESERVE))
     }
 
     fn merge(&self, run: &[Arc<Layer>], is_over: &dyn Fn() -> bool) -> Result<bool, Error> {
@@ -118,12 +168,11 @@ impl Volumes {
             std::thread::sleep(due.saturating_sub(begun.elapsed()).min(Duration::from_secs(1)));
             !is_over()
         });
-        match merged {
-            Ok(_) => {}
-            Err(_) if is_over() => return Ok(false),
-            Err(cause) => return Err(Error::Io { what: "merge layers", cause }),
+        if let Err(cause) = merged.map(drop).and_then(|()| self.layers.sync()) {
+            // Mostly the disk is full, and this is a part of what it is full of.
+            self.layers.remove(&files).map_err(io_error("remove a layer's files"))?;
+            return if is_over() { Ok(false) } else { Err(Error::Io { what: "merge layers", cause }) };
         }
-        self.layers.sync().map_err(io_error("merge layers"))?;
         let done = self
             .state
             .change(|draft| -> Result<bool, StoreError> { Ok(stack::merged(draft, run, &files)) })?;

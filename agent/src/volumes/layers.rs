@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use innkeeper_block::layered::{self, LayerDescription};
+use nix::sys::statvfs::statvfs;
 
 use crate::records::Layer;
 
@@ -117,6 +118,12 @@ impl Layers {
         const UNIT: u64 = 512;
         let [data, _] = KINDS;
         Ok(fs::metadata(self.path(&layer.files, data))?.blocks() * UNIT)
+    }
+
+    /// How much can still be written where the layers are, in bytes.
+    pub fn free(&self) -> io::Result<u64> {
+        let found = statvfs(&self.directory)?;
+        Ok(found.blocks_available().saturating_mul(found.fragment_size()))
     }
 
     /// Removes the files of a name. Without effect if there are none.

@@ -7,32 +7,48 @@ use std::path::Path;
 
 use super::{Error, NewLayer, Volumes, io_error};
 use crate::ids::LayerId;
-use crate::records::{Layer, Snapshot, Volume};
+use crate::records::{Layer, Snapshot, SnapshotState, Volume};
 use crate::store::StoreError;
 
 impl Volumes {
-    /// Makes layers of the files of snapshots. To be called when the agent starts.
-    pub fn adopt_snapshots(&self) -> Result<(), Error> {
+    /// Makes layers of the files of snapshots, and of the volumes that no guest has. To be called when the agent starts.
+    pub fn adopt_all(&self) {
         let world = self.state.read();
-        for snapshot in world.all::<Snapshot>() {
-            if world.get::<Layer>(&snapshot.layer).is_some() {
-                continue;
+        let is_old = |layer: &LayerId| world.get::<Layer>(layer).is_none();
+        for snapshot in world.all::<Snapshot>().filter(|snapshot| is_old(&snapshot.layer)) {
+            if let Err(error) = self.adopt_snapshot(snapshot) {
+                let error = crate::instances::chain(&error);
+                tracing::error!(snapshot = %snapshot.id, error, "its file does not become a layer");
             }
-            let base = match &snapshot.file {
-                Some(file) => self.link(file, snapshot.layer.clone())?,
-                None => None,
-            };
-            self.state.change(|draft| -> Result<(), StoreError> {
-                let size = u64::from(snapshot.volume_size) << 30;
-                let layer = match &base {
-                    Some(base) => base.record.clone(),
-                    None => Layer::plan(None, size),
-                };
-                draft.put(Layer { id: snapshot.layer.clone(), ..layer });
-                draft.update::<Snapshot>(&snapshot.id, |snapshot| snapshot.file = None);
-                Ok(())
-            })?;
         }
+        for volume in world.all::<Volume>().filter(|volume| is_old(&volume.layer)) {
+            if let Err(error) = self.adopt_volume(volume) {
+                let error = crate::instances::chain(&error);
+                tracing::warn!(volume = %volume.id, error, "its file does not become a layer yet");
+            }
+        }
+    }
+
+    fn adopt_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let base = match &snapshot.file {
+            Some(file) => self.link(file, snapshot.layer.clone())?,
+            None => None,
+        };
+        let is_lost = snapshot.file.is_some() && base.is_none();
+        self.state.change(|draft| -> Result<(), StoreError> {
+            // Without a file it was one of nothing.
+            let size = u64::from(snapshot.volume_size) << 30;
+            let layer = base.as_ref().map_or_else(|| Layer::plan(None, size), |base| base.record.clone());
+            draft.put(Layer { id: snapshot.layer.clone(), ..layer });
+            // Its layer was named when it was read, and is written down with this.
+            draft.update::<Snapshot>(&snapshot.id, |snapshot| {
+                snapshot.file = None;
+                if is_lost {
+                    snapshot.state = SnapshotState::Error("its file is not there any more".into());
+                }
+            });
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -51,6 +67,8 @@ impl Volumes {
                 draft.put(base.record.clone());
             }
             draft.put(Layer { id: volume.layer.clone(), ..Layer::plan(parent, size) });
+            // The layer was named when the volume was read, and would be another one the next time.
+            draft.update::<Volume>(&volume.id, |record| record.layer = volume.layer.clone());
             Ok(())
         })?;
         match fs::remove_file(&path) {

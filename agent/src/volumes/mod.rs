@@ -20,11 +20,12 @@ pub mod stack;
 mod tests;
 pub mod types;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use innkeeper_block::layered::{self, LayerDescription, LayerError, Layered, Report};
 use innkeeper_block::{Backend, OpenError};
@@ -32,7 +33,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::ids::{LayerId, VolumeId};
-use crate::records::{Layer, LayerState, Modification, ModificationState, Volume};
+use crate::records::{Layer, LayerState, Modification, ModificationState, Snapshot, SnapshotState, Volume};
 use crate::state::{Draft, State};
 use crate::store::StoreError;
 use layers::{Access, Claim, Layers};
@@ -114,6 +115,10 @@ pub struct Volumes {
     turns: Turns,
     /// Something was deleted, or has changed its layers.
     changed: Notify,
+    /// The same, for who merges.
+    to_merge: Notify,
+    /// When runs of layers could not be merged, by their topmost.
+    unmerged: Mutex<BTreeMap<LayerId, Instant>>,
 }
 
 impl Volumes {
@@ -125,6 +130,8 @@ impl Volumes {
             legacy: state_directory.join("volumes"),
             turns: Turns::default(),
             changed: Notify::new(),
+            to_merge: Notify::new(),
+            unmerged: Mutex::default(),
         }
     }
 
@@ -210,6 +217,17 @@ impl Volumes {
         }
     }
 
+    /// Those of layers whose files say that they are sealed.
+    pub fn sealed_of(&self, layers: Vec<LayerId>) -> Vec<LayerId> {
+        let world = self.state.read();
+        let is_sealed = |id: &LayerId| {
+            let layer = world.get::<Layer>(id)?;
+            let files = self.layers.open(layer, Access::Read).ok()?;
+            Some(layered::description(&files.map).ok()?.1)
+        };
+        layers.into_iter().filter(|id| is_sealed(id) == Some(true)).collect()
+    }
+
     /// Opens one sealed layer.
     pub fn open_layer(&self, layer: &Layer) -> Result<layered::Layer, Error> {
         self.layers.open(layer, Access::Read).map_err(io_error("open a layer"))
@@ -257,10 +275,39 @@ impl Volumes {
         if unsealed.is_empty() && modification.is_none() {
             return Ok(());
         }
+        if let Some(why) = volume.impairment.as_ref().filter(|_| !volume.auto_enable_io) {
+            // Another sync would say that all is well.
+            return self.give_up(id, &unsealed, &format!("the volume is impaired: {why}"));
+        }
+        match self.settle_open(id, &unsealed, modification) {
+            // Nothing will become of it by itself.
+            Err(error @ Error::Lost(_)) => {
+                self.give_up(id, &unsealed, &error.to_string())?;
+                Err(error)
+            }
+            Err(error @ Error::Layers(_)) if !error.is_locked() => {
+                self.give_up(id, &unsealed, &crate::instances::chain(&error))?;
+                Err(error)
+            }
+            result => result,
+        }
+    }
+
+    fn settle_open(
+        &self,
+        id: &VolumeId,
+        unsealed: &[Arc<Layer>],
+        modification: Option<&Modification>,
+    ) -> Result<(), Error> {
         let volume = self.make_planned(id)?;
         let opened = self.open_layers(&volume.layer, Access::Write)?;
         let open = Layered::open(opened.files, false).map_err(Error::Layers)?;
-        self.seal(&open, &unsealed)?;
+        self.seal(&open, unsealed)?;
+        if let Some(why) = open.impairment() {
+            self.record(|draft| {
+                draft.update::<Volume>(id, |volume| volume.impairment = Some(why.to_owned()));
+            })?;
+        }
         if let Some(modification) = modification {
             let size = u64::from(modification.target.size) << 30;
             let resized = if size > open.capacity() { open.resize(size) } else { Ok(()) };
@@ -268,6 +315,25 @@ impl Volumes {
             self.record(|draft| stack::modified(draft, id, &outcome, Timestamp::now()))?;
         }
         Ok(())
+    }
+
+    /// Records that what was asked for of a volume will not be.
+    fn give_up(&self, id: &VolumeId, unsealed: &[Arc<Layer>], why: &str) -> Result<(), Error> {
+        let is_pending = |snapshot: &Snapshot| snapshot.state == SnapshotState::Pending;
+        let world = self.state.read();
+        let concerned = unsealed.iter().any(|layer| {
+            world.all::<Snapshot>().any(|snapshot| is_pending(snapshot) && snapshot.layer == layer.id)
+        });
+        let is_modified = world
+            .get::<Volume>(id)
+            .is_some_and(|volume| volume.modification.as_ref().is_some_and(Modification::is_under_way));
+        if !concerned && !is_modified {
+            return Ok(());
+        }
+        self.record(|draft| {
+            unsealed.iter().for_each(|layer| stack::fail(draft, &layer.id, why));
+            stack::modified(draft, id, &Err(why.to_owned()), Timestamp::now());
+        })
     }
 
     /// Makes durable what is below the top of an open volume, and records that.
@@ -290,8 +356,8 @@ impl Volumes {
         self.make_layers(layer)?;
         let opened = self.open_layers(layer, Access::Write)?;
         // It takes another layer on top to seal one.
-        let size = opened.layers.last().map_or(0, |layer| layer.size);
-        let lid = Layer::plan(Some(layer.clone()), size);
+        let size = opened.layers.last().map(|layer| self.size_of(layer)).transpose()?;
+        let lid = Layer::plan(Some(layer.clone()), size.unwrap_or_default());
         let _claim = self.layers.claim(&lid.files);
         let put_on = || {
             self.layers.make(&lid)?;

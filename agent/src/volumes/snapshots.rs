@@ -37,6 +37,17 @@ pub fn waiting_images(world: &World, instance: &InstanceId) -> Vec<ImageId> {
     waiting.map(|image: &Arc<Image>| image.id.clone()).collect()
 }
 
+/// Records that images of an instance cannot be made.
+pub fn fail_waiting(draft: &mut Draft, instance: &InstanceId, why: &str) {
+    for image in waiting_images(draft, instance) {
+        draft.update::<Image>(&image, |image| {
+            (image.waits_for, image.awaited) = (None, None);
+            image.state = ImageState::Failed;
+            image.failure = Some(why.to_owned());
+        });
+    }
+}
+
 /// Records snapshots of the volumes that an image is to have, all of one point in time, and that it waits for them and for
 /// nothing else. To be called when nobody writes to the volumes, or if nobody is to wait for that: when its instance's
 /// guest is down, or before the volumes of an instance that ends are released. Returns the volumes, which are to be
@@ -61,12 +72,15 @@ pub fn photograph(draft: &mut Draft, image: &ImageId, now: Timestamp) -> Vec<Vol
         else {
             continue;
         };
-        if let Some(snapshot) = take(draft, id, &description, now) {
-            draft.tag(&snapshot.id, awaited.tags.clone());
-            // It can have grown since the image was asked for.
-            volume.size = volume.size.max(snapshot.volume_size);
-            volume.snapshot = Some(snapshot.id);
-        }
+        let Some(snapshot) = take(draft, id, &description, now) else {
+            image.failure = Some(format!("Volume {id} has no layers yet: stop and start its instance once"));
+            image.state = ImageState::Failed;
+            break;
+        };
+        draft.tag(&snapshot.id, awaited.tags.clone());
+        // It can have grown since the image was asked for.
+        volume.size = volume.size.max(snapshot.volume_size);
+        volume.snapshot = Some(snapshot.id);
     }
     draft.put(image);
     awaited.volumes.into_values().collect()

@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 
 use innkeeper_block::EngineKind;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::ids::SnapshotId;
-use crate::records::{Record, Snapshot, SnapshotState, VolumeShape, VolumeState};
+use crate::records::{Snapshot, SnapshotState, VolumeShape, VolumeState};
 use crate::store::memory::Memory;
+use crate::store::{Store, Write};
 
 /// What is looked at of each volume, in bytes, and the piece that is written at once.
 const LENGTH: usize = 64 << 10;
@@ -145,7 +146,7 @@ fn a_snapshot_is_what_the_volume_was() {
     lab.change(|draft| [&volume, &of_first].into_iter().for_each(|id| draft.remove::<Volume>(id)));
     lab.volumes.collect().unwrap();
     assert_eq!(lab.read(&of_second)[..PIECE], [2; PIECE]);
-    while lab.volumes.merge_some(&|| false).unwrap() {}
+    while lab.volumes.merge_some(&|| false) {}
     lab.volumes.collect().unwrap();
     assert_eq!(lab.read(&of_second)[..PIECE], [2; PIECE]);
     assert_eq!(lab.files(), 4, "the layers of the snapshots are one, and the volume has its own");
@@ -300,10 +301,12 @@ fn a_volume_becomes_larger_and_its_snapshots_stay() {
     assert_eq!(lab.state.read().get::<Layer>(&layer).unwrap().size, 3 << 30);
 }
 
+/// The records and the files that an agent of before there were layers has left.
 #[test]
 fn files_of_before_there_were_layers_become_some() {
     let lab = Lab::new();
-    let volume = lab.create(None);
+    let (volume, unmade) = (lab.create(None), lab.create(None));
+    let snapshot = lab.record_snapshot(&volume);
     let old = lab.directory.path().join("volumes");
     fs::create_dir(&old).unwrap();
     let raw = |name: &str, byte: u8| {
@@ -314,29 +317,54 @@ fn files_of_before_there_were_layers_become_some() {
         path
     };
     let of_volume = raw(&format!("{volume}.raw"), 7);
-    let migrated = |document: Value| Volume::migrate(1, document).unwrap();
-    let mut document = serde_json::to_value(&**lab.state.read().get::<Volume>(&volume).unwrap()).unwrap();
-    document.as_object_mut().unwrap().remove("layer");
-    let record: Volume = serde_json::from_value(migrated(document)).unwrap();
-    let snapshot = lab.record_snapshot(&volume);
-    let mut of_then = Snapshot::clone(lab.state.read().get::<Snapshot>(&snapshot).unwrap());
-    of_then.layer = LayerId::random();
-    of_then.file = Some(raw("snapshot", 8));
-    of_then.state = SnapshotState::Completed;
-    lab.change(|draft| {
-        let layers: Vec<_> = draft.all::<Layer>().map(|layer| layer.id.clone()).collect();
-        layers.iter().for_each(|layer| draft.remove::<Layer>(layer));
-        draft.put(record.clone());
-        draft.put(of_then.clone());
-    });
-    lab.volumes.adopt_snapshots().unwrap();
-    lab.volumes.adopt_snapshots().unwrap();
-    assert_eq!(lab.read(&volume)[..PIECE], [7; PIECE]);
-    assert!(!of_volume.exists());
-    assert_eq!(lab.read(&lab.create(Some(&snapshot)))[..PIECE], [8; PIECE]);
-    lab.write(&volume, 0, 9);
-    lab.volumes.collect().unwrap();
-    assert_eq!(lab.read(&volume)[..PIECE], [9; PIECE]);
+    let of_snapshot = raw("snapshot", 8);
+    let world = lab.state.read();
+    let store = Arc::new(Memory::default());
+    let put = |kind: &str, mut document: Value| {
+        let fields = document.as_object_mut().unwrap();
+        fields.remove("layer");
+        let key = format!("{kind}/{}", fields["id"].as_str().unwrap());
+        let value = serde_json::to_vec(&json!({ "version": 1, "document": document })).unwrap();
+        store.commit(&[Write { key, value: Some(value) }]).unwrap();
+    };
+    // Makes the store one.
+    State::open(store.clone()).unwrap();
+    put("volume", serde_json::to_value(&**world.get::<Volume>(&volume).unwrap()).unwrap());
+    put("volume", serde_json::to_value(&**world.get::<Volume>(&unmade).unwrap()).unwrap());
+    let record = Snapshot {
+        file: Some(of_snapshot.clone()),
+        state: SnapshotState::Completed,
+        ..Snapshot::clone(world.get::<Snapshot>(&snapshot).unwrap())
+    };
+    put("snapshot", serde_json::to_value(record).unwrap());
+
+    // Each agent reads what is written down, and nothing else.
+    let agent = || {
+        let state = Arc::new(State::open(store.clone()).unwrap());
+        let volumes = Volumes::new(state.clone(), lab.directory.path());
+        volumes.adopt_all();
+        volumes.settle_all();
+        volumes.collect().unwrap();
+        (state, volumes)
+    };
+    for expected in [7, 9] {
+        let (_, volumes) = agent();
+        assert!(!of_volume.exists());
+        let open = |id: &VolumeId| Layered::open(volumes.open(id).unwrap().opened.files, false).unwrap();
+        let mut content = [0; PIECE];
+        open(&volume).read_at(&mut content, 0).unwrap();
+        assert_eq!(content, [expected; PIECE]);
+        open(&volume).write_at(&[9; PIECE], 0).unwrap();
+        open(&unmade).read_at(&mut content, 0).unwrap();
+        assert_eq!(content, [0; PIECE]);
+    }
+    fs::remove_file(&of_snapshot).unwrap();
+    let (state, volumes) = agent();
+    let layer = state.read().get::<Snapshot>(&snapshot).unwrap().layer.clone();
+    let opened = volumes.open_layers(&layer, Access::Read).unwrap();
+    let mut content = [0; PIECE];
+    Layered::open_still(opened.files).unwrap().read_at(&mut content, 0).unwrap();
+    assert_eq!(content, [8; PIECE]);
 }
 
 /// What may happen. Numbers choose among what there is.
@@ -403,7 +431,7 @@ proptest! {
                 }
                 Step::Tidy => {
                     lab.volumes.collect().unwrap();
-                    while lab.volumes.merge_some(&|| false).unwrap() {}
+                    while lab.volumes.merge_some(&|| false) {}
                     lab.volumes.collect().unwrap();
                 }
             }

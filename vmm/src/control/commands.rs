@@ -68,8 +68,8 @@ impl From<GuestError> for Failure {
             | GuestError::Exists(_)
             | GuestError::InUse(_)
             | GuestError::Full
+            | GuestError::NotLayered(_)
             | GuestError::Busy => FailureCode::Conflict,
-            GuestError::NotLayered(_) => FailureCode::Invalid,
             GuestError::Thread(_) => FailureCode::Failed,
             GuestError::NoDevice(_) => FailureCode::NotFound,
             GuestError::Machine(machine::Error::Boot(boot::Error::Kernel(_))) => FailureCode::Kernel,
@@ -346,7 +346,10 @@ impl Server {
     fn resize_disk(&mut self, id: &str, size: u64) -> Result<(), Failure> {
         let guest = self.guest()?;
         let (disk, slot) = disk(guest.device(id)?)?;
-        guest.change_config(slot, || disk.resize(size)).map_err(cannot(FailureCode::Invalid))
+        guest.change_config(slot, || disk.resize(size)).map_err(|error| {
+            let is_busy = error.kind() == ErrorKind::WouldBlock;
+            failure(if is_busy { FailureCode::Conflict } else { FailureCode::Invalid }, error)
+        })
     }
 
     fn status(&self) -> Status {

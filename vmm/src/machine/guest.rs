@@ -286,7 +286,8 @@ impl Guest {
     /// Answers the question for a boot source.
     pub fn set_boot_source(&mut self, source: Option<BootSource>) -> Result<(), GuestError> {
         match &mut self.phase {
-            Phase::Resetting(resetting) => {
+            // Who answers before has read disks that were not flushed.
+            Phase::Resetting(resetting) if resetting.is_asked => {
                 resetting.answer = Some(source);
                 Ok(())
             }

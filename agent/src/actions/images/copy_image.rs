@@ -87,6 +87,11 @@ impl CopyImage {
             return Err(ApiError::new("InvalidAMIID.Unavailable", message));
         }
         let (account, now) = (&context.caller.account, Timestamp::now());
+        if source.root_store.is_some() && source.owner != *account {
+            let message = "You do not have permission to access the storage of this ami: its root device is in the \
+                           instance store, which only its owner can copy.";
+            return Err(ApiError::new("InvalidRequest", message));
+        }
         let mut image = Image {
             id: ImageId::random(),
             name: self.name.clone(),

@@ -1,5 +1,7 @@
 //! DeregisterImage.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{clean_up, snapshots};
@@ -63,7 +65,8 @@ impl Action for DeregisterImage {
             draft.remove::<Tags>(&image.id);
             let deleted = self
                 .delete_associated_snapshots
-                .then(|| snapshots(&image).map(|id| delete(draft, context, id)).collect());
+                .then(|| BTreeSet::from_iter(snapshots(&image)))
+                .map(|ids| ids.into_iter().map(|id| delete(draft, context, id)).collect());
             Ok::<_, ApiError>(deleted)
         })?;
         clean_up(context);

@@ -99,7 +99,7 @@ impl Reason {
 }
 
 impl Item {
-    fn new(world: &World, region: &str, image: &Image) -> Self {
+    fn new(world: &World, (region, account): (&str, &str), image: &Image) -> Self {
         let (instance, source) = match &image.origin {
             Some(ImageOrigin::Instance(id)) => (Some(id.to_string()), None),
             Some(ImageOrigin::Image(id)) => (None, Some(id.to_string())),
@@ -134,7 +134,8 @@ impl Item {
             source_instance_id: instance,
             source_image_region: source.as_ref().map(|_| region.to_owned()),
             source_image_id: source,
-            tags: world.tags(&image.id).cloned().unwrap_or_default(),
+            // Others do not see the owner's.
+            tags: world.tags(&image.id).filter(|_| image.owner == account).cloned().unwrap_or_default(),
         }
     }
 
@@ -241,7 +242,8 @@ impl Action for DescribeImages {
         let (account, region) = (&context.caller.account, &context.agent.config.region);
         let images = select::<Image>(&world, context, &self.ids)?;
         let images = images.iter().filter(|image| self.is_wanted(image, account));
-        let mut items: Vec<Item> = images.map(|image| Item::new(&world, region, image)).collect();
+        let mut items: Vec<Item> =
+            images.map(|image| Item::new(&world, (region, &context.caller.account), image)).collect();
         items.retain(|item| wanted.accepts(item));
         let (images_set, next_token) =
             page(items, |item| &item.image_id, self.max_results, self.next_token.as_deref(), 5)?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actions::device_name::is_device_name;
 use crate::actions::instances::MAX_VOLUMES;
-use crate::actions::lookup::completed_snapshot;
+use crate::actions::lookup::own_completed_snapshot;
 use crate::query::{ApiError, Context};
 use crate::records::{MappedVolume, Mapping};
 use crate::state::World;
@@ -183,7 +183,7 @@ pub(super) fn resolve(
             (Some(ebs), None, None) if name == root => own_root = Root::Volume(ebs.clone()),
             (Some(ebs), None, None) => {
                 let id = ebs.snapshot_id.as_deref();
-                let snapshot = id.map(|id| completed_snapshot(world, context, id)).transpose()?;
+                let snapshot = id.map(|id| own_completed_snapshot(world, context, id)).transpose()?;
                 let smallest = snapshot.map(|snapshot| snapshot.volume_size);
                 let mut volume = ebs.resolve(snapshot.map(|snapshot| snapshot.id.clone()), smallest)?;
                 volume.encrypted |= snapshot.is_some_and(|snapshot| snapshot.encrypted);

@@ -152,6 +152,11 @@ impl ModifyImageAttribute {
                 return Err(ApiError::invalid(other, "ImdsSupport", "It can be set to v2.0 only."));
             }
         }
+        let volumes = || image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref());
+        if add.iter().any(|who| who == EVERYBODY) && volumes().any(|volume| volume.encrypted) {
+            let message = "An image with encrypted volumes cannot be made public.";
+            return Err(ApiError::new("OperationNotPermitted", message));
+        }
         image.launch_permissions.retain(|who| !remove.contains(who));
         image.launch_permissions.extend(add);
         image.launch_permissions.sort();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mapping::{BlockDeviceMapping, Root, resolve};
 use crate::actions::device_name::is_device_name;
-use crate::actions::lookup::{Named, completed_snapshot};
+use crate::actions::lookup::{Named, own_completed_snapshot};
 use crate::ids::{ImageId, SnapshotId};
 use crate::images::{self, Source};
 use crate::query::tags::{TagSpecification, specified};
@@ -165,7 +165,7 @@ impl RegisterImage {
                 ebs.resolve(snapshot, Some(source.volume_size()))?
             }
             (None, Some(id)) => {
-                let snapshot = completed_snapshot(world, context, id)?;
+                let snapshot = own_completed_snapshot(world, context, id)?;
                 let volume = ebs.resolve(Some(snapshot.id.clone()), Some(snapshot.volume_size))?;
                 MappedVolume { encrypted: volume.encrypted || snapshot.encrypted, ..volume }
             }

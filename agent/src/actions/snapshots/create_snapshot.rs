@@ -57,7 +57,7 @@ impl Action for CreateSnapshot {
             let snapshot = take(draft, &volume, description, Timestamp::now())
                 .ok_or_else(|| ApiError::internal(format_args!("{volume} has no layer")))?;
             draft.tag(&snapshot.id, tags);
-            Ok::<_, ApiError>((volume, SnapshotItem::new(draft, &snapshot)))
+            Ok::<_, ApiError>((volume, SnapshotItem::new(draft, &snapshot.owner, &snapshot)))
         })?;
         context.agent.settle_volumes(&[volume]);
         Ok(Response(item))

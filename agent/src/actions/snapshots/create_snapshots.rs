@@ -167,7 +167,7 @@ impl Action for CreateSnapshots {
                 let snapshot = take(draft, &volume, description, now)
                     .ok_or_else(|| ApiError::internal(format_args!("{volume} has no layer")))?;
                 draft.tag(&snapshot.id, tags);
-                items.push(SnapshotItem::new(draft, &snapshot).into());
+                items.push(SnapshotItem::new(draft, &snapshot.owner, &snapshot).into());
                 volumes.push(volume);
             }
             Ok::<_, ApiError>((volumes, items))

@@ -109,7 +109,8 @@ impl Action for DescribeSnapshots {
         let wanted = Selection::new(&self.filters)?;
         let snapshots = select::<Snapshot>(&world, context, &self.ids)?;
         let snapshots = snapshots.iter().filter(|one| self.is_wanted(one, &context.caller.account));
-        let mut items: Vec<SnapshotItem> = snapshots.map(|one| SnapshotItem::new(&world, one)).collect();
+        let mut items: Vec<SnapshotItem> =
+            snapshots.map(|one| SnapshotItem::new(&world, &context.caller.account, one)).collect();
         items.retain(|item| wanted.accepts(item));
         let (snapshot_set, next_token) =
             page(items, |item| &item.snapshot_id, self.max_results, self.next_token.as_deref(), 5)?;

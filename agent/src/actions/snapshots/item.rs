@@ -33,7 +33,8 @@ pub(super) struct SnapshotItem {
 }
 
 impl SnapshotItem {
-    pub fn new(world: &World, snapshot: &Snapshot) -> Self {
+    /// As an account sees it.
+    pub fn new(world: &World, account: &str, snapshot: &Snapshot) -> Self {
         let (status, status_message, progress) = match &snapshot.state {
             // What is left to do is to have it on the disk, and nobody counts how much of it is there.
             SnapshotState::Pending => ("pending", None, "0%"),
@@ -53,7 +54,8 @@ impl SnapshotItem {
             description: snapshot.description.clone(),
             encrypted: snapshot.encrypted,
             storage_tier: "standard",
-            tags: world.tags(&snapshot.id).cloned().unwrap_or_default(),
+            // Others do not see the owner's.
+            tags: world.tags(&snapshot.id).filter(|_| snapshot.owner == account).cloned().unwrap_or_default(),
         }
     }
 }

@@ -450,7 +450,7 @@ fn others_use_what_they_are_permitted_to() {
 #[test]
 fn instances_have_volumes_of_snapshots_that_are_complete() {
     let client = Client::new();
-    let volume = create(&client, "Size=1&Encrypted=true");
+    let volume = create_in_use(&client, "Size=1&Encrypted=true");
     let root = take(&client, &volume);
     settle(&client);
     let mapped = |number: u8, device: &str, id: &str| {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::item::VolumeItem;
 use crate::actions::lookup::{completed_snapshot, find};
+use crate::actions::refused::unsupported;
 use crate::actions::regions::zone_id;
 use crate::ids::{LayerId, SnapshotId, VolumeId};
 use crate::query::idempotency::{recall, remember};
@@ -87,6 +88,9 @@ impl CreateVolume {
         if self.kms_key_id.is_some() && self.encrypted != Some(true) {
             let message = "The parameter KmsKeyId requires the parameter Encrypted to be set.";
             return Err(ApiError::new("InvalidParameterDependency", message));
+        }
+        if self.kms_key_id.is_some() {
+            return Err(unsupported("This host has no KMS keys: leave KmsKeyId out."));
         }
         let snapshot =
             self.snapshot_id.as_ref().map(|id| completed_snapshot(world, context, id)).transpose()?;

@@ -81,8 +81,10 @@ impl Action for DetachVolume {
         context.agent.state.change(|draft| {
             let attachment = self.plan(draft, context)?;
             let mut volume = Volume::clone(find(draft, context, &self.volume_id)?);
-            let attachment =
-                Attachment { status: AttachmentStatus::Detaching { force: self.force }, ..attachment };
+            // Who asks again without force does not take it back.
+            let force =
+                self.force || matches!(attachment.status, AttachmentStatus::Detaching { force: true });
+            let attachment = Attachment { status: AttachmentStatus::Detaching { force }, ..attachment };
             let item = AttachmentItem::new(&volume, &attachment);
             let has_vmm = draft
                 .get::<Instance>(&attachment.instance)

@@ -531,6 +531,12 @@ fn open_files(layer: Layer, access: Access) -> Result<check::Files, (LayerFile, 
         Access::Still => Disk::from_still_file(file),
     };
     let open = |which, file| take(file).map_err(|error| (which, error));
+    // A crash may have taken the length of a data file that nothing was ever written to, and an empty file is no disk.
+    let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
+    if matches!(access, Access::Write) && length(&layer.data) == 0 && length(&layer.map) > 0 {
+        let grown = layer.data.set_len(format::BLOCK_SIZE);
+        grown.map_err(|error| (LayerFile::Data, OpenError::Io(error)))?;
+    }
     let (data, map) = (open(LayerFile::Data, layer.data)?, open(LayerFile::Map, layer.map)?);
     Ok((Box::new(Arc::new(data)), Box::new(Arc::new(map))))
 }

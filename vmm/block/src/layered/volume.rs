@@ -253,7 +253,10 @@ impl Volume {
             self.sync(|| {
                 // Layers from below first: each is a part of what those above it change.
                 let stack = self.stack();
-                stack.written().try_for_each(|layer| layer.flush())
+                stack.written().try_for_each(|layer| layer.flush())?;
+                // They change no more, and have nothing to remember.
+                stack.unsealed.iter().for_each(|layer| layer.map.shrink());
+                Ok(())
             })
         })
     }
@@ -290,6 +293,11 @@ impl Volume {
         }
         let stack = self.stack();
         let top = stack.writable()?;
+        // Whoever asks for it has other things to do than to wait for gigabytes that are being made durable.
+        if self.syncing.try_lock().is_err() {
+            let message = "the volume is being made durable: try again when that is done";
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
+        }
         if size == capacity {
             // It may be so because a process that was killed had come this far.
             return self.sync(|| top.map.settle());
