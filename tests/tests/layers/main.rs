@@ -193,7 +193,7 @@ fn what_does_not_go_is_refused() -> Result<()> {
     let good: (&str, &Layers, &[&str]) = ("vol-0", &layers, &[&second]);
     let (invalid, conflict) = (FailureCode::Invalid, FailureCode::Conflict);
     refused(&[good, ("vol-9", &other, &[&wrong])], FailureCode::NotFound, "no device \"vol-9\"")?;
-    refused(&[good, ("raw", &other, &[&wrong])], invalid, "not a layered disk")?;
+    refused(&[good, ("raw", &other, &[&wrong])], conflict, "not a layered disk")?;
     refused(&[good, ("vol-0", &other, &[&wrong])], invalid, "there twice")?;
     refused(&[("vol-1", &layers, &[&second])], invalid, "disk \"vol-1\": the new layer was not made")?;
     refused(&[good, ("vol-1", &layers, &[&second])], invalid, "a file of the new layers")?;
