@@ -198,11 +198,9 @@ fn what_does_not_go_is_refused() -> Result<()> {
     refused(&[("vol-1", &layers, &[&second])], invalid, "disk \"vol-1\": the new layer was not made")?;
     refused(&[good, ("vol-1", &layers, &[&second])], invalid, "a file of the new layers")?;
     refused(&[("vol-1", &layers, &["1-1"])], conflict, "that of device \"vol-0\"")?;
-    for command in [Command::FinishSeal { id: "raw".into() }, Command::FinishSeal { id: "vol-9".into() }] {
-        assert!(matches!(
-            guest.controller.refused(command, &[])?.code,
-            FailureCode::Invalid | FailureCode::NotFound
-        ));
+    for (id, code) in [("raw", conflict), ("vol-9", FailureCode::NotFound)] {
+        let refused = guest.controller.refused(Command::FinishSeal { id: id.into() }, &[])?;
+        assert_eq!(refused.code, code, "{id}");
     }
     let devices = guest.controller.status()?.devices;
     assert!(devices.iter().all(|device| device.layers <= 1 && device.unsealed == 0), "{devices:?}");
