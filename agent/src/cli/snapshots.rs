@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use crate::cli::answer::{list, tag, text, without_request};
-use crate::cli::client::{Client, Parameters};
+use crate::cli::client::Parameters;
 use crate::cli::global::Global;
 use crate::cli::names;
 use crate::cli::output::{View, age};
 use crate::cli::tags::tags;
-use crate::cli::wait::{Decision, Wait, decide_by};
+use crate::cli::wait::{Wait, Way};
 
 const SNAPSHOTS: View = View {
     id: "snapshotId",
@@ -21,6 +21,19 @@ const SNAPSHOTS: View = View {
         ("DESCRIPTION", |each, _| text(each, "description").into()),
         ("CREATED", |each, now| age(text(each, "startTime"), now)),
     ],
+};
+
+const COMPLETED: Way = Way {
+    kind: "snapshot",
+    wanted: "completed",
+    action: "DescribeSnapshots",
+    parameter: "SnapshotId",
+    list: "snapshotSet",
+    id: "snapshotId",
+    state: "status",
+    done: "completed",
+    comes: "pending",
+    reason: "statusMessage",
 };
 
 /// EC2 calls it one thing where there is one snapshot, and another where there are several.
@@ -115,7 +128,7 @@ impl Snapshots {
                 };
                 global.show(&SNAPSHOTS, &made)?;
                 let ids: Vec<_> = made.iter().map(|each| text(each, "snapshotId").to_owned()).collect();
-                wait.until_all("snapshot", &ids, "completed", "", |left| completed(&client, left))?;
+                wait.until_there(&client, &COMPLETED, &ids)?;
             }
             Self::Copy { snapshot, wanted } => {
                 let regions = client.describe("DescribeRegions", Parameters::default(), "regionInfo")?;
@@ -139,18 +152,6 @@ impl Snapshots {
     }
 }
 
-/// Decides about snapshots that are pending.
-fn completed(client: &Client, ids: &[String]) -> anyhow::Result<Vec<Decision>> {
-    let parameters = Parameters::default().with_list("SnapshotId", ids);
-    let found = client.describe("DescribeSnapshots", parameters, "snapshotSet")?;
-    let decide = |id: &String| {
-        let snapshot = found.iter().find(|each| text(each, "snapshotId") == id);
-        let says = |path| snapshot.map(|snapshot| text(snapshot, path)).unwrap_or_default();
-        decide_by(says("status"), "completed", "pending", says("statusMessage"))
-    };
-    Ok(ids.iter().map(decide).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +172,7 @@ mod tests {
             (vec![answer("error")], Some("snap-1 is error, not completed: full")),
         ] {
             let (client, server) = serve(answers);
-            let outcome = wait.until_all("snapshot", &ids, "completed", "", |left| completed(&client, left));
+            let outcome = wait.until_there(&client, &COMPLETED, &ids);
             assert_eq!(outcome.err().map(|error| error.to_string()).as_deref(), error);
             server.join().unwrap();
         }

@@ -10,7 +10,7 @@ use crate::cli::global::{Global, Output, print};
 use crate::cli::names;
 use crate::cli::output::{View, age, plain};
 use crate::cli::tags::tags;
-use crate::cli::wait::{Decision, Wait, decide_by};
+use crate::cli::wait::{Wait, Way};
 
 const VOLUMES: View = View {
     id: "volumeId",
@@ -43,6 +43,19 @@ const MODIFICATION: View = View {
         ("WAS", |each, _| shape(each, "original")),
         ("BECOMES", |each, _| shape(each, "target")),
     ],
+};
+
+const MODIFIED: Way = Way {
+    kind: "volume",
+    wanted: "modified",
+    action: "DescribeVolumesModifications",
+    parameter: "VolumeId",
+    list: "volumeModificationSet",
+    id: "volumeId",
+    state: "modificationState",
+    done: "completed",
+    comes: "modifying",
+    reason: "statusMessage",
 };
 
 const STATUS: View = View {
@@ -238,7 +251,7 @@ impl Volumes {
                 let made = client.call("ModifyVolume", parameters)?;
                 let modification = at(&made, "volumeModification").cloned().unwrap_or_default();
                 global.show(&MODIFICATION, &[modification])?;
-                wait.until_all("volume", &[id], "modified", "", |left| modified(&client, left))?;
+                wait.until_there(&client, &MODIFIED, &[id])?;
             }
             Self::Status { volumes } => {
                 let ids = names::volumes(&client, &volumes)?;
@@ -279,18 +292,6 @@ impl Volumes {
         }
         Ok(0)
     }
-}
-
-/// Decides about volumes that are being modified.
-fn modified(client: &Client, ids: &[String]) -> anyhow::Result<Vec<Decision>> {
-    let parameters = Parameters::default().with_list("VolumeId", ids);
-    let found = client.describe("DescribeVolumesModifications", parameters, "volumeModificationSet")?;
-    let decide = |id: &String| {
-        let modification = found.iter().find(|each| text(each, "volumeId") == id);
-        let says = |path| modification.map(|each| text(each, path)).unwrap_or_default();
-        decide_by(says("modificationState"), "completed", "modifying", says("statusMessage"))
-    };
-    Ok(ids.iter().map(decide).collect())
 }
 
 /// What was found out about a volume, for people: a line for the volume, and one for each finding.

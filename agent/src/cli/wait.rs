@@ -25,7 +25,7 @@ pub struct Wait {
 
 /// What to do about a resource that is waited for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Decision {
+enum Decision {
     /// It is there.
     Done,
     /// It is on its way.
@@ -37,19 +37,11 @@ pub enum Decision {
 /// Decides about an instance in a state that shall come to another.
 fn decide(wanted: &str, state: &str, reason: &str) -> Decision {
     let comes = match wanted {
-        "running" => ["pending"].as_slice(),
-        "stopped" => &["stopping"],
-        _ => &["shutting-down"],
+        "running" => "pending",
+        "stopped" => "stopping",
+        _ => "shutting-down",
     };
-    if state == wanted {
-        Decision::Done
-    } else if comes.contains(&state) {
-        Decision::GoOn
-    } else if reason.is_empty() {
-        Decision::Fail(format!("is {state}, not {wanted}"))
-    } else {
-        Decision::Fail(format!("is {state}, not {wanted}: {reason}"))
-    }
+    decide_by(state, wanted, comes, reason)
 }
 
 /// What an answer says of the instance with this id.
@@ -65,6 +57,31 @@ fn judge(wanted: &str, id: &str, instances: &[Value]) -> Decision {
     }
 }
 
+/// The way of resources of a kind to where they are wanted, and what tells how far they are.
+#[derive(Debug)]
+pub struct Way {
+    /// Such as `image`.
+    pub kind: &'static str,
+    /// For people, what it comes to.
+    pub wanted: &'static str,
+    /// The action that describes them.
+    pub action: &'static str,
+    /// The parameter that takes their ids.
+    pub parameter: &'static str,
+    /// The list in the answer.
+    pub list: &'static str,
+    /// Where in an entry the id is.
+    pub id: &'static str,
+    /// Where the state is.
+    pub state: &'static str,
+    /// The state at the end of the way.
+    pub done: &'static str,
+    /// The state on the way.
+    pub comes: &'static str,
+    /// Where it says why it went elsewhere.
+    pub reason: &'static str,
+}
+
 impl Wait {
     /// Waits until instances are in a state, if that is wanted; fails if one of them does not get there.
     pub fn until(&self, client: &Client, ids: &[String], wanted: &str) -> anyhow::Result<()> {
@@ -78,8 +95,22 @@ impl Wait {
         })
     }
 
-    /// The same for resources of any kind. `ask` decides about each of those that are left, in their order.
-    pub fn until_all(
+    /// The same for resources of another kind.
+    pub fn until_there(&self, client: &Client, way: &Way, ids: &[String]) -> anyhow::Result<()> {
+        self.until_all(way.kind, ids, way.wanted, "", |left| {
+            let parameters = Parameters::default().with_list(way.parameter, left);
+            let found = client.describe(way.action, parameters, way.list)?;
+            let decide = |id: &String| {
+                let resource = found.iter().find(|each| text(each, way.id) == id);
+                let says = |path| resource.map(|each| text(each, path)).unwrap_or_default();
+                decide_by(says(way.state), way.done, way.comes, says(way.reason))
+            };
+            Ok(left.iter().map(decide).collect())
+        })
+    }
+
+    /// Waits for resources of any kind. `ask` decides about each of those that are left, in their order.
+    fn until_all(
         &self,
         kind: &str,
         ids: &[String],
@@ -132,7 +163,7 @@ fn count(kind: &str, number: usize) -> String {
 }
 
 /// Decides about a resource that is on its way, `comes`, to a state where it is done.
-pub fn decide_by(state: &str, done: &str, comes: &str, reason: &str) -> Decision {
+fn decide_by(state: &str, done: &str, comes: &str, reason: &str) -> Decision {
     match state {
         _ if state == done => Decision::Done,
         _ if state == comes => Decision::GoOn,

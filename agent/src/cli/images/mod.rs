@@ -13,7 +13,7 @@ use crate::cli::global::Global;
 use crate::cli::names;
 use crate::cli::output::{View, age};
 use crate::cli::tags::tags;
-use crate::cli::wait::{Wait, decide_by};
+use crate::cli::wait::{Wait, Way};
 use sources::Source;
 
 /// The root device of images for which it matters.
@@ -28,6 +28,19 @@ const IMAGES: View = View {
         ("DESCRIPTION", |each, _| text(each, "description").into()),
         ("REGISTERED", |each, now| age(text(each, "creationDate"), now)),
     ],
+};
+
+const AVAILABLE: Way = Way {
+    kind: "image",
+    wanted: "available",
+    action: "DescribeImages",
+    parameter: "ImageId",
+    list: "imagesSet",
+    id: "imageId",
+    state: "imageState",
+    done: "available",
+    comes: "pending",
+    reason: "stateReason.message",
 };
 
 /// What to do with images.
@@ -204,16 +217,7 @@ impl Images {
                 let made = client.call("CreateImage", parameters)?;
                 let ids = [text(&made, "imageId").to_owned()];
                 global.done("imageId", &ids)?;
-                wait.until_all("image", &ids, "available", "", |left| {
-                    let parameters = Parameters::default().with_list("ImageId", left);
-                    let found = client.describe("DescribeImages", parameters, "imagesSet")?;
-                    let decide = |id: &String| {
-                        let image = found.iter().find(|each| text(each, "imageId") == id);
-                        let says = |path| image.map(|image| text(image, path)).unwrap_or_default();
-                        decide_by(says("imageState"), "available", "pending", says("stateReason.message"))
-                    };
-                    Ok(left.iter().map(decide).collect())
-                })?;
+                wait.until_there(&client, &AVAILABLE, &ids)?;
             }
             Self::Remove { images } => {
                 let mut removed = Vec::new();
