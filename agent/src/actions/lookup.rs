@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::actions::sharing::EVERYBODY;
 use crate::ids::{
     AllocationId, DhcpOptionsId, ImageId, InstanceId, InternetGatewayId, NatGatewayId, NetworkAclId,
     NetworkInterfaceId, RouteTableId, SecurityGroupId, SnapshotId, SubnetId, VolumeId, VpcId, is_well_formed,
@@ -35,7 +36,7 @@ pub trait Named: Kept {
 
     /// Whether an account may know of it.
     fn is_visible(&self, account: &str) -> bool {
-        self.owner() == account || self.shared_with().iter().any(|who| who == account || who == "all")
+        self.owner() == account || self.shared_with().iter().any(|who| who == account || who == EVERYBODY)
     }
 }
 

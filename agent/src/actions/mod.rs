@@ -18,6 +18,7 @@ mod refused;
 mod regions;
 mod route_tables;
 mod security_groups;
+mod sharing;
 mod snapshots;
 mod sts;
 mod subnets;

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::EVERYBODY;
 use super::mapping::MappingItem;
 use crate::actions::lookup::find_own;
+use crate::actions::sharing::Permission;
 use crate::query::{Action, ApiError, Context};
 use crate::records::Image;
 
@@ -35,13 +35,6 @@ pub struct Response {
     deregistration_protection: Option<Value>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Permission {
-    user_id: Option<String>,
-    group: Option<String>,
-}
-
 /// There are none.
 #[derive(Debug, Serialize)]
 enum ProductCode {}
@@ -63,11 +56,8 @@ impl Action for DescribeImageAttribute {
         let unset = Some(Value::default());
         match self.attribute.as_str() {
             "launchPermission" => {
-                let permission = |who: &String| match who.as_str() {
-                    EVERYBODY => Permission { user_id: None, group: Some(EVERYBODY.to_owned()) },
-                    account => Permission { user_id: Some(account.to_owned()), group: None },
-                };
-                response.launch_permission = Some(image.launch_permissions.iter().map(permission).collect());
+                response.launch_permission =
+                    Some(image.launch_permissions.iter().map(Permission::from).collect());
             }
             "blockDeviceMapping" => {
                 response.block_device_mapping =

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::mapping::{EbsItem, MappingItem};
-use super::{EVERYBODY, snapshots};
+use super::snapshots;
 use crate::actions::lookup::{select, time};
+use crate::actions::sharing::EVERYBODY;
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};

@@ -17,9 +17,6 @@ use crate::query::{ApiError, Context};
 use crate::records::Image;
 use crate::state::World;
 
-/// The launch permission of everybody.
-const EVERYBODY: &str = "all";
-
 /// The most characters of a description.
 const MAX_DESCRIPTION: usize = 255;
 

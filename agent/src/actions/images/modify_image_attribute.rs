@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
-use super::{EVERYBODY, check_description};
+use super::check_description;
 use crate::actions::lookup::find_own;
+use crate::actions::sharing::{Changes, EVERYBODY, is_account};
 use crate::query::{Action, ApiError, Context};
 use crate::records::Image;
 use crate::state::World;
@@ -17,7 +18,7 @@ pub struct ModifyImageAttribute {
     value: Option<String>,
     description: Option<Value>,
     imds_support: Option<Value>,
-    launch_permission: Option<Changes>,
+    launch_permission: Option<Wanted>,
     operation_type: Option<String>,
     #[serde(default, rename = "UserId")]
     users: Vec<String>,
@@ -39,7 +40,7 @@ struct Value {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Changes {
+struct Wanted {
     #[serde(default)]
     add: Vec<Who>,
     #[serde(default)]
@@ -56,7 +57,7 @@ struct Who {
 }
 
 fn account(id: &str) -> Result<String, ApiError> {
-    if id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit()) {
+    if is_account(id) {
         return Ok(id.to_owned());
     }
     let message = format!("Invalid attribute item value \"{id}\" for userId item type.");
@@ -94,27 +95,18 @@ impl Who {
 
 impl ModifyImageAttribute {
     /// Those who may launch it from now on, and those who no longer may.
-    fn permissions(&self) -> Result<(Vec<String>, Vec<String>), ApiError> {
+    fn changes(&self) -> Result<Changes, ApiError> {
         if !self.organizations.is_empty() || !self.units.is_empty() {
             return Err(no_organizations());
         }
         let read = |all: &[Who]| all.iter().map(Who::read).collect::<Result<Vec<_>, _>>();
-        let (mut add, mut remove) = match &self.launch_permission {
-            Some(changes) => (read(&changes.add)?, read(&changes.remove)?),
-            None => (Vec::new(), Vec::new()),
+        let changes = match &self.launch_permission {
+            Some(wanted) => Changes { add: read(&wanted.add)?, remove: read(&wanted.remove)? },
+            None => Changes::default(),
         };
         let mut named = self.users.iter().map(|id| account(id)).collect::<Result<Vec<_>, _>>()?;
         named.extend(self.groups.iter().map(|name| group(name)).collect::<Result<Vec<_>, _>>()?);
-        match self.operation_type.as_deref() {
-            Some("add") => add.extend(named),
-            Some("remove") => remove.extend(named),
-            None if named.is_empty() => {}
-            None => return Err(ApiError::missing("OperationType")),
-            Some(other) => {
-                return Err(ApiError::invalid(other, "OperationType", "There are add and remove."));
-            }
-        }
-        Ok((add, remove))
+        changes.and_named(named, self.operation_type.as_deref())
     }
 
     /// The image as it will be.
@@ -136,8 +128,8 @@ impl ModifyImageAttribute {
                 return Err(ApiError::invalid(other, "Attribute", reason));
             }
         }
-        let (add, remove) = self.permissions()?;
-        if description.is_none() && imds_support.is_none() && add.is_empty() && remove.is_empty() {
+        let changes = self.changes()?;
+        if description.is_none() && imds_support.is_none() && changes.is_empty() {
             let message = "No attributes specified.";
             return Err(ApiError::combination(message));
         }
@@ -153,14 +145,11 @@ impl ModifyImageAttribute {
             }
         }
         let volumes = || image.block_devices.iter().filter_map(|mapping| mapping.volume.as_ref());
-        if add.iter().any(|who| who == EVERYBODY) && volumes().any(|volume| volume.encrypted) {
+        if changes.makes_public() && volumes().any(|volume| volume.encrypted) {
             let message = "An image with encrypted volumes cannot be made public.";
             return Err(ApiError::new("OperationNotPermitted", message));
         }
-        image.launch_permissions.retain(|who| !remove.contains(who));
-        image.launch_permissions.extend(add);
-        image.launch_permissions.sort();
-        image.launch_permissions.dedup();
+        changes.apply(&mut image.launch_permissions);
         Ok(image)
     }
 }

@@ -3,12 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::actions::lookup::find_own;
+use crate::actions::sharing::{Changes, EVERYBODY, Permission, is_account};
 use crate::query::{Action, ApiError, Context};
 use crate::records::Snapshot;
 use crate::state::World;
-
-/// The permission of everybody.
-const EVERYBODY: &str = "all";
 
 /// The attribute that can be changed.
 const PERMISSION: &str = "createVolumePermission";
@@ -32,13 +30,6 @@ pub struct Attributes {
     product_codes: Option<Vec<ProductCode>>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Permission {
-    user_id: Option<String>,
-    group: Option<String>,
-}
-
 /// There are none.
 #[derive(Debug, Serialize)]
 enum ProductCode {}
@@ -53,12 +44,8 @@ impl Action for DescribeSnapshotAttribute {
         let mut answer = Attributes { snapshot_id: self.snapshot_id, ..Attributes::default() };
         match self.attribute.as_str() {
             PERMISSION => {
-                let permission = |who: &String| match who.as_str() {
-                    EVERYBODY => Permission { user_id: None, group: Some(who.clone()) },
-                    _ => Permission { user_id: Some(who.clone()), group: None },
-                };
-                answer.create_volume_permission =
-                    Some(snapshot.create_volume_permissions.iter().map(permission).collect());
+                let permissions = &snapshot.create_volume_permissions;
+                answer.create_volume_permission = Some(permissions.iter().map(Permission::from).collect());
             }
             "productCodes" => answer.product_codes = Some(Vec::new()),
             other => {
@@ -76,7 +63,7 @@ impl Action for DescribeSnapshotAttribute {
 pub struct ModifySnapshotAttribute {
     snapshot_id: String,
     attribute: Option<String>,
-    create_volume_permission: Option<Changes>,
+    create_volume_permission: Option<Wanted>,
     operation_type: Option<String>,
     #[serde(default, rename = "UserId")]
     users: Vec<String>,
@@ -87,7 +74,7 @@ pub struct ModifySnapshotAttribute {
 /// `CreateVolumePermission`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Changes {
+struct Wanted {
     #[serde(default)]
     add: Vec<Who>,
     #[serde(default)]
@@ -102,7 +89,7 @@ struct Who {
 }
 
 fn account(id: &str) -> Result<String, ApiError> {
-    if id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit()) {
+    if is_account(id) {
         return Ok(id.to_owned());
     }
     Err(ApiError::invalid(id, "userId", "An account has 12 digits."))
@@ -127,52 +114,39 @@ impl Who {
 
 impl ModifySnapshotAttribute {
     /// Those who get the permission, and those who lose it.
-    fn permissions(&self) -> Result<(Vec<String>, Vec<String>), ApiError> {
+    fn changes(&self) -> Result<Changes, ApiError> {
         let read = |all: &[Who]| all.iter().map(Who::read).collect::<Result<Vec<_>, _>>();
-        let (mut add, mut remove) = match &self.create_volume_permission {
-            Some(changes) => (read(&changes.add)?, read(&changes.remove)?),
-            None => (Vec::new(), Vec::new()),
+        let changes = match &self.create_volume_permission {
+            Some(wanted) => Changes { add: read(&wanted.add)?, remove: read(&wanted.remove)? },
+            None => Changes::default(),
         };
         let mut named = self.users.iter().map(|id| account(id)).collect::<Result<Vec<_>, _>>()?;
         named.extend(self.groups.iter().map(|name| group(name)).collect::<Result<Vec<_>, _>>()?);
-        match self.operation_type.as_deref() {
-            Some("add") => add.extend(named),
-            Some("remove") => remove.extend(named),
-            None if named.is_empty() => {}
-            None => return Err(ApiError::missing("OperationType")),
-            Some(other) => {
-                return Err(ApiError::invalid(other, "OperationType", "There are add and remove."));
-            }
+        let changes = changes.and_named(named, self.operation_type.as_deref())?;
+        if changes.is_empty() {
+            return Err(ApiError::combination("No attributes specified."));
         }
-        match (add.is_empty(), remove.is_empty()) {
-            (true, true) => return Err(ApiError::combination("No attributes specified.")),
-            (false, false) => {
-                let message = "A request can give permissions or take them, and not both.";
-                return Err(ApiError::combination(message));
-            }
-            _ => {}
+        if !changes.add.is_empty() && !changes.remove.is_empty() {
+            let message = "A request can give permissions or take them, and not both.";
+            return Err(ApiError::combination(message));
         }
-        if add.len() + remove.len() > MAX_CHANGES {
+        if changes.add.len() + changes.remove.len() > MAX_CHANGES {
             let message = format!("At most {MAX_CHANGES} permissions can be given or taken at once.");
             return Err(ApiError::new("InvalidParameterValue", message));
         }
-        Ok((add, remove))
+        Ok(changes)
     }
 
     /// The snapshot as it will be.
     fn plan(&self, world: &World, context: Context<'_>) -> Result<Snapshot, ApiError> {
         check_attribute(self.attribute.as_deref().unwrap_or(PERMISSION))?;
         let mut snapshot = Snapshot::clone(find_own(world, context, &self.snapshot_id)?);
-        let (add, remove) = self.permissions()?;
-        if snapshot.encrypted && add.iter().any(|who| who == EVERYBODY) {
+        let changes = self.changes()?;
+        if snapshot.encrypted && changes.makes_public() {
             let message = "Encrypted snapshots cannot be made public: name the accounts.";
             return Err(ApiError::new("OperationNotPermitted", message));
         }
-        let permissions = &mut snapshot.create_volume_permissions;
-        permissions.retain(|who| !remove.contains(who));
-        permissions.extend(add);
-        permissions.sort();
-        permissions.dedup();
+        changes.apply(&mut snapshot.create_volume_permissions);
         Ok(snapshot)
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::item::SnapshotItem;
 use crate::actions::lookup::select;
+use crate::actions::sharing::is_account;
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
 use crate::query::{Action, ApiError, Context};
@@ -56,10 +57,6 @@ impl Filtered for SnapshotItem {
     fn tags(&self) -> Option<&BTreeMap<String, String>> {
         Some(&self.tags)
     }
-}
-
-fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl DescribeSnapshots {
