@@ -12,6 +12,7 @@ pub mod background;
 pub mod controller;
 pub mod ec2;
 pub mod exchange;
+pub mod guests;
 pub mod layers;
 pub mod mark;
 pub mod network;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use innkeeper_tests::agent::{Agent, Template};
@@ -77,19 +77,6 @@ fn with_profile(agent: &Agent, directory: &Path, profile: &str) -> Result<Templa
     Ok(Template { location: directory.to_owned(), banner: "micro: ready" })
 }
 
-/// Waits until a console has this.
-fn wait_for_console(agent: &Agent, id: &str, text: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let console = agent.client()?.console(id)?;
-        if console.contains(text) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{id} does not say {text:?}: {console}{}", agent.last_words());
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 /// What a guest writes to its instance store is there after a reboot, with another agent, and not after a stop.
 #[test]
 fn a_guest_finds_its_instance_store_again_until_it_stops() -> Result<()> {
@@ -98,25 +85,25 @@ fn a_guest_finds_its_instance_store_again_until_it_stops() -> Result<()> {
     let template = with_profile(&agent, &directory.path().join("micro"), PROFILE)?;
     let image = agent.register("stored", &template)?;
     let id = agent.client()?.launch(&image, "lab.real")?;
-    wait_for_console(&agent, &id, "ephemeral0 has: nothing")?;
+    agent.wait_for_console(&id, "ephemeral0 has: nothing")?;
     agent.kill()?;
     agent.resume()?;
     agent.client()?.ask("RebootInstances", &[("InstanceId.1", &id)])?;
-    wait_for_console(&agent, &id, "ephemeral0 has: of this guest")?;
+    agent.wait_for_console(&id, "ephemeral0 has: of this guest")?;
     let client = agent.client()?;
     for (action, state) in [("StopInstances", "stopped"), ("StartInstances", "running")] {
         client.ask(action, &[("InstanceId.1", &id)])?;
         client.wait_for(std::slice::from_ref(&id), state, PATIENCE)?;
     }
-    wait_for_console(&agent, &id, "ephemeral0 has: nothing")?;
+    agent.wait_for_console(&id, "ephemeral0 has: nothing")?;
 
     // With its root there, a guest that switches itself off is terminated.
     let image = agent.register_in_store("root", &template)?;
     let id = client.launch(&image, "lab.real")?;
-    wait_for_console(&agent, &id, "root has: nothing")?;
+    agent.wait_for_console(&id, "root has: nothing")?;
     client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
     client.wait_for(std::slice::from_ref(&id), "terminated", PATIENCE)?;
-    wait_for_console(&agent, &id, "root has: of this guest")?;
+    agent.wait_for_console(&id, "root has: of this guest")?;
     Ok(())
 }
 
@@ -150,8 +137,8 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
         Ok((id, private))
     };
     let (first, address) = launch("first", "")?;
-    wait_for_console(&agent, &first, &format!("address: {address}/20"))?;
-    wait_for_console(&agent, &first, "mtu: 9001")?;
+    agent.wait_for_console(&first, &format!("address: {address}/20"))?;
+    agent.wait_for_console(&first, "mtu: 9001")?;
     // It drives its interface, and so its check is passed when it answers there.
     let deadline = Instant::now() + PATIENCE;
     while !client
@@ -162,8 +149,8 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     let name = format!("ip-{}", address.replace('.', "-"));
-    wait_for_console(&agent, &first, &format!("name: {name}"))?;
-    wait_for_console(&agent, &first, &format!("Name:\t{name}.ec2.internal"))?;
+    agent.wait_for_console(&first, &format!("name: {name}"))?;
+    agent.wait_for_console(&first, &format!("Name:\t{name}.ec2.internal"))?;
 
     // Its neighbour reaches it, in packets of every size.
     let other = format!(
@@ -172,7 +159,7 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
     );
     let (second, _) = launch("second", &other)?;
     for what in ["small", "large", "tcp"] {
-        wait_for_console(&agent, &second, &format!("reached: {what}"))?;
+        agent.wait_for_console(&second, &format!("reached: {what}"))?;
     }
 
     // The host does, at the port that it is allowed.
@@ -207,29 +194,9 @@ fn real_guests_get_their_addresses_and_only_what_is_allowed() -> Result<()> {
 const COUNTING: &str =
     "#!/bin/bash\necho run >>/root/runs\necho \"$(hostname) has run $(wc -l </root/runs)\"\n";
 
-/// What somebody looks at who has logged in: which boot it is, and what was made of metadata and disks.
-const LOOK: &str = "cat /proc/sys/kernel/random/boot_id; hostname; wc -l </root/runs; ls /mnt/ephemeral0; \
+/// What somebody looks at who has logged in: what was made of metadata and disks.
+const LOOK: &str = "hostname; wc -l </root/runs; ls /mnt/ephemeral0; \
                     wget -q -O - http://169.254.169.254/latest/meta-data/ 2>&1; touch /mnt/ephemeral0/seen; sync";
-
-/// Logs in with a key and looks, once a boot other than this one has come so far; returns the boot, and what else is seen.
-fn look(agent: &Agent, id: &str, key: &Path, before: &str) -> Result<(String, Vec<String>)> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let output = agent.try_command(&["ssh", id, "--identity", path(key), "--", LOOK])?;
-        let text = String::from_utf8(output.stdout)?;
-        let mut lines = text.lines().map(str::to_owned);
-        if let (true, Some(boot)) = (output.status.success(), lines.next())
-            && boot != before
-        {
-            return Ok((boot, lines.collect()));
-        }
-        if Instant::now() > deadline {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            bail!("nobody can log in: {errors}; {}{}", agent.client()?.console(id)?, agent.last_words());
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 /// An instance is what its metadata says, which it only gets with a token; and it was started for the first time once.
 #[test]
@@ -261,21 +228,21 @@ fn a_guest_is_what_its_metadata_says() -> Result<()> {
     ];
     client.ask("AuthorizeSecurityGroupIngress", &rule)?;
     let name = format!("ip-{}", address.replace('.', "-"));
-    wait_for_console(&agent, &id, &format!("{name} has run 1"))?;
-    wait_for_console(&agent, &id, "micro: user data ended with status 0")?;
+    agent.wait_for_console(&id, &format!("{name} has run 1"))?;
+    agent.wait_for_console(&id, "micro: user data ended with status 0")?;
 
     let refused = "wget: server returned error: HTTP/1.1 401 Unauthorized";
-    let (mut boot, seen) = look(&agent, &id, &key, "")?;
+    let (mut boot, seen) = agent.run_in_guest(&id, &key, "", LOOK)?;
     ensure!(seen == [&name, "1", "lost+found", refused], "at first: {seen:?}");
     client.ask("RebootInstances", &[("InstanceId.1", &id)])?;
     let seen;
-    (boot, seen) = look(&agent, &id, &key, &boot)?;
+    (boot, seen) = agent.run_in_guest(&id, &key, &boot, LOOK)?;
     ensure!(seen == [&name, "1", "lost+found", "seen", refused], "after a reboot: {seen:?}");
     for (action, state) in [("StopInstances", "stopped"), ("StartInstances", "running")] {
         client.ask(action, &[("InstanceId.1", &id)])?;
         client.wait_for(std::slice::from_ref(&id), state, PATIENCE)?;
     }
-    let (_, seen) = look(&agent, &id, &key, &boot)?;
+    let (_, seen) = agent.run_in_guest(&id, &key, &boot, LOOK)?;
     ensure!(seen == [&name, "1", "lost+found", refused], "after a stop: {seen:?}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use innkeeper_tests::agent::{Agent, REGION};
 use innkeeper_tests::aws::ec2;
 use innkeeper_tests::ec2::texts;
@@ -81,37 +81,9 @@ impl Lab {
 
     /// Has a guest carry something out, once a boot other than this one lets somebody in; returns what it has printed.
     fn run(&self, instance: &str, before: &str, command: &str) -> Result<Seen> {
-        let script = format!("cat /proc/sys/kernel/random/boot_id; {FIND}{command}");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let arguments = ["ssh", instance, "--identity", path(&self.key), "--", &script];
-            let output = self.agent.try_command(&arguments)?;
-            let text = String::from_utf8(output.stdout)?;
-            let mut lines = text.lines().map(str::to_owned);
-            if let (true, Some(boot)) = (output.status.success(), lines.next())
-                && boot != before
-            {
-                return Ok(Seen { boot, lines: lines.collect() });
-            }
-            if Instant::now() > deadline {
-                let errors = String::from_utf8_lossy(&output.stderr);
-                let console = self.agent.client()?.console(instance)?;
-                bail!("{instance} does not: {errors}; {console}{}", self.agent.last_words());
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn wait_for_console(&self, instance: &str, text: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let console = self.agent.client()?.console(instance)?;
-            if console.contains(text) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "no {text:?}: {console}{}", self.agent.last_words());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let script = format!("{FIND}{command}");
+        let (boot, lines) = self.agent.run_in_guest(instance, &self.key, before, &script)?;
+        Ok(Seen { boot, lines })
     }
 
     /// Stops an instance and starts it again.
@@ -144,7 +116,7 @@ fn what_ec2_keeps_is_kept_and_nothing_else() -> Result<()> {
     let second = lab.launch(&in_store, 1, "")?.remove(0);
     let (root, data) = (lab.volume(&first, "/dev/xvda")?, lab.volume(&first, "/dev/sdf")?);
     ensure!(root.starts_with("vol-") && data.starts_with("vol-"), "volumes: {root:?}, {data:?}");
-    lab.wait_for_console(&first, "user data has run 1")?;
+    lab.agent.wait_for_console(&first, "user data has run 1")?;
     let mut of_first = lab.run(&first, "", WRITE)?;
     let written = "echo mine >/root/note; sync";
     let mut of_second = lab.run(&second, "", written)?;
@@ -176,7 +148,7 @@ fn what_ec2_keeps_is_kept_and_nothing_else() -> Result<()> {
     let mut identities = BTreeSet::new();
     for id in &copies {
         // The file in which runs are counted is a copy too.
-        lab.wait_for_console(id, "user data has run 2")?;
+        lab.agent.wait_for_console(id, "user data has run 2")?;
         let read =
             "cat /root/note; head -c 13 $(find_disk vol 2) | tr -d '\\000'; echo; cat /root/runs | wc -l";
         let seen = lab.run(id, "", read)?;
