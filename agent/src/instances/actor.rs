@@ -117,6 +117,8 @@ impl Actor {
             Step::EndVmm => self.end_vmm(instance).await.map(|()| None),
             Step::ReleaseVolumes => {
                 failpoint::pass("release-volumes.before");
+                // Snapshots of them may have been recorded with the guest's end.
+                self.settle_volumes(instance).await;
                 Ok(None)
             }
         };

@@ -19,9 +19,8 @@ use super::settle::{attached, detach};
 use super::vmm::{DiskFiles, NewDisk, VmmError};
 use super::{chain, store};
 use crate::ids::{LayerId, VolumeId};
-use crate::records::{AttachmentStatus, Instance, Layer, LayerState, StoreDisk, Volume};
-use crate::state::{Draft, World};
-use crate::store::StoreError;
+use crate::records::{AttachmentStatus, Instance, Layer, LayerState, StoreDisk, Volume, VolumeShape};
+use crate::state::World;
 use crate::volumes::layers::Access;
 use crate::volumes::{snapshots, stack, types};
 
@@ -36,7 +35,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(60);
 
 /// A volume that the VMM has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Attached {
     /// Its top layer there. None of a volume of before there were layers.
     top: Option<LayerId>,
@@ -156,16 +155,15 @@ impl Actor {
         let (shared, volume) = (self.shared.clone(), id.clone());
         let held = blocking(move || shared.volumes.open(&volume)).await;
         let held = held.with_context(|| format!("cannot open {id}"))?;
-        if let Some(volume) = self.record::<Volume>(id).filter(|volume| !volume.auto_enable_io)
-            && let Some(why) = &volume.impairment
-        {
+        let volume = self.record::<Volume>(id).with_context(|| format!("{id} does not exist any more"))?;
+        if let Some(why) = volume.impairment.as_ref().filter(|_| !volume.auto_enable_io) {
             bail!(
                 "{id} is impaired ({why}): look at it with `innkeeper volume check {id}`, and then use EnableVolumeIO"
             );
         }
-        let limits = match self.record::<Volume>(id) {
-            Some(volume) if self.shared.limits_volumes => types::limits(&volume),
-            _ => Limits::default(),
+        let limits = match self.shared.limits_volumes {
+            true => types::limits(&VolumeShape::of(&volume)),
+            false => Limits::default(),
         };
         let files = DiskFiles::Layers(held.opened.files);
         self.attach_disk(id.as_str(), limits, &files).await?;
@@ -177,10 +175,10 @@ impl Actor {
         };
         self.disks.insert(id.clone(), attached);
         // What is below the top takes nothing any more, and a volume that was opened anew is as good as its layers.
-        let below: Vec<LayerId> = layers.iter().rev().skip(1).map(|layer| layer.id.clone()).collect();
-        let is_news = layers.iter().rev().skip(1).any(|layer| layer.state < LayerState::Covered)
-            || self.record::<Volume>(id).is_some_and(|volume| volume.impairment.is_some());
-        if is_news {
+        let below = layers.split_last().map_or(&[][..], |(_, below)| below);
+        let is_news = below.iter().any(|layer| layer.state < LayerState::Covered);
+        if is_news || volume.impairment.is_some() {
+            let below: Vec<LayerId> = below.iter().map(|layer| layer.id.clone()).collect();
             let id = id.clone();
             self.record_change(move |draft| {
                 stack::advance(draft, &below, LayerState::Covered, Timestamp::now());
@@ -304,8 +302,8 @@ impl Actor {
                 Err(VmmError::Protocol(ProtocolError::Refused(failure))) => {
                     let is_named = |seal: &Seal| failure.message.contains(seal.volume.as_str());
                     let is_one_named = seals.iter().any(is_named);
-                    let (bad, good) = seals.into_iter().partition(|seal| !is_one_named || is_named(seal));
-                    let bad: Vec<Seal> = bad;
+                    let (bad, good): (Vec<_>, _) =
+                        seals.into_iter().partition(|seal| !is_one_named || is_named(seal));
                     lost.extend(
                         bad.iter().flat_map(Seal::covered).map(|layer| (layer, failure.message.clone())),
                     );
@@ -379,10 +377,10 @@ impl Actor {
 
     /// Changes a volume's size and limits as ModifyVolume says.
     async fn modify(&mut self, id: &VolumeId) -> Result<()> {
-        let change = self.record::<Volume>(id).and_then(|volume| volume.modification.clone());
-        let Some(change) = change.filter(|change| change.is_under_way()) else { return Ok(()) };
+        let Some(volume) = self.record::<Volume>(id) else { return Ok(()) };
+        let Some(change) = volume.change_under_way() else { return Ok(()) };
         let has = self.disks.get(id).and_then(|attached| attached.top.as_ref());
-        if has.is_some_and(|top| self.record::<Volume>(id).is_none_or(|volume| volume.layer != *top)) {
+        if has.is_some_and(|top| volume.layer != *top) {
             // The layer that waits to be put on top has the size of before.
             return Ok(());
         }
@@ -393,7 +391,7 @@ impl Actor {
             commands.push(Command::ResizeDisk { id: id.to_string(), size });
         }
         if self.shared.limits_volumes {
-            let limits = types::limits_of(&change.target);
+            let limits = types::limits(&change.target);
             commands.push(Command::LimitDisk { id: id.to_string(), limits });
         }
         for command in commands {
@@ -435,12 +433,7 @@ impl Actor {
         if snapshots::waiting_images(&self.shared.state.read(), &id).is_empty() {
             return Ok(());
         }
-        self.record_change(move |draft| {
-            for image in snapshots::waiting_images(draft, &id) {
-                snapshots::photograph(draft, &image, Timestamp::now());
-            }
-        })
-        .await
+        self.record_change(move |draft| snapshots::photograph_waiting(draft, &id, Timestamp::now())).await
     }
 
     /// Has the guest rebooted that was rebooted for an image while no agent was there to see it.
@@ -502,17 +495,6 @@ impl Actor {
             }
         })
         .await
-    }
-
-    async fn record_change(&self, change: impl Fn(&mut Draft) + Send + 'static) -> Result<()> {
-        let shared = self.shared.clone();
-        let changed = blocking(move || {
-            shared.state.change(|draft| -> Result<(), StoreError> {
-                change(draft);
-                Ok(())
-            })
-        });
-        Ok(changed.await?)
     }
 }
 

@@ -59,9 +59,7 @@ fn settle_instance(draft: &mut Draft, instance: &Instance, now: Timestamp) {
         detach_interface(draft, &interface);
     }
     // Its guest is down, and what it has flushed is what there is.
-    for image in snapshots::waiting_images(draft, &instance.id) {
-        snapshots::photograph(draft, &image, now);
-    }
+    snapshots::photograph_waiting(draft, &instance.id, now);
     let from = instance.lifecycle.state;
     let endings = instance.endings();
     draft.update::<Instance>(&instance.id, |instance| instance.lifecycle.host_rebooted(endings, now));

@@ -23,10 +23,7 @@ pub fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
         }
         // There is no guest any more that would have to let go.
         Step::EndVmm => {
-            // Those that were asked for while it ended.
-            for image in snapshots::waiting_images(draft, &instance.id) {
-                snapshots::photograph(draft, &image, Timestamp::now());
-            }
+            snapshots::photograph_waiting(draft, &instance.id, Timestamp::now());
             volumes.for_each(|id| detach(draft, id));
             for id in interfaces(draft, &instance.id) {
                 take_automatic(draft, &id);

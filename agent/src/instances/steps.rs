@@ -157,10 +157,16 @@ impl Actor {
         id: &Id,
         change: fn(&mut Draft, &Id),
     ) -> Result<()> {
-        let (shared, id) = (self.shared.clone(), id.clone());
+        let id = id.clone();
+        self.record_change(move |draft| change(draft, &id)).await
+    }
+
+    /// Records any change.
+    pub(super) async fn record_change(&self, change: impl FnOnce(&mut Draft) + Send + 'static) -> Result<()> {
+        let shared = self.shared.clone();
         let changed = blocking(move || {
             shared.state.change(|draft| -> Result<(), StoreError> {
-                change(draft, &id);
+                change(draft);
                 Ok(())
             })
         });
@@ -242,7 +248,6 @@ impl Actor {
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || shared.host.forget_vmm(&id)).await?;
         pass("end-vmm.forgotten");
-        self.photograph().await?;
         self.settle_volumes(instance).await;
         Ok(())
     }

@@ -22,18 +22,11 @@ use crate::volumes::copy::copy_sparse;
 /// What a tmpfs gives at once, in bytes.
 const PAGE: u64 = 4096;
 
-/// What the map of a layer takes at most for so many bytes of a disk: `docs/volumes.md`.
-fn map_size(disk: u64) -> u64 {
-    const REGION: u64 = 32 << 20;
-    const SLOTS: u64 = 2 * PAGE;
-    disk.div_ceil(REGION).saturating_add(1).saturating_mul(SLOTS)
-}
-
 /// Makes the disks of an instance, which has some. What an earlier guest has left is gone.
 pub fn make(host: &dyn Host, instance: &Instance) -> Result<(), HostError> {
     let disks = &instance.instance_store;
     let whole_pages = |disk: &StoreDisk| {
-        let map = if disk.layer.is_some() { map_size(disk.size) } else { 0 };
+        let map = if disk.layer.is_some() { layered::map_size(disk.size) } else { 0 };
         disk.size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX).saturating_add(map)
     };
     let size = disks.iter().map(whole_pages).fold(0, u64::saturating_add);

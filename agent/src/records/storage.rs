@@ -102,6 +102,13 @@ impl Record for Volume {
     }
 }
 
+impl Volume {
+    /// The change of it that is yet to be done.
+    pub fn change_under_way(&self) -> Option<&Modification> {
+        self.modification.as_ref().filter(|change| change.is_under_way())
+    }
+}
+
 /// Gives a document of before there were layers the name of one. What was its file becomes that when the agent starts.
 fn with_layer(mut document: Value) -> Result<Value, String> {
     fields(&mut document)?.insert("layer".into(), json!(LayerId::random()));
@@ -146,6 +153,13 @@ pub struct Modification {
     pub started: Timestamp,
     /// When it was done, or given up.
     pub ended: Option<Timestamp>,
+}
+
+impl Modification {
+    /// Whether it is yet to be done.
+    pub fn is_under_way(&self) -> bool {
+        self.state == ModificationState::Modifying
+    }
 }
 
 /// How far a change of a volume is.

@@ -8,7 +8,6 @@ use std::path::Path;
 use super::{Error, NewLayer, Volumes, io_error};
 use crate::ids::LayerId;
 use crate::records::{Layer, Snapshot, SnapshotState, Volume};
-use crate::store::StoreError;
 
 impl Volumes {
     /// Makes layers of the files of snapshots, and of the volumes that no guest has. To be called when the agent starts.
@@ -35,7 +34,7 @@ impl Volumes {
             None => None,
         };
         let is_lost = snapshot.file.is_some() && base.is_none();
-        self.state.change(|draft| -> Result<(), StoreError> {
+        self.record(|draft| {
             // Without a file it was one of nothing.
             let size = u64::from(snapshot.volume_size) << 30;
             let layer = base.as_ref().map_or_else(|| Layer::plan(None, size), |base| base.record.clone());
@@ -47,7 +46,6 @@ impl Volumes {
                     snapshot.state = SnapshotState::Error("its file is not there any more".into());
                 }
             });
-            Ok(())
         })?;
         Ok(())
     }
@@ -57,7 +55,7 @@ impl Volumes {
         let path = self.legacy.join(format!("{}.raw", volume.id));
         let base = self.link(&path, LayerId::random())?;
         let size = u64::from(volume.size) << 30;
-        self.state.change(|draft| -> Result<(), StoreError> {
+        self.record(|draft| {
             let snapshot = volume.snapshot.as_ref().and_then(|id| draft.get::<Snapshot>(id));
             let parent = match &base {
                 Some(base) => Some(base.record.id.clone()),
@@ -69,7 +67,6 @@ impl Volumes {
             draft.put(Layer { id: volume.layer.clone(), ..Layer::plan(parent, size) });
             // The layer was named when the volume was read, and would be another one the next time.
             draft.update::<Volume>(&volume.id, |record| record.layer = volume.layer.clone());
-            Ok(())
         })?;
         match fs::remove_file(&path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {

@@ -27,13 +27,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use innkeeper_block::Backend;
 use innkeeper_block::layered::{self, LayerDescription, LayerError, Layered, Report};
-use innkeeper_block::{Backend, OpenError};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::ids::{LayerId, VolumeId};
-use crate::records::{Layer, LayerState, Modification, ModificationState, Snapshot, SnapshotState, Volume};
+use crate::records::{Layer, LayerState, Modification, Snapshot, SnapshotState, Volume};
 use crate::state::{Draft, State};
 use crate::store::StoreError;
 use layers::{Access, Claim, Layers};
@@ -70,10 +70,7 @@ pub enum Error {
 impl Error {
     /// Whether somebody else has it open.
     pub fn is_locked(&self) -> bool {
-        matches!(
-            self,
-            Self::Layers(LayerError::Data(_, OpenError::Locked) | LayerError::MapFile(_, OpenError::Locked))
-        )
+        matches!(self, Self::Layers(error) if error.is_locked())
     }
 }
 
@@ -172,13 +169,12 @@ impl Volumes {
             below = Some(layer);
         }
         if !planned.is_empty() {
-            self.state.change(|draft| -> Result<(), StoreError> {
+            self.record(|draft| {
                 for layer in &planned {
                     draft.update::<Layer>(&layer.id, |record| record.size = layer.size);
                 }
                 let ids = planned.iter().map(|layer| &layer.id);
                 stack::advance(draft, ids, LayerState::Top, Timestamp::now());
-                Ok(())
             })?;
         }
         Ok(())
@@ -271,7 +267,7 @@ impl Volumes {
         let _turn = self.turns.take(id);
         let Some(volume) = self.state.read().get::<Volume>(id).cloned() else { return Ok(()) };
         let unsealed = self.unsealed(&volume.layer);
-        let modification = volume.modification.as_ref().filter(|change| change.is_under_way());
+        let modification = volume.change_under_way();
         if unsealed.is_empty() && modification.is_none() {
             return Ok(());
         }
@@ -324,9 +320,7 @@ impl Volumes {
         let concerned = unsealed.iter().any(|layer| {
             world.all::<Snapshot>().any(|snapshot| is_pending(snapshot) && snapshot.layer == layer.id)
         });
-        let is_modified = world
-            .get::<Volume>(id)
-            .is_some_and(|volume| volume.modification.as_ref().is_some_and(Modification::is_under_way));
+        let is_modified = world.get::<Volume>(id).is_some_and(|volume| volume.change_under_way().is_some());
         if !concerned && !is_modified {
             return Ok(());
         }
@@ -441,13 +435,6 @@ impl Volumes {
         let description = LayerDescription { id: record.id.uuid(), parent: None, size: record.size };
         layered::import(made, &description).map_err(io_error("make a layer of the disk"))?;
         self.layers.sync().map_err(io_error("make a layer of the disk"))
-    }
-}
-
-impl Modification {
-    /// Whether there is something to do.
-    pub fn is_under_way(&self) -> bool {
-        self.state == ModificationState::Modifying
     }
 }
 

@@ -37,6 +37,13 @@ pub fn waiting_images(world: &World, instance: &InstanceId) -> Vec<ImageId> {
     waiting.map(|image: &Arc<Image>| image.id.clone()).collect()
 }
 
+/// Records the snapshots of all images that wait for an instance, whose guest is down: see [`photograph`].
+pub fn photograph_waiting(draft: &mut Draft, instance: &InstanceId, now: Timestamp) {
+    for image in waiting_images(draft, instance) {
+        photograph(draft, &image, now);
+    }
+}
+
 /// Records that images of an instance cannot be made.
 pub fn fail_waiting(draft: &mut Draft, instance: &InstanceId, why: &str) {
     for image in waiting_images(draft, instance) {

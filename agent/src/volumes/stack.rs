@@ -53,8 +53,7 @@ pub fn is_unsettled(world: &World, id: &VolumeId) -> bool {
     let Some(volume) = world.get::<Volume>(id) else { return false };
     let chain = chain(world, &volume.layer);
     let is_covered = |layer: &Arc<Layer>| layer.state >= LayerState::Covered;
-    !chain.iter().rev().skip(1).all(is_covered)
-        || volume.modification.as_ref().is_some_and(Modification::is_under_way)
+    !chain.iter().rev().skip(1).all(is_covered) || volume.change_under_way().is_some()
 }
 
 /// Records how far layers are. With a layer that is sealed, snapshots are complete, and images available.
@@ -105,7 +104,7 @@ pub fn fail(draft: &mut Draft, layer: &LayerId, why: &str) {
 /// Records what has become of a change of a volume.
 pub fn modified(draft: &mut Draft, id: &VolumeId, outcome: &Result<(), String>, now: Timestamp) {
     let Some(volume) = draft.get::<Volume>(id) else { return };
-    let Some(change) = volume.modification.clone().filter(|change| change.is_under_way()) else { return };
+    let Some(change) = volume.change_under_way().cloned() else { return };
     let mut volume = Volume::clone(volume);
     let state = match outcome {
         Ok(()) => {

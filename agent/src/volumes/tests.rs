@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::ids::SnapshotId;
-use crate::records::{Snapshot, SnapshotState, VolumeShape, VolumeState};
+use crate::records::{ModificationState, Snapshot, SnapshotState, VolumeShape, VolumeState};
 use crate::store::memory::Memory;
 use crate::store::{Store, Write};
 
@@ -72,25 +72,7 @@ impl Lab {
 
     /// A snapshot, that is not brought about yet.
     fn record_snapshot(&self, volume: &VolumeId) -> SnapshotId {
-        let id = SnapshotId::random();
-        self.change(|draft| {
-            let layer = stack::cover(draft, volume).unwrap();
-            draft.put(Snapshot {
-                id: id.clone(),
-                owner: "000000000000".into(),
-                description: String::new(),
-                volume_size: 1,
-                volume: Some(volume.clone()),
-                started: Timestamp::UNIX_EPOCH,
-                layer,
-                state: SnapshotState::Pending,
-                completed: None,
-                encrypted: false,
-                create_volume_permissions: Vec::new(),
-                file: None,
-            });
-        });
-        id
+        self.change(|draft| snapshots::take(draft, volume, "", Timestamp::UNIX_EPOCH).unwrap().id)
     }
 
     fn snapshot(&self, volume: &VolumeId) -> SnapshotId {

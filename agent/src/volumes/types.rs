@@ -3,7 +3,7 @@
 use innkeeper_protocol as protocol;
 
 use crate::query::ApiError;
-use crate::records::{Volume, VolumeShape};
+use crate::records::VolumeShape;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -96,15 +96,9 @@ const TYPES: [Limits; 7] = [
     Limits { name: "standard", size: (1, 1_024), iops: Iops::Untold, throughput: None },
 ];
 
-/// What a guest may do with a volume.
-pub fn limits(volume: &Volume) -> protocol::Limits {
-    let Volume { size, volume_type, iops, throughput, .. } = volume.clone();
-    limits_of(&VolumeShape { size, volume_type, iops, throughput })
-}
-
 /// What a guest may do with a volume that is so. From EC2's documentation of the types; what it says of bursts is told as
 /// what may be used at once after a pause.
-pub fn limits_of(shape: &VolumeShape) -> protocol::Limits {
+pub fn limits(shape: &VolumeShape) -> protocol::Limits {
     let (size, iops) = (u64::from(shape.size), shape.iops.map(u64::from));
     let steady = |per_second: u64| protocol::Limit { per_second, burst: None };
     let burst =

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use innkeeper_block::layered::{self, Layer, LayerError, SealError};
+use innkeeper_block::layered::{self, Layer, SealError};
 use innkeeper_block::{EngineKind, FileIdentity, FileUse, Layered, OpenError, RawFile};
 use innkeeper_protocol::{
     self as protocol, Answer, AttachDisk, AttachInterface, Command, Configure, DiskEngine, DiskSource,
@@ -245,7 +245,9 @@ impl Server {
                 } else {
                     RawFile::from_file(file, disk.read_only)
                 };
-                let raw = raw.map_err(|error| failure(code_of(&error), error))?.with_engine(engine);
+                let raw = raw
+                    .map_err(|error| failure(code_of(matches!(error, OpenError::Locked)), error))?
+                    .with_engine(engine);
                 Disk::new(Arc::new(raw), serial, queues, disk.limits)
             }
             DiskSource::Layered { layers: upper } => {
@@ -255,11 +257,7 @@ impl Server {
                 } else {
                     Layered::open(layers, disk.read_only)
                 };
-                let code = |error: &LayerError| match error {
-                    LayerError::Data(_, error) | LayerError::MapFile(_, error) => code_of(error),
-                    _ => FailureCode::Invalid,
-                };
-                let layered = layered.map_err(|error| failure(code(&error), error))?;
+                let layered = layered.map_err(|error| failure(code_of(error.is_locked()), error))?;
                 Disk::of_layers(layered.with_engine(engine), serial, queues, disk.limits)
             }
         };
@@ -393,11 +391,9 @@ fn check_id(id: &str) -> Result<(), Failure> {
     Err(invalid(format!("{id:?} is not a device's name, which is 1 to {MAX_ID} printable ASCII characters")))
 }
 
-fn code_of(error: &OpenError) -> FailureCode {
-    match error {
-        OpenError::Locked => FailureCode::Conflict,
-        _ => FailureCode::Invalid,
-    }
+/// What it means that a disk cannot be opened: somebody else has it, or it is none.
+fn code_of(is_locked: bool) -> FailureCode {
+    if is_locked { FailureCode::Conflict } else { FailureCode::Invalid }
 }
 
 /// Checks that a file was opened for what is to be done with it.

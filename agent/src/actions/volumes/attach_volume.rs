@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::item::{AttachmentItem, state_name};
-use super::modify_volume::is_modifying;
 use crate::actions::device_name::is_device_name;
 use crate::actions::instances::MAX_VOLUMES;
 use crate::actions::lookup::find;
@@ -49,7 +48,7 @@ impl AttachVolume {
             let message = format!("{} is not 'available'; it is '{}'.", volume.id, state_name(volume.state));
             return Err(ApiError::new("IncorrectState", message));
         }
-        if is_modifying(volume) {
+        if volume.change_under_way().is_some() {
             let message =
                 format!("Cannot attach volume {} when it is in modification state: MODIFYING", volume.id);
             return Err(ApiError::new("OperationNotPermitted", message));

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::item::VolumeItem;
 use crate::actions::lookup::{completed_snapshot, find};
-use crate::actions::refused::unsupported;
 use crate::actions::regions::zone_id;
+use crate::actions::snapshots::check_encryption;
 use crate::ids::{LayerId, SnapshotId, VolumeId};
 use crate::query::idempotency::{recall, remember};
 use crate::query::tags::{TagSpecification, specified};
@@ -85,13 +85,7 @@ impl CreateVolume {
             let message = "There are no managed volumes: leave Operator out.";
             return Err(ApiError::new("UnsupportedOperation", message));
         }
-        if self.kms_key_id.is_some() && self.encrypted != Some(true) {
-            let message = "The parameter KmsKeyId requires the parameter Encrypted to be set.";
-            return Err(ApiError::new("InvalidParameterDependency", message));
-        }
-        if self.kms_key_id.is_some() {
-            return Err(unsupported("This host has no KMS keys: leave KmsKeyId out."));
-        }
+        check_encryption(self.encrypted, self.kms_key_id.as_ref())?;
         let snapshot =
             self.snapshot_id.as_ref().map(|id| completed_snapshot(world, context, id)).transpose()?;
         let smallest = snapshot.map(|snapshot| snapshot.volume_size);

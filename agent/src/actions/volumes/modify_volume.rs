@@ -73,7 +73,7 @@ impl ModifyVolume {
                 format!("Volume {} cannot be modified in state '{}'.", volume.id, state_name(volume.state));
             return Err(ApiError::new("IncorrectState", message));
         }
-        if is_modifying(&volume) {
+        if volume.change_under_way().is_some() {
             let message = format!("Volume {} cannot be modified in modification state MODIFYING", volume.id);
             return Err(ApiError::new("IncorrectModificationState", message));
         }
@@ -92,12 +92,6 @@ impl ModifyVolume {
         });
         Ok(volume)
     }
-}
-
-/// Whether a change of a volume is not done yet.
-pub(super) fn is_modifying(volume: &Volume) -> bool {
-    let last = volume.modification.as_ref();
-    last.is_some_and(|modification| modification.state == ModificationState::Modifying)
 }
 
 /// Whether an instance has a volume as its root device.

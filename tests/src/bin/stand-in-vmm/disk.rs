@@ -5,8 +5,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::time::Duration;
 
-use innkeeper_block::layered::{self, Layer, LayerError};
-use innkeeper_block::{Backend, Layered, OpenError};
+use innkeeper_block::layered::{self, Layer};
+use innkeeper_block::{Backend, Layered};
 use innkeeper_protocol::{DiskSource, Failure, FailureCode, LayerFiles};
 
 use crate::control::{Descriptors, failed, invalid};
@@ -34,11 +34,7 @@ impl Disk {
                 all.extend(take_layers(layers, descriptors)?);
                 let opened = if is_still { Layered::open_still(all) } else { Layered::open(all, false) };
                 opened.map(|disk| Self::Layered(Box::new(disk))).map_err(|error| {
-                    let is_locked = matches!(
-                        error,
-                        LayerError::Data(_, OpenError::Locked) | LayerError::MapFile(_, OpenError::Locked)
-                    );
-                    let code = if is_locked { FailureCode::Conflict } else { FailureCode::Invalid };
+                    let code = if error.is_locked() { FailureCode::Conflict } else { FailureCode::Invalid };
                     Failure { code, message: error.to_string() }
                 })
             }

@@ -125,6 +125,19 @@ pub enum LayerError {
     Sealed,
 }
 
+impl LayerError {
+    /// Whether somebody else has a file of a layer.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Data(_, OpenError::Locked) | Self::MapFile(_, OpenError::Locked))
+    }
+}
+
+/// The most bytes that the map file of a layer has, of a volume of `size` bytes.
+pub fn map_size(size: u64) -> u64 {
+    let regions = size.div_ceil(format::REGION_SIZE);
+    Slot::First.of_page(u32::try_from(regions).unwrap_or(u32::MAX))
+}
+
 /// Why volumes got no new tops: nothing has changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
