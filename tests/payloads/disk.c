@@ -3,6 +3,8 @@
  *   wBC  fills block 'a' + B with C          rB  says what block B is filled with       f   flushes
  *   z    says how many sectors there are     p   power off                              R   reset
  *   nX   writes a sequence, from number X (16 digits) on, and says each that a flush has covered: F and the number
+ *   t    writes blocks all over 80 MiB until it is told something else; says how many, and of the clock's ticks how many
+ *        the longest write took, and all of them
  *   s    writes a number to disk 0, then to disk 1, then the next one, until it is told something else
  * Answers are lines that begin with the status of the request. */
 #include "payload.h"
@@ -114,6 +116,28 @@ static void in_turns(void)
     print_hex(result, 2), put(' '), print_hex(n, 16), put('\n');
 }
 
+static u64 clock(void)
+{
+    u32 low, high;
+    asm volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (u64)high << 32 | low;
+}
+
+static void timed(void)
+{
+    u64 n = 0, longest = 0, begin = clock();
+    u8 result = 0;
+    while (!result && !(inb(COM1 + 5) & 1)) {
+        u64 before = clock();
+        result = request(WRITE, mix(++n) % 20480 * 8, (u64)data, 8 * SECTOR);
+        u64 took = clock() - before;
+        if (took > longest)
+            longest = took;
+    }
+    print_hex(result, 2), put(' '), print_hex(n, 16), put(' '), print_hex(longest, 16), put(' ');
+    print_hex(clock() - begin, 16), put('\n');
+}
+
 static void say(u8 result) { print_hex(result, 2), put('\n'); }
 
 void main(void)
@@ -147,6 +171,7 @@ void main(void)
         case 'z': print("00 "), print_hex(read32(disk->device + 4), 8), print_hex(read32(disk->device), 8), put('\n'); break;
         case 'n': sequence(); break;
         case 's': in_turns(); break;
+        case 't': timed(); break;
         case 'p': power_off();
         case 'R': reset();
         }

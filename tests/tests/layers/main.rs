@@ -1,18 +1,23 @@
 //! Layered disks: what a controller does with them, and what is left of them when a VMM is killed. The guests are bare
 //! payloads, which any KVM can run.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::Command as Process;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use innkeeper_block::layered::{Layer, LayerDescription, create_layer};
 use innkeeper_protocol::{
-    AttachDisk, Command, ConsoleKind, Descriptor, DiskSource, Ending, FailureCode, Happening, LAYERS_MAX,
-    LayerFiles,
+    Answer, AttachDisk, Command, ConsoleKind, Descriptor, DiskSource, Ending, FailureCode, Happening,
+    LAYERS_MAX, LayerFiles,
 };
 use innkeeper_tests::controller::{Boot, Controller, Machine, listener, serve, serve_by};
 use innkeeper_tests::layers::{Layers, Parcel};
 use innkeeper_tests::{Vmm, path, program};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Like the payload's, with an end that the sequence is written to.
@@ -28,17 +33,20 @@ struct Guest {
 impl Guest {
     /// A VMM with these volumes, as disks 0 and on of the payload.
     fn start(volumes: &[&Layers]) -> Result<Self> {
-        Self::start_with(serve()?, volumes)
+        Self::start_with(serve()?, |controller| {
+            let attach = |(number, layers): (usize, &&Layers)| layers.attach(controller, &id(number));
+            volumes.iter().enumerate().map(attach).collect()
+        })
     }
 
-    fn start_with(served: (Vmm, Controller, (OwnedFd, OwnedFd)), volumes: &[&Layers]) -> Result<Self> {
+    /// The same with the disks whose slots `attach` returns.
+    fn start_with(
+        served: (Vmm, Controller, (OwnedFd, OwnedFd)),
+        attach: impl FnOnce(&mut Controller) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
         let (vmm, mut controller, streams) = served;
         controller.configure(&Machine::new(Boot::payload("disk")), None)?;
-        let slots: Vec<u8> = volumes
-            .iter()
-            .enumerate()
-            .map(|(number, layers)| layers.attach(&mut controller, &id(number)))
-            .collect::<Result<_>>()?;
+        let slots = attach(&mut controller)?;
         controller.say(Command::Start)?;
         controller.attach_console(ConsoleKind::Serial, &streams, 0)?;
         controller.subscribe()?;
@@ -84,6 +92,14 @@ impl Guest {
     fn stack(&mut self) -> Result<(Option<String>, u32, u32)> {
         let device = self.controller.status()?.devices.remove(0);
         Ok((device.top, device.layers, device.unsealed))
+    }
+
+    /// The names of the layers.
+    fn layers(&mut self) -> Result<Vec<String>> {
+        match self.controller.call(Command::DiskLayers { id: id(0) }, &[])? {
+            Answer::DiskLayers { layers } => Ok(layers),
+            other => bail!("disk-layers was answered by {other:?}"),
+        }
     }
 
     fn quit(mut self, code: i32) -> Result<()> {
@@ -147,8 +163,10 @@ fn a_disk_gets_new_tops_while_the_guest_writes() -> Result<()> {
         let failure = guest.controller.refused(replace(first, count), &parcel.descriptors())?;
         assert_eq!(failure.code, FailureCode::Invalid, "{first} {count}");
     }
+    assert_eq!(guest.layers()?.len(), 3);
     guest.controller.call(replace(0, 2), &parcel.descriptors())?;
     assert_eq!(guest.stack()?, (top(&layers), 2, 0));
+    assert_eq!(guest.layers()?, layers.names.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>());
     guest.ask("ra", "00 1")?;
     guest.ask("rb", "00 2")?;
 
@@ -199,8 +217,10 @@ fn what_does_not_go_is_refused() -> Result<()> {
     refused(&[good, ("vol-1", &layers, &[&second])], invalid, "a file of the new layers")?;
     refused(&[("vol-1", &layers, &["1-1"])], conflict, "that of device \"vol-0\"")?;
     for (id, code) in [("raw", conflict), ("vol-9", FailureCode::NotFound)] {
-        let refused = guest.controller.refused(Command::FinishSeal { id: id.into() }, &[])?;
-        assert_eq!(refused.code, code, "{id}");
+        let id = String::from(id);
+        for command in [Command::FinishSeal { id: id.clone() }, Command::DiskLayers { id: id.clone() }] {
+            assert_eq!(guest.controller.refused(command, &[])?.code, code, "{id}");
+        }
     }
     let devices = guest.controller.status()?.devices;
     assert!(devices.iter().all(|device| device.layers <= 1 && device.unsealed == 0), "{devices:?}");
@@ -253,7 +273,7 @@ fn a_deep_stack_comes_in_several_packets() -> Result<()> {
     let line = format!("ulimit -Sn 256 && exec {} serve --control 3", path(&program("innkeeper-vmm")));
     command.args(["-c", &line]);
     let served = serve_by(command)?;
-    let mut guest = Guest::start_with(served, &[&layers])?;
+    let mut guest = Guest::start_with(served, |controller| Ok(vec![layers.attach(controller, &id(0))?]))?;
     assert_eq!(guest.stack()?.1, DEPTH as u32);
     guest.ask("wa1", "00")?;
     guest.ask("ra", "00 1")?;
@@ -353,6 +373,51 @@ fn several_disks_are_sealed_at_one_point_of_time() -> Result<()> {
     guest.quit(3)
 }
 
+/// How long the longest of the writes took that the guest has made in a tenth of a second, and how many there were. Halfway
+/// through, `amid` is done.
+fn longest_write(guest: &mut Guest, amid: impl FnOnce(&mut Guest) -> Result<()>) -> Result<(Duration, u64)> {
+    let began = Instant::now();
+    guest.vmm.send("t")?;
+    std::thread::sleep(Duration::from_millis(50));
+    amid(guest)?;
+    std::thread::sleep(Duration::from_millis(50));
+    guest.vmm.send("!")?;
+    let answer = guest.vmm.expect("\n", PATIENCE)?;
+    let elapsed = began.elapsed();
+    let figures = answer.split(' ').map(|figure| u64::from_str_radix(figure, 16));
+    let figures = figures.collect::<Result<Vec<_>, _>>()?;
+    let [0, count, longest, all] = figures[..] else { bail!("the payload says {answer:?}") };
+    // How fast its clock ticks, this run says itself.
+    Ok((elapsed.mul_f64(longest as f64 / all as f64), count))
+}
+
+/// The longest of a busy guest's writes while a snapshot is taken, in the middle of several snapshots: others of this
+/// machine's programs may have the CPU at any time.
+#[test]
+fn a_snapshot_does_not_stall_the_guest() -> Result<()> {
+    const SNAPSHOTS: usize = 25;
+    let directory = tempfile::tempdir()?;
+    let mut layers = Layers::new(directory.path(), 1, SIZE)?;
+    let mut guest = Guest::start(&[&layers])?;
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..SNAPSHOTS {
+        let name = layers.push()?;
+        let (longest, count) = longest_write(&mut guest, |guest| guest.seal(&layers, &[&name]))?;
+        ensure!(count > 10, "the guest was not busy: {count} writes");
+        with.push(longest);
+        without.push(longest_write(&mut guest, |_| Ok(()))?.0);
+    }
+    for times in [&mut with, &mut without] {
+        times.sort();
+    }
+    let [median, worst, usual] = [with[SNAPSHOTS / 2], with[SNAPSHOTS - 1], without[SNAPSHOTS / 2]];
+    println!("the longest write: {median:?} with a snapshot, {worst:?} at worst, {usual:?} without");
+    // A machine on which all is slow cannot say.
+    assert!(median <= Duration::from_millis(20).max(2 * usual), "{median:?}");
+    guest.finish_seal(0)?;
+    guest.quit(3)
+}
+
 /// However a guest or its VMM ends, short of being killed, what was written is there, as with a raw file.
 #[test]
 fn an_orderly_end_keeps_what_was_not_flushed() -> Result<()> {
@@ -409,6 +474,53 @@ fn an_orderly_end_keeps_what_was_not_flushed() -> Result<()> {
     drop(guest.controller);
     guest.vmm.wait_for_code(3, PATIENCE)?;
     assert_eq!(content()?, "12345-");
+    Ok(())
+}
+
+/// What cannot be made durable any more when a disk goes is said, for as long as somebody may ask.
+#[test]
+fn what_is_lost_when_a_disk_goes_is_said() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let like = Layers::new(directory.path(), 1, SIZE)?;
+    // A disk whose map finds no room for what the guest has written.
+    let attach = |controller: &mut Controller| -> Result<Vec<u8>> {
+        let memory = |name| -> Result<File> { Ok(memfd_create(name, MFdFlags::MFD_ALLOW_SEALING)?.into()) };
+        let layer = Layer { data: memory("data")?, map: memory("map")? };
+        create_layer(&layer, &LayerDescription { id: Uuid::from_u128(1), parent: None, size: SIZE })?;
+        fcntl(&layer.map, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW))?;
+        let mut parcel = Parcel::default();
+        let layers = vec![parcel.add(layer)];
+        let attach = Command::AttachDisk(Box::new(like.disk(&id(0), layers)));
+        match controller.call(attach, &parcel.descriptors())? {
+            Answer::Attached { slot } => Ok(vec![slot]),
+            other => bail!("attach-disk was answered by {other:?}"),
+        }
+    };
+    for is_forced in [true, false] {
+        let mut guest = Guest::start_with(serve()?, attach)?;
+        guest.ask("wa1", "00")?;
+        // That it fails does not spoil the disk: there may be room again.
+        guest.ask("f", "01")?;
+        guest.ask("ra", "00 1")?;
+        let status = guest.controller.status()?;
+        assert!(status.devices[0].impairment.is_none() && status.losses.is_empty(), "{status:?}");
+        if is_forced {
+            guest.controller.detach(&id(0), true)?;
+            guest.controller.expect(&Happening::DeviceFreed { id: id(0) }, PATIENCE)?;
+        } else {
+            guest.controller.say(Command::PowerOff)?;
+            guest.controller.expect(&Happening::Ended(Ending::Stopped), PATIENCE)?;
+        }
+        let losses = guest.controller.status()?.losses;
+        assert!(losses.keys().eq([&id(0)]) && losses[&id(0)].contains("os error 1"), "{losses:?}");
+        if is_forced {
+            // Another one of this name begins anew.
+            let layers = Layers::new(directory.path(), 2, SIZE)?;
+            layers.attach(&mut guest.controller, &id(0))?;
+            assert!(guest.controller.status()?.losses.is_empty());
+        }
+        guest.quit(3)?;
+    }
     Ok(())
 }
 

@@ -169,6 +169,7 @@ enum Wish {
     Layers(List<(u8, u8)>),
     SealDisks(List<(Text, List<(u8, u8), 4>), 4>),
     FinishSeal(Text),
+    DiskLayers(Text),
     ReplaceLayers {
         id: Text,
         first: u32,
@@ -699,6 +700,7 @@ impl Wish {
                 Command::SealDisks { disks: disks.into_iter().map(disk).collect() }
             }
             Self::FinishSeal(id) => Command::FinishSeal { id: id.id() },
+            Self::DiskLayers(id) => Command::DiskLayers { id: id.id() },
             Self::ReplaceLayers { id, first, count, merged } => Command::ReplaceLayers {
                 id: id.id(),
                 first,

@@ -50,3 +50,6 @@ pub const EVENTS_KEPT: usize = 256;
 
 /// How many layers a controller may pass before the disk that they belong to.
 pub const LAYERS_MAX: usize = 4096;
+
+/// The most layers of a disk that a reply has room to name.
+pub const NAMED_LAYERS_MAX: usize = 3000;

@@ -1,5 +1,7 @@
 //! The messages. Sizes are in bytes, times in the unit that the field's name ends in.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{AttachDisk, LayerFiles, SealDisk};
@@ -53,6 +55,12 @@ pub enum Command {
     /// Makes durable what `seal-disks` has made a snapshot, and marks those layers as sealed. `disk-sealed` is the event that
     /// follows, also if there is nothing to do. It can be said again; one event may answer all who ask while it is done.
     FinishSeal {
+        /// The disk.
+        id: String,
+    },
+    /// Asks which layers a layered disk has. Refused if they are more than
+    /// [`NAMED_LAYERS_MAX`](crate::NAMED_LAYERS_MAX).
+    DiskLayers {
         /// The disk.
         id: String,
     },
@@ -352,6 +360,11 @@ pub enum Answer {
         /// The PCI slot, 1 to 31.
         slot: u8,
     },
+    /// To `disk-layers`.
+    DiskLayers {
+        /// Their UUIDs, from the bottom.
+        layers: Vec<String>,
+    },
     /// To `status`.
     Status(Box<Status>),
     /// To `metrics`.
@@ -514,6 +527,10 @@ pub struct Status {
     pub last_event: u64,
     /// The disks and interfaces.
     pub devices: Vec<DeviceStatus>,
+    /// Layered disks that are gone, of which something could not be made durable, and why. One is here until a disk of this
+    /// name is attached again.
+    #[serde(default)]
+    pub losses: BTreeMap<String, String>,
     /// How much the guest has printed on the serial port, in bytes.
     pub serial_output: u64,
     /// The same for the virtio console.
@@ -656,6 +673,7 @@ mod tests {
                 r#"{"seal-disks":{"disks":[{"id":"vol-1","tops":[{"data":0,"map":1}]}]}}"#,
             ),
             (Command::FinishSeal { id: "vol-1".into() }, r#"{"finish-seal":{"id":"vol-1"}}"#),
+            (Command::DiskLayers { id: "vol-1".into() }, r#"{"disk-layers":{"id":"vol-1"}}"#),
             (
                 Command::ReplaceLayers { id: "vol-1".into(), first: 1, count: 3, merged: layer(0) },
                 r#"{"replace-layers":{"id":"vol-1","first":1,"count":3,"merged":{"data":0,"map":1}}}"#,

@@ -1,6 +1,6 @@
 //! What a request asks for, done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::mem::take;
@@ -12,11 +12,12 @@ use innkeeper_block::layered::{self, Layer, SealError};
 use innkeeper_block::{EngineKind, FileIdentity, FileUse, Layered, OpenError, RawFile};
 use innkeeper_protocol::{
     self as protocol, Answer, AttachDisk, AttachInterface, Command, Configure, DiskEngine, DiskSource,
-    Failure, FailureCode, LayerFiles, SealDisk, State, Status,
+    Failure, FailureCode, LayerFiles, NAMED_LAYERS_MAX, SealDisk, State, Status,
 };
 use kvm_ioctls::Kvm;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
+use uuid::Uuid;
 
 use super::Server;
 use super::controller::{Descriptors, set_nonblocking};
@@ -102,6 +103,16 @@ impl Server {
             Command::Configure(configure) => self.configure(*configure, descriptors)?,
             Command::SealDisks { disks } => self.seal_disks(disks, descriptors)?,
             Command::FinishSeal { id } => self.guest()?.finish_seal(&id)?,
+            Command::DiskLayers { id } => {
+                let layers = self.guest()?.layered(&id)?.layer_ids();
+                if layers.len() > NAMED_LAYERS_MAX {
+                    return Err(unsupported(&format!(
+                        "disk {id:?} has {} layers, too many to name",
+                        layers.len()
+                    )));
+                }
+                return Ok(Answer::DiskLayers { layers: layers.iter().map(Uuid::to_string).collect() });
+            }
             Command::ReplaceLayers { id, first, count, merged } => {
                 self.replace_layers(&id, (first, count), merged, descriptors)?;
             }
@@ -358,6 +369,7 @@ impl Server {
             is_rebooting: false,
             last_event: self.events.last(),
             devices: Vec::new(),
+            losses: BTreeMap::new(),
             serial_output: 0,
             virtio_output: 0,
             balloon: None,

@@ -40,6 +40,14 @@ impl Part {
         }
     }
 
+    /// Why something of it is lost, if that is so, once nobody uses it any more.
+    pub fn loss(&self) -> Option<String> {
+        match self {
+            Self::Disk(disk) => disk.loss(),
+            Self::Interface(_) => None,
+        }
+    }
+
     /// What it is.
     pub fn kind(&self) -> DeviceKind {
         match self {

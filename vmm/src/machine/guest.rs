@@ -61,6 +61,11 @@ pub enum GuestError {
     Machine(#[from] Error),
 }
 
+/// The name of a device that nobody uses any more, and why something of it is lost, if that is so.
+fn loss(device: &Device) -> Option<(String, String)> {
+    Some((device.id.clone(), device.part.loss()?))
+}
+
 fn name(state: &State) -> &'static str {
     match state {
         State::Unconfigured => "not configured",
@@ -135,6 +140,8 @@ pub struct Guest {
     sealing: BTreeMap<String, bool>,
     /// Those of them that are to be freed then.
     freeing: BTreeSet<String>,
+    /// Disks that are gone, of which something is lost, and why.
+    losses: BTreeMap<String, String>,
     happenings: Vec<Happening>,
 }
 
@@ -156,6 +163,7 @@ impl Guest {
             reaper: Reaper::new()?,
             sealing: BTreeMap::new(),
             freeing: BTreeSet::new(),
+            losses: BTreeMap::new(),
             happenings: Vec::new(),
         })
     }
@@ -321,6 +329,7 @@ impl Guest {
             machine.insert(slot, part.device())?;
             machine.hotplug().check(slot);
         }
+        self.losses.remove(&id);
         self.happenings.push(Happening::DeviceAttached { id: id.clone() });
         self.devices.add(id, slot, part);
         Ok(slot)
@@ -437,6 +446,7 @@ impl Guest {
     }
 
     fn free(&mut self, id: &str) {
+        self.losses.extend(self.devices.get(id).and_then(loss));
         self.devices.remove(id);
         self.happenings.push(Happening::DeviceFreed { id: id.into() });
         self.finish_ending();
@@ -596,6 +606,7 @@ impl Guest {
             && self.sealing.is_empty()
         {
             let ending = ending.clone();
+            self.losses.extend(self.devices.iter().filter_map(loss));
             // Files are closed, and locks given back, whether the process stays or not.
             self.devices = Devices::default();
             self.happenings.push(Happening::Ended(ending.clone()));
@@ -661,6 +672,7 @@ impl Guest {
         let remote = |slot| self.machine.as_ref().and_then(|machine| machine.remote(slot));
         let driver = |slot| remote(slot).map(Remote::driver_state).unwrap_or_default();
         status.devices = self.devices.iter().map(|device| device.status(driver(device.slot))).collect();
+        status.losses.clone_from(&self.losses);
     }
 
     /// What was counted.
@@ -753,8 +765,9 @@ impl Drop for Remainder {
                 }
             }
             Self::Disk(disk, revoked) => {
-                disk.wait_until_released();
-                drop(revoked.take());
+                if let Some(revoked) = revoked.take() {
+                    disk.close(revoked);
+                }
             }
             Self::Machine(machine, disks) => {
                 drop(machine.take());

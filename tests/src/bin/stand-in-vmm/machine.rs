@@ -1,5 +1,6 @@
 //! What controllers drive: the life of a guest, its devices, its console, and what has happened.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -13,6 +14,7 @@ use innkeeper_protocol::{
     ResetCause, SealDisk, State, Status,
 };
 use innkeeper_tests::stand_in::BANNER;
+use uuid::Uuid;
 
 use crate::control::{Descriptors, Shared, failed, invalid};
 use crate::disk::{self, Disk, take_layers};
@@ -135,6 +137,10 @@ impl Machine {
             Command::FinishSeal { id } => {
                 let failure = self.disk(&id)?.layered()?.finish_seal().err().map(|error| error.to_string());
                 self.happens(Happening::DiskSealed { id, failure });
+            }
+            Command::DiskLayers { id } => {
+                let layers = self.disk(&id)?.layered()?.layer_ids();
+                return Ok(Answer::DiskLayers { layers: layers.iter().map(Uuid::to_string).collect() });
             }
             Command::ReplaceLayers { id, first, count, merged } => {
                 let merged = take_layers(vec![merged], descriptors)?.pop();
@@ -356,6 +362,7 @@ impl Machine {
             is_rebooting: false,
             last_event: self.events.len() as u64,
             devices: devices.collect(),
+            losses: BTreeMap::new(),
             serial_output: self.serial.len() as u64,
             virtio_output: 0,
             balloon: None,

@@ -311,6 +311,11 @@ impl Layered {
         self.volume.stack().all().count()
     }
 
+    /// Their names, from the bottom.
+    pub fn layer_ids(&self) -> Vec<Uuid> {
+        self.volume.stack().all().map(|layer| layer.map.id()).collect()
+    }
+
     /// How many layers below the top are not marked as sealed: [`Layered::finish_seal`] does that.
     pub fn unsealed(&self) -> usize {
         self.volume.stack().unsealed.len()

@@ -58,7 +58,7 @@ pub enum InvalidDisk {
 /// What a disk was on.
 pub struct Revoked {
     _backend: Option<Arc<dyn Backend>>,
-    _layered: Option<Layered>,
+    layered: Option<Layered>,
 }
 
 /// A disk: what it reads from and writes to, how fast that may be, and what was done so far.
@@ -66,6 +66,8 @@ pub struct Disk {
     backend: Revocable,
     /// What the backend is, if it is layers, and was not taken away.
     layered: Mutex<Option<Layered>>,
+    /// Why not all of it could be made durable when that was tried last, if that is so.
+    loss: Mutex<Option<String>>,
     serial: SerialNumber,
     limiter: RateLimiter,
     /// By queue.
@@ -98,7 +100,15 @@ impl Disk {
         let limiter = RateLimiter::new(limits)?;
         let counters = (0..queues).map(|_| Arc::default()).collect();
         let backend = Revocable::new(backend);
-        Ok(Self { backend, layered: Mutex::default(), serial, limiter, counters, queues })
+        Ok(Self {
+            backend,
+            layered: Mutex::default(),
+            loss: Mutex::default(),
+            serial,
+            limiter,
+            counters,
+            queues,
+        })
     }
 
     /// The same over layers.
@@ -119,13 +129,28 @@ impl Disk {
 
     /// Makes what a layered disk knows only in memory durable, with all that it is about. Others know nothing like that.
     pub fn settle(&self) {
-        if let Some(layered) = self.layered()
-            && !layered.is_read_only()
-            && layered.impairment().is_none()
-            && let Err(error) = layered.flush()
-        {
-            tracing::error!(%error, "a disk cannot be made durable");
+        if let Some(layered) = self.layered() {
+            self.settle_layers(&layered);
         }
+    }
+
+    fn settle_layers(&self, layered: &Layered) {
+        if layered.is_read_only() {
+            return;
+        }
+        let loss = match layered.impairment() {
+            Some(why) => Some(why.to_owned()),
+            None => layered.flush().err().map(|error| {
+                tracing::error!(%error, "a disk cannot be made durable");
+                error.to_string()
+            }),
+        };
+        *self.loss.lock().unwrap_or_else(PoisonError::into_inner) = loss;
+    }
+
+    /// Why not all of it is durable, if that is so, once it was settled or closed for good.
+    pub fn loss(&self) -> Option<String> {
+        self.loss.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The files that it is on.
@@ -170,15 +195,16 @@ impl Disk {
     }
 
     /// Takes away what the disk is on: all requests fail from now on. Queues let go of it when their doorbells are rung
-    /// and what they have begun is over. Dropping what is returned may take as long as the disk likes.
+    /// and what they have begun is over. What is returned is for [`Disk::close`].
     pub fn revoke(&self) -> Revoked {
         let layered = self.layered.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Revoked { _backend: self.backend.revoke(), _layered: layered }
+        Revoked { _backend: self.backend.revoke(), layered }
     }
 
-    /// Waits until what the disk was on is closed, after [`Disk::revoke`].
-    pub fn wait_until_released(&self) {
+    /// Waits until nobody uses what the disk was on, makes it durable, and closes it. Takes as long as the disk likes.
+    pub fn close(&self, revoked: Revoked) {
         self.backend.wait_until_released();
+        revoked.layered.iter().for_each(|layered| self.settle_layers(layered));
     }
 
     pub(super) fn backend(&self) -> &dyn Backend {
