@@ -37,18 +37,30 @@ fn is_id(text: &str, prefix: &str) -> bool {
 /// The one candidate that is meant: that with this name, else the only one whose name begins with it.
 fn choose(kind: &Kind, wanted: &str, candidates: &[Candidate], abbreviated: bool) -> anyhow::Result<String> {
     let Kind { word, listed, .. } = kind;
-    let named: Vec<_> = candidates.iter().filter(|each| each.name == wanted).collect();
-    let found = if named.is_empty() && abbreviated {
-        candidates.iter().filter(|each| !wanted.is_empty() && each.name.starts_with(wanted)).collect()
-    } else {
-        named
-    };
-    match found.as_slice() {
-        [] => bail!("no {word} is named {wanted:?}: `{listed}` lists what there is"),
-        [one] => Ok(one.id.clone()),
+    let mut found = named(wanted, candidates);
+    if found.is_empty() && abbreviated {
+        found = beginning(wanted, candidates);
+    }
+    only(kind, wanted, &found)?
+        .with_context(|| format!("no {word} is named {wanted:?}: `{listed}` lists what there is"))
+}
+
+fn named<'c>(wanted: &str, candidates: &'c [Candidate]) -> Vec<&'c Candidate> {
+    candidates.iter().filter(|each| each.name == wanted).collect()
+}
+
+fn beginning<'c>(wanted: &str, candidates: &'c [Candidate]) -> Vec<&'c Candidate> {
+    candidates.iter().filter(|each| !wanted.is_empty() && each.name.starts_with(wanted)).collect()
+}
+
+/// The only one of what was found, if anything was.
+fn only(kind: &Kind, wanted: &str, found: &[&Candidate]) -> anyhow::Result<Option<String>> {
+    match found {
+        [] => Ok(None),
+        [one] => Ok(Some(one.id.clone())),
         many => {
             let many: Vec<_> = many.iter().map(|each| format!("{} ({})", each.id, each.name)).collect();
-            bail!("{wanted:?} can be more than one {word}: {}. Give an id", many.join(", "))
+            bail!("{wanted:?} can be more than one {}: {}. Give an id", kind.word, many.join(", "))
         }
     }
 }
@@ -109,7 +121,9 @@ pub fn volumes(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>
 /// The ids of snapshots.
 pub fn snapshots(client: &Client, wanted: &[String]) -> anyhow::Result<Vec<String>> {
     all(&SNAPSHOT, wanted, || {
-        Ok(tagged(&client.describe("DescribeSnapshots", Parameters::default(), "snapshotSet")?, "snapshotId"))
+        // Others' tags are not shown.
+        let own = Parameters::default().with("Owner.1", "self");
+        Ok(tagged(&client.describe("DescribeSnapshots", own, "snapshotSet")?, "snapshotId"))
     })
 }
 
@@ -137,12 +151,28 @@ fn find_image(client: &Client, wanted: &str, abbreviated: bool) -> anyhow::Resul
     if is_id(wanted, IMAGE.prefix) {
         return Ok(wanted.to_owned());
     }
-    let found = client.describe("DescribeImages", Parameters::default(), "imagesSet")?;
-    let candidate = |each: &Value| Candidate {
-        id: text(each, "imageId").to_owned(),
-        name: text(each, "name").to_owned(),
+    let candidates = |parameters: Parameters| -> anyhow::Result<Vec<Candidate>> {
+        let candidate = |each: &Value| Candidate {
+            id: text(each, "imageId").to_owned(),
+            name: text(each, "name").to_owned(),
+        };
+        let found = client.describe("DescribeImages", parameters, "imagesSet")?;
+        Ok(found.iter().map(candidate).collect())
     };
-    choose(&IMAGE, wanted, &found.iter().map(candidate).collect::<Vec<_>>(), abbreviated)
+    // Whoever shares an image chooses its name, and shall not take the place of one's own with it.
+    let own = candidates(Parameters::default().with("Owner.1", "self"))?;
+    if let Some(id) = only(&IMAGE, wanted, &named(wanted, &own))? {
+        return Ok(id);
+    }
+    let all = candidates(Parameters::default())?;
+    let mut found = named(wanted, &all);
+    if !found.is_empty() && abbreviated {
+        found.extend(beginning(wanted, &own));
+    }
+    match only(&IMAGE, wanted, &found)? {
+        Some(id) => Ok(id),
+        None => choose(&IMAGE, wanted, &all, abbreviated),
+    }
 }
 
 /// The id of a resource of any kind; a name is an instance's.
@@ -229,6 +259,30 @@ mod tests {
         ] {
             let (client, server) = serve(answers);
             assert_eq!(resource(&client, wanted).unwrap(), id);
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn ones_own_image_comes_first() {
+        let images = |images: &[(&str, &str)]| {
+            let item = |(id, name): &(&str, &str)| {
+                format!("<item><imageId>{id}</imageId><name>{name}</name></item>")
+            };
+            let items: String = images.iter().map(item).collect();
+            (200, format!("<R><imagesSet>{items}</imagesSet></R>"))
+        };
+        let (own, other, micro) = (("ami-1", "debian"), ("ami-2", "debian"), ("ami-3", "micro"));
+        let ambiguous = "\"mic\" can be more than one image: ami-4 (mic), ami-3 (micro). Give an id";
+        for (wanted, answers, id) in [
+            ("debian", vec![images(&[own])], Ok("ami-1")),
+            ("deb", vec![images(&[own]), images(&[own])], Ok("ami-1")),
+            ("debian", vec![images(&[micro]), images(&[micro, other])], Ok("ami-2")),
+            ("mic", vec![images(&[micro]), images(&[micro, ("ami-4", "mic")])], Err(ambiguous)),
+        ] {
+            let (client, server) = serve(answers);
+            let found = image(&client, wanted).map_err(|error| error.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), id);
             server.join().unwrap();
         }
     }
