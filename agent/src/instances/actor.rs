@@ -9,7 +9,7 @@ use std::time::Duration;
 use innkeeper_protocol::{Command, Ending, Happening, State as GuestState};
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::disks::Attached;
 use super::health::Guest;
@@ -225,10 +225,8 @@ impl Actor {
             },
             None => Guest::Unasked,
         };
-        if let Some(status) = &answer
-            && let Err(error) = self.note_impairments(&status.devices).await
-        {
-            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "a volume's trouble is not recorded");
+        if let Some(status) = &answer {
+            self.try_to_note_impairments(status).await;
         }
         let before = self.shared.healths.get(&self.id);
         let health = before.then(answer.as_ref(), guest, instance.lifecycle.since, Timestamp::now());
@@ -276,12 +274,10 @@ impl Actor {
         let mut vmm = Vmm::open(process).await?;
         let status = vmm.status().await?;
         vmm.say(Command::Events { after: status.last_event }).await?;
-        let world = self.shared.state.read();
-        let found = |device| Attached::found(device, &world);
-        let volumes = status.devices.iter();
-        self.disks = volumes.filter_map(|device| Some((device.id.parse().ok()?, found(device)))).collect();
         self.interfaces = status.devices.iter().filter_map(|device| device.id.parse().ok()).collect();
+        self.find_disks(&mut vmm, &status.devices).await?;
         self.vmm = Some(vmm);
+        self.try_to_note_impairments(&status).await;
         if status.state == GuestState::Resetting {
             self.answer_boot(instance).await;
         } else if status.state == GuestState::Running && !status.is_rebooting {
@@ -354,23 +350,23 @@ impl Actor {
     /// Says what to boot now that the guest is reset. Without an answer the VMM boots what it booted before.
     async fn answer_boot(&mut self, instance: &Instance) {
         let Some(vmm) = self.vmm.as_mut() else { return };
-        let is_photographed = !snapshots::waiting_images(&self.shared.state.read(), &self.id).is_empty();
-        if instance.boot.is_none() || is_photographed {
+        let deadline = Instant::now() + BOOT_PATIENCE;
+        let images = snapshots::waiting_images(&self.shared.state.read(), &self.id);
+        if instance.boot.is_none() || !images.is_empty() {
             let within_ms = u64::try_from(BOOT_PATIENCE.as_millis()).unwrap_or(u64::MAX);
             if let Err(error) = vmm.say(Command::DelayBoot { within_ms }).await {
                 tracing::debug!(instance = %self.id, error = chain(&error), "the VMM does not wait for a boot source");
             }
         }
         // What the guest has flushed is in the layers below from here on: an image may be waiting for that.
-        let photographed = match self.photograph().await {
-            Ok(()) => self.reconcile_layers().await,
-            failed => failed,
-        };
-        if let Err(error) = photographed {
-            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "an image has to wait");
+        match self.photograph().await {
+            Ok(()) => self.cover_while_down(images).await,
+            Err(error) => {
+                tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "an image has to wait");
+            }
         }
         let mut parcel = Vec::new();
-        let source = match timeout(BOOT_PATIENCE, self.boot_source(instance, &mut parcel)).await {
+        let source = match timeout_at(deadline, self.boot_source(instance, &mut parcel)).await {
             Ok(Ok(source)) => Some(source),
             Ok(Err(error)) => {
                 tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "no fresh boot source");

@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use innkeeper_block::layered;
-use innkeeper_protocol::{Command, DeviceStatus, Error as ProtocolError, FailureCode, Limits};
+use innkeeper_protocol::{
+    Command, DeviceStatus, Error as ProtocolError, FailureCode, Limits, State as GuestState, Status,
+};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::actor::{Actor, blocking};
 use super::failpoint::pass;
 use super::settle::{attached, detach};
-use super::vmm::{DiskFiles, NewDisk, VmmError};
+use super::vmm::{DiskFiles, LAYERS_AT_ONCE, NewDisk, Vmm, VmmError};
 use super::{chain, store};
-use crate::ids::{LayerId, VolumeId};
-use crate::records::{AttachmentStatus, Instance, Layer, LayerState, StoreDisk, Volume, VolumeShape};
-use crate::state::World;
+use crate::ids::{ImageId, LayerId, VolumeId};
+use crate::records::{
+    Attachment, AttachmentStatus, Instance, Layer, LayerState, StoreDisk, Volume, VolumeShape,
+};
 use crate::volumes::layers::Access;
 use crate::volumes::{snapshots, stack, types};
 
@@ -34,13 +37,16 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The same of what has failed.
 const REST: Duration = Duration::from_secs(60);
 
+/// How long it is tried to put new tops on volumes whose guest is down and waits for that.
+const COVER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A volume that the VMM has.
 #[derive(Debug)]
 pub(super) struct Attached {
-    /// Its top layer there. None of a volume of before there were layers.
-    top: Option<LayerId>,
-    /// Its layers and the names of their files, from the bottom, if that is known.
-    files: Option<Vec<(LayerId, String)>>,
+    /// Its layers there, from the bottom. None of a volume of before there were layers.
+    layers: Vec<LayerId>,
+    /// Whether nobody knows which are below these.
+    is_bottomless: bool,
     sealing: Sealing,
 }
 
@@ -75,14 +81,13 @@ impl Seal {
 }
 
 impl Attached {
-    /// What a VMM says of a volume that an earlier agent has given to it.
-    pub fn found(device: &DeviceStatus, world: &World) -> Self {
-        let top = device.top.clone().and_then(|top| LayerId::try_from(top).ok());
-        let layers = top.as_ref().map(|top| stack::chain(world, top)).unwrap_or_default();
-        // If there are fewer, some were merged since, and nobody knows which it has.
-        let is_known = usize::try_from(device.layers).is_ok_and(|count| count == layers.len());
-        let files = is_known.then(|| layers.iter().map(|layer| of(layer)).collect());
-        Self { top, files, sealing: Sealing::Idle }
+    fn with(layers: Vec<LayerId>) -> Self {
+        Self { layers, is_bottomless: false, sealing: Sealing::Idle }
+    }
+
+    /// The layer that takes what the guest writes.
+    fn top(&self) -> Option<&LayerId> {
+        self.layers.last()
     }
 }
 
@@ -156,10 +161,8 @@ impl Actor {
         let held = blocking(move || shared.volumes.open(&volume)).await;
         let held = held.with_context(|| format!("cannot open {id}"))?;
         let volume = self.record::<Volume>(id).with_context(|| format!("{id} does not exist any more"))?;
-        if let Some(why) = volume.impairment.as_ref().filter(|_| !volume.auto_enable_io) {
-            bail!(
-                "{id} is impaired ({why}): look at it with `innkeeper volume check {id}`, and then use EnableVolumeIO"
-            );
+        if let Some(why) = volume.hindrance() {
+            bail!(why);
         }
         let limits = match self.shared.limits_volumes {
             true => types::limits(&VolumeShape::of(&volume)),
@@ -168,11 +171,7 @@ impl Actor {
         let files = DiskFiles::Layers(held.opened.files);
         self.attach_disk(id.as_str(), limits, &files).await?;
         let layers = held.opened.layers;
-        let attached = Attached {
-            top: layers.last().map(|top| top.id.clone()),
-            files: Some(layers.iter().map(|layer| of(layer)).collect()),
-            sealing: Sealing::Idle,
-        };
+        let attached = Attached::with(layers.iter().map(|layer| layer.id.clone()).collect());
         self.disks.insert(id.clone(), attached);
         // What is below the top takes nothing any more, and a volume that was opened anew is as good as its layers.
         let below = layers.split_last().map_or(&[][..], |(_, below)| below);
@@ -185,6 +184,33 @@ impl Actor {
                 draft.update::<Volume>(&id, |volume| volume.impairment = None);
             })
             .await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the VMM which volumes an earlier agent has given to it, and what it has of them.
+    pub(super) async fn find_disks(
+        &mut self,
+        vmm: &mut Vmm,
+        devices: &[DeviceStatus],
+    ) -> Result<(), VmmError> {
+        self.disks.clear();
+        for device in devices {
+            let Ok(id) = device.id.parse::<VolumeId>() else { continue };
+            let (layers, is_bottomless) = match &device.top {
+                Some(top) => match vmm.disk_layers(&device.id).await {
+                    // It is of an earlier version, and keeps what it has.
+                    Err(VmmError::Protocol(ProtocolError::Refused(_))) => {
+                        (vec![top.clone()], device.layers > 1)
+                    }
+                    layers => (layers?, false),
+                },
+                None => (Vec::new(), false),
+            };
+            let layers = layers.into_iter().map(LayerId::try_from).collect::<Result<Vec<_>, _>>();
+            // What it has beside layers is none of ours.
+            let layers = layers.unwrap_or_default();
+            self.disks.insert(id, Attached { is_bottomless, ..Attached::with(layers) });
         }
         Ok(())
     }
@@ -246,7 +272,10 @@ impl Actor {
     }
 
     /// Records that a volume is nobody's, and finishes what its guest has left.
-    async fn let_go(&self, id: &VolumeId) -> Result<()> {
+    async fn let_go(&mut self, id: &VolumeId) -> Result<()> {
+        // Whether all of it was written, nobody asks any more when it is another's.
+        let status = self.vmm()?.status().await?;
+        self.note_impairments(&status).await?;
         self.change(id, detach).await?;
         let (shared, id) = (self.shared.clone(), id.clone());
         Ok(blocking(move || shared.volumes.settle(&id)).await?)
@@ -265,27 +294,75 @@ impl Actor {
         result
     }
 
-    /// Puts the new tops on volumes, on all at one point of time.
+    /// The same of volumes whose guest is down, and comes up again after it. What these images are of cannot wait for later:
+    /// the guest would have written to it.
+    pub(super) async fn cover_while_down(&mut self, images: Vec<ImageId>) {
+        let volumes: Vec<VolumeId> = self.disks.keys().cloned().collect();
+        let deadline = Instant::now() + COVER_PATIENCE;
+        loop {
+            let Err(error) = self.cover(&volumes).await else { return };
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot put layers on volumes");
+            if images.is_empty() || Instant::now() + AGAIN > deadline {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        let is_about_to_boot = match self.vmm.as_mut() {
+            Some(vmm) => vmm.status().await.is_ok_and(|status| status.state == GuestState::Resetting),
+            None => false,
+        };
+        if !is_about_to_boot {
+            // Nobody writes to them any more, and whoever has them next finds what is to be done.
+            return;
+        }
+        let why = "The disks could not be kept as they were while the instance was down";
+        let given_up = self.record_change(move |draft| snapshots::fail_uncovered(draft, &images, why));
+        if let Err(error) = given_up.await {
+            tracing::error!(instance = %self.id, error = chain(error.as_ref()), "an image is not what it should be");
+        }
+    }
+
+    /// Puts the new tops on volumes, on all at one point of time. Only if so many wait that a message has no room for them
+    /// is that done one after the other, from the lowest.
     async fn cover(&mut self, volumes: &[VolumeId]) -> Result<()> {
+        while self.cover_some(volumes).await? {}
+        Ok(())
+    }
+
+    /// The same of as many as there is room for. Returns whether there are more.
+    async fn cover_some(&mut self, volumes: &[VolumeId]) -> Result<bool> {
         let mut seals = Vec::new();
+        let mut failure = None;
         for id in volumes {
-            let Some(top) = self.disks.get(id).and_then(|attached| attached.top.clone()) else { continue };
+            let Some(top) = self.disks.get(id).and_then(Attached::top).cloned() else { continue };
             if self.record::<Volume>(id).is_none_or(|volume| volume.layer == top) {
                 continue;
             }
             let (shared, volume, of) = (self.shared.clone(), id.clone(), top.clone());
             let opened = blocking(move || shared.volumes.open_above(&volume, &of)).await;
-            let opened = opened.with_context(|| format!("cannot put a layer on {id}"))?;
-            seals.push(Seal { volume: id.clone(), top, files: opened.files, layers: opened.layers });
+            match opened.with_context(|| format!("cannot put a layer on {id}")) {
+                Ok(opened) => {
+                    let (files, layers) = (opened.files, opened.layers);
+                    seals.push(Seal { volume: id.clone(), top, files, layers });
+                }
+                // The others get theirs.
+                Err(error) => failure = failure.or(Some(error)),
+            }
         }
         if seals.is_empty() {
-            return Ok(());
+            return failure.map_or(Ok(false), Err);
         }
         // One that the guest is about to be without is settled by whoever has it next.
         let there = self.vmm()?.status().await?.devices;
         seals.retain(|seal| {
             there.iter().any(|device| device.id == seal.volume.as_str() && device.top.is_some())
         });
+        let depth = lowest_that_fit(seals.iter().map(|seal| seal.layers.len()), LAYERS_AT_ONCE);
+        let is_too_much = seals.iter().any(|seal| seal.layers.len() > depth);
+        for seal in &mut seals {
+            seal.files.truncate(depth);
+            seal.layers.truncate(depth);
+        }
         pass("cover.made");
         let mut lost: Vec<(LayerId, String)> = Vec::new();
         while !seals.is_empty() {
@@ -314,25 +391,24 @@ impl Actor {
         }
         pass("cover.sealed");
         let covered: Vec<LayerId> = seals.iter().flat_map(Seal::covered).collect();
+        let has_any = !seals.is_empty();
         for seal in seals {
-            if let (Some(attached), Some(new)) = (self.disks.get_mut(&seal.volume), seal.layers.last()) {
-                attached.top = Some(new.id.clone());
-                if let Some(files) = &mut attached.files {
-                    files.extend(seal.layers.iter().map(|layer| of(layer)));
-                }
+            if let Some(attached) = self.disks.get_mut(&seal.volume) {
+                attached.layers.extend(seal.layers.iter().map(|layer| layer.id.clone()));
             }
         }
         self.record_change(move |draft| {
             stack::advance(draft, &covered, LayerState::Covered, Timestamp::now());
             lost.iter().for_each(|(layer, why)| stack::fail(draft, layer, why));
         })
-        .await
+        .await?;
+        failure.map_or(Ok(is_too_much && has_any), Err)
     }
 
     /// Has a volume's VMM make durable what was covered.
     async fn finish_seal(&mut self, id: &VolumeId) -> Result<()> {
         let Some(attached) = self.disks.get_mut(id) else { return Ok(()) };
-        let Some(top) = &attached.top else { return Ok(()) };
+        let Some(top) = attached.top() else { return Ok(()) };
         // Whether that they are covered was recorded or not: an agent may have died before.
         let mut layers = stack::chain(&self.shared.state.read(), top);
         layers.pop();
@@ -379,7 +455,7 @@ impl Actor {
     async fn modify(&mut self, id: &VolumeId) -> Result<()> {
         let Some(volume) = self.record::<Volume>(id) else { return Ok(()) };
         let Some(change) = volume.change_under_way() else { return Ok(()) };
-        let has = self.disks.get(id).and_then(|attached| attached.top.as_ref());
+        let has = self.disks.get(id).and_then(Attached::top);
         if has.is_some_and(|top| volume.layer != *top) {
             // The layer that waits to be put on top has the size of before.
             return Ok(());
@@ -413,16 +489,18 @@ impl Actor {
 
     /// Gives the VMM layers that were merged of some that it has.
     async fn replace_merged(&mut self, id: &VolumeId) -> Result<()> {
-        let Some(attached) = self.disks.get(id) else { return Ok(()) };
-        let (Some(top), Some(files)) = (&attached.top, attached.files.clone()) else { return Ok(()) };
+        let Some(attached) = self.disks.get(id).filter(|attached| !attached.is_bottomless) else {
+            return Ok(());
+        };
+        let Some(top) = attached.top() else { return Ok(()) };
         let layers = stack::chain(&self.shared.state.read(), top);
-        let Some((range, merged)) = replaced(&files, &layers) else { return Ok(()) };
+        let Some((range, merged)) = replaced(&attached.layers, &layers) else { return Ok(()) };
         let (shared, layer) = (self.shared.clone(), Layer::clone(merged));
         let opened = blocking(move || shared.volumes.open_layer(&layer)).await?;
         self.vmm()?.replace_layers(id.as_str(), (range.start, range.len()), &opened).await?;
-        let merged = of(merged);
-        if let Some(files) = self.disks.get_mut(id).and_then(|attached| attached.files.as_mut()) {
-            files.splice(range, [merged]);
+        let merged = merged.id.clone();
+        if let Some(attached) = self.disks.get_mut(id) {
+            attached.layers.splice(range, [merged]);
         }
         Ok(())
     }
@@ -475,15 +553,25 @@ impl Actor {
         }
     }
 
-    /// Notes which volumes the VMM cannot write to any more.
-    pub(super) async fn note_impairments(&self, devices: &[DeviceStatus]) -> Result<()> {
+    /// Notes which volumes the VMM cannot write to any more, and of which something was lost when they went.
+    pub(super) async fn note_impairments(&self, status: &Status) -> Result<()> {
+        let there =
+            status.devices.iter().filter_map(|device| Some((&device.id, device.impairment.as_ref()?)));
         let mut news = Vec::new();
-        for device in devices {
-            let Ok(id) = device.id.parse::<VolumeId>() else { continue };
-            let known = self.record::<Volume>(&id).map(|volume| volume.impairment.clone());
-            if device.impairment.is_some() && known.is_some_and(|known| known != device.impairment) {
-                tracing::error!(instance = %self.id, volume = %id, why = device.impairment, "a volume is impaired");
-                news.push((id, device.impairment.clone()));
+        for (id, why, is_there) in there
+            .map(|(id, why)| (id, why, true))
+            .chain(status.losses.iter().map(|(id, why)| (id, why, false)))
+        {
+            let Ok(id) = id.parse::<VolumeId>() else { continue };
+            let Some(volume) = self.record::<Volume>(&id) else { continue };
+            // One that went, and is another's by now or comes anew, has a story of its own.
+            let is_from_here = |attachment: &Attachment| {
+                attachment.instance == self.id && attachment.status != AttachmentStatus::Attaching
+            };
+            let is_meant = is_there || volume.attachment.as_ref().is_some_and(is_from_here);
+            if is_meant && volume.impairment.as_ref() != Some(why) {
+                tracing::error!(instance = %self.id, volume = %id, why, "a volume is impaired");
+                news.push((id, Some(why.clone())));
             }
         }
         if news.is_empty() {
@@ -496,22 +584,29 @@ impl Actor {
         })
         .await
     }
+
+    /// The same where the next look at the VMM shows it again.
+    pub(super) async fn try_to_note_impairments(&self, status: &Status) {
+        if let Err(error) = self.note_impairments(status).await {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "a volume's trouble is not recorded");
+        }
+    }
 }
 
-/// A layer, and the name of its files.
-fn of(layer: &Layer) -> (LayerId, String) {
-    (layer.id.clone(), layer.files.clone())
+/// How many of each list's first can be taken, at least one, so that they are not more than `room` in all.
+fn lowest_that_fit(lists: impl Iterator<Item = usize> + Clone, room: usize) -> usize {
+    let fits = |depth: usize| lists.clone().map(|length| length.min(depth)).sum::<usize>() <= room;
+    let longest = lists.clone().max().unwrap_or_default();
+    (2..=longest).take_while(|depth| fits(*depth)).last().unwrap_or(1)
 }
 
 /// The first layers of a stack that are one layer by now, which has the id of the topmost of them.
-fn replaced<'a>(has: &[(LayerId, String)], layers: &'a [Arc<Layer>]) -> Option<(Range<usize>, &'a Layer)> {
-    let mut start = 0;
-    for layer in layers {
-        let at = has.iter().position(|(id, _)| *id == layer.id)?;
-        if at != start || has.get(at).is_some_and(|(_, files)| *files != layer.files) {
-            return (start <= at).then_some((start..at + 1, layer.as_ref()));
+fn replaced<'a>(has: &[LayerId], layers: &'a [Arc<Layer>]) -> Option<(Range<usize>, &'a Layer)> {
+    for (start, layer) in layers.iter().enumerate() {
+        let at = has.iter().position(|id| *id == layer.id)?;
+        if at != start {
+            return (start < at).then_some((start..at + 1, layer.as_ref()));
         }
-        start = at + 1;
     }
     None
 }
@@ -521,30 +616,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_does_not_fit_comes_later() {
+        for (lists, room, expected) in [
+            (&[1, 1][..], 2, 1),
+            (&[3, 3], 6, 3),
+            (&[3, 3], 5, 2),
+            (&[100, 1, 1], 10, 8),
+            (&[500], 126, 126),
+            (&[2, 2, 2], 1, 1),
+        ] {
+            assert_eq!(lowest_that_fit(lists.iter().copied(), room), expected, "{lists:?}");
+        }
+    }
+
+    #[test]
     fn merged_layers_are_found() {
         let ids = [(); 5].map(|()| LayerId::random());
-        // By the number of the id, and the name.
-        let stack = |layers: &[(usize, &str)]| -> Vec<Arc<Layer>> {
-            let layer = |(id, name): &(usize, &str)| Layer {
-                id: ids[*id].clone(),
-                files: (*name).to_owned(),
-                ..Layer::plan(None, 0)
-            };
-            layers.iter().map(|one| Arc::new(layer(one))).collect()
-        };
-        let has = [(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "t")];
+        // By the number of the id.
         for (recorded, expected) in [
-            (&has[..], None),
-            (&[(0, "a"), (2, "m"), (3, "d"), (4, "t")], Some((1..3, "m"))),
-            (&[(2, "m"), (3, "d"), (4, "t")], Some((0..3, "m"))),
+            (&[0, 1, 2, 3, 4][..], None),
+            (&[0, 2, 3, 4], Some((1..3, 2))),
+            (&[2, 3, 4], Some((0..3, 2))),
             // Two next to each other: one after the other.
-            (&[(1, "m"), (3, "n"), (4, "t")], Some((0..2, "m"))),
-            (&[(0, "m"), (1, "b"), (2, "c"), (3, "d"), (4, "t")], Some((0..1, "m"))),
-            (&[(0, "a"), (1, "b"), (2, "c"), (3, "m"), (4, "t")], Some((3..4, "m"))),
+            (&[1, 3, 4], Some((0..2, 1))),
+            (&[0, 1, 2, 4], Some((3..5, 4))),
         ] {
-            let recorded = stack(recorded);
-            let has: Vec<_> = stack(&has).iter().map(|layer| of(layer)).collect();
-            let found = replaced(&has, &recorded).map(|(range, layer)| (range, layer.files.as_str()));
+            let layer = |number: &usize| Layer { id: ids[*number].clone(), ..Layer::plan(None, 0) };
+            let layers: Vec<_> = recorded.iter().map(|number| Arc::new(layer(number))).collect();
+            let found = replaced(&ids, &layers).map(|(range, layer)| (range, layer.id.clone()));
+            let expected = expected.map(|(range, number)| (range, ids[number].clone()));
             assert_eq!(found, expected, "{recorded:?}");
         }
     }

@@ -160,6 +160,7 @@ mod tests {
             is_rebooting: false,
             last_event: 0,
             devices: devices.iter().map(device).collect(),
+            losses: BTreeMap::new(),
             serial_output,
             virtio_output: 0,
             balloon: None,

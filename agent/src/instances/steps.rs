@@ -54,7 +54,7 @@ impl Actor {
         let Some(mut vmm) = self.find_vmm().await? else { return Ok(false) };
         let status = vmm.status().await?;
         if matches!(status.state, GuestState::Unconfigured | GuestState::Configured | GuestState::Ended) {
-            vmm.end().await?;
+            vmm.quit().await?;
             return Ok(false);
         }
         // The actor takes it over once more, as any running guest.
@@ -232,11 +232,11 @@ impl Actor {
         };
         if let Some(mut vmm) = vmm {
             self.keep_console(&mut vmm).await;
-            // What is known of them goes with it.
-            if let Ok(status) = vmm.status().await {
-                self.note_impairments(&status.devices).await?;
-            }
             pass("end-vmm.console-kept");
+            // What is known of its disks goes with it.
+            if let Ok(status) = vmm.end_guest().await {
+                self.note_impairments(&status).await?;
+            }
             vmm.end().await?;
         }
         pass("end-vmm.ended");

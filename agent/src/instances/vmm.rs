@@ -21,6 +21,9 @@ use crate::host::{self, VmmProcess};
 /// How long a VMM may take to answer. It answers at once, however long what it was asked for takes; but the host may be
 /// busy.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether a guest that was ended is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How many events may come before an answer. A VMM tells of what its guest does, which is little: one that tells more
 /// is not to be trusted.
 const MAX_EVENTS: usize = 1024;
@@ -81,7 +84,7 @@ pub struct NewDisk<'a> {
 }
 
 /// How many layers go into a packet.
-const LAYERS_AT_ONCE: usize = MAX_DESCRIPTORS / 2;
+pub const LAYERS_AT_ONCE: usize = MAX_DESCRIPTORS / 2;
 
 /// Layers as a message names them, whose descriptors come behind `before` others.
 fn parcel(layers: &[layered::Layer], before: usize) -> (Vec<LayerFiles>, Vec<BorrowedFd<'_>>) {
@@ -210,6 +213,14 @@ impl Vmm {
         self.call_with(Command::SealDisks { disks: seals }, &descriptors).await.map(drop)
     }
 
+    /// The UUIDs of a disk's layers, from the bottom.
+    pub async fn disk_layers(&mut self, id: &str) -> Result<Vec<String>, VmmError> {
+        match self.call(Command::DiskLayers { id: id.to_owned() }, &[]).await? {
+            Answer::DiskLayers { layers } => Ok(layers),
+            _ => Err(ProtocolError::Unexpected.into()),
+        }
+    }
+
     /// Puts a layer in the place of `count` of a disk's that it was merged of, from the `first` on.
     pub async fn replace_layers(
         &mut self,
@@ -302,14 +313,34 @@ impl Vmm {
         }
     }
 
-    /// Ends the guest and the process: by the protocol first, which lets writes that are under way end, then by force.
-    pub async fn end(mut self) -> Result<(), host::HostError> {
-        let politely = async {
-            let status = self.status().await?;
-            if status.state != State::Ended && status.state != State::Unconfigured {
-                // It may have ended by itself since.
-                let _ = self.say(Command::PowerOff).await;
+    /// Ends the guest, if it has not ended by itself, and says how things stand once nothing of it is left: the disks are
+    /// closed then.
+    pub async fn end_guest(&mut self) -> Result<Status, VmmError> {
+        let over = async {
+            loop {
+                let status = self.status().await?;
+                if status.ending.is_some() || status.state == State::Unconfigured {
+                    return Ok(status);
+                }
+                if status.state != State::Ended {
+                    // It may have ended by itself since.
+                    let _ = self.say(Command::PowerOff).await;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
+        };
+        timeout(PATIENCE, over).await.map_err(|_| VmmError::Silent)?
+    }
+
+    /// Ends the guest and the process.
+    pub async fn end(mut self) -> Result<(), host::HostError> {
+        let _ = self.end_guest().await;
+        self.quit().await
+    }
+
+    /// Ends the process: by the protocol first, which lets writes that are under way end, then by force.
+    pub async fn quit(mut self) -> Result<(), host::HostError> {
+        let politely = async {
             self.say(Command::Quit).await?;
             self.died().await;
             Ok::<(), VmmError>(())

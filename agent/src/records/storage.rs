@@ -103,6 +103,15 @@ impl Record for Volume {
 }
 
 impl Volume {
+    /// Why nobody is to have it, if that is so: it is impaired, and was not enabled again.
+    pub fn hindrance(&self) -> Option<String> {
+        let why = self.impairment.as_ref().filter(|_| !self.auto_enable_io)?;
+        let id = &self.id;
+        Some(format!(
+            "{id} is impaired ({why}): look at it with `innkeeper volume check {id}`, and then use EnableVolumeIO"
+        ))
+    }
+
     /// The change of it that is yet to be done.
     pub fn change_under_way(&self) -> Option<&Modification> {
         self.modification.as_ref().filter(|change| change.is_under_way())

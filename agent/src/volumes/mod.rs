@@ -271,9 +271,9 @@ impl Volumes {
         if unsealed.is_empty() && modification.is_none() {
             return Ok(());
         }
-        if let Some(why) = volume.impairment.as_ref().filter(|_| !volume.auto_enable_io) {
+        if let Some(why) = volume.hindrance() {
             // Another sync would say that all is well.
-            return self.give_up(id, &unsealed, &format!("the volume is impaired: {why}"));
+            return self.give_up(id, &unsealed, &why);
         }
         match self.settle_open(id, &unsealed, modification) {
             // Nothing will become of it by itself.

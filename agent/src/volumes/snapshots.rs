@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::stack;
 use crate::ids::{ImageId, InstanceId, SnapshotId, VolumeId};
-use crate::records::{Image, ImageState, Snapshot, SnapshotState, Volume};
+use crate::records::{Image, ImageState, Layer, LayerState, Snapshot, SnapshotState, Volume};
 use crate::state::{Draft, World};
 
 /// Records a snapshot of what a volume holds now. None if there is no such volume.
@@ -41,6 +41,27 @@ pub fn waiting_images(world: &World, instance: &InstanceId) -> Vec<ImageId> {
 pub fn photograph_waiting(draft: &mut Draft, instance: &InstanceId, now: Timestamp) {
     for image in waiting_images(draft, instance) {
         photograph(draft, &image, now);
+    }
+}
+
+/// Records that images cannot be made whose instance is about to write again to what they are of.
+pub fn fail_uncovered(draft: &mut Draft, images: &[ImageId], why: &str) {
+    let is_covered = |draft: &Draft, snapshot: &SnapshotId| {
+        let layer = draft.get::<Snapshot>(snapshot).and_then(|snapshot| draft.get::<Layer>(&snapshot.layer));
+        layer.is_some_and(|layer| layer.state >= LayerState::Covered)
+    };
+    for id in images {
+        let Some(image) = draft.get::<Image>(id).filter(|image| image.state == ImageState::Pending) else {
+            continue;
+        };
+        let mut snapshots =
+            image.block_devices.iter().filter_map(|one| one.volume.as_ref()?.snapshot.as_ref());
+        if !snapshots.all(|snapshot| is_covered(draft, snapshot)) {
+            draft.update::<Image>(id, |image| {
+                image.failure = Some(why.to_owned());
+                image.state = ImageState::Failed;
+            });
+        }
     }
 }
 

@@ -48,6 +48,9 @@ impl AttachVolume {
             let message = format!("{} is not 'available'; it is '{}'.", volume.id, state_name(volume.state));
             return Err(ApiError::new("IncorrectState", message));
         }
+        if let Some(why) = volume.hindrance() {
+            return Err(ApiError::new("IncorrectState", why));
+        }
         if volume.change_under_way().is_some() {
             let message =
                 format!("Cannot attach volume {} when it is in modification state: MODIFYING", volume.id);

@@ -395,6 +395,12 @@ fn a_volume_that_is_impaired_is_enabled_again() {
         client.ask(&enable).unwrap();
         assert_eq!(states(), ["ok", "passed", "normal"]);
     }
+    let other = create(&client, "Size=1");
+    settle(&client, &other, |volume| volume.impairment = Some("a write was lost".into()));
+    let attach = format!("AttachVolume&VolumeId={other}&InstanceId={instance}&Device=/dev/sdg");
+    client.refuses(&[(&attach, "IncorrectState")]);
+    client.ask(&format!("EnableVolumeIO&VolumeId={other}")).unwrap();
+    client.ask(&attach).unwrap();
     settle(&client, &id, |volume| volume.state = VolumeState::Error);
     assert_eq!(states()[..2], ["insufficient-data"; 2]);
     client.refuses(&[
