@@ -12,6 +12,8 @@ use innkeeper_tests::network::Namespace;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
+/// How many MiB of 120 that became free come back at least.
+const COMES_BACK: u64 = 70;
 
 struct Guest {
     shell: Shell,
@@ -335,20 +337,21 @@ fn memory_comes_back() -> Result<()> {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? >> 10)
     };
-    // Free pages are reported on their own, some seconds after they became free.
+    // Free pages are reported on their own, some seconds after they became free, and only where they lie together in
+    // blocks of 2 MiB: how many of them do is chance.
     guest
         .shell
         .run("mount -o remount,size=90% /tmp; dd if=/dev/zero of=/tmp/ballast bs=1M count=120 2>/dev/null")?;
     let full = resident(&guest)?;
     guest.shell.run("rm /tmp/ballast")?;
     let deadline = Instant::now() + Duration::from_secs(40);
-    while resident(&guest)? + 90 > full && Instant::now() < deadline {
+    while resident(&guest)? + COMES_BACK > full && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(250));
     }
     let reported = resident(&guest)?;
     let balloon = guest.controller.metrics()?.balloon.context("a balloon")?;
     assert!(
-        reported + 90 <= full && balloon.reported_bytes >= 90 * MIB,
+        reported + COMES_BACK <= full && balloon.reported_bytes >= COMES_BACK * MIB,
         "{full} MiB before, {reported} MiB after 120 MiB became free, {balloon:?}; {}",
         guest.shell.run(
             "grep -h . /sys/bus/virtio/devices/*/features; grep -i balloon /proc/modules /proc/interrupts"
