@@ -200,14 +200,13 @@ fn rounds() -> Result<usize> {
     }
 }
 
-/// What a guest does for ever: it writes to each volume of 2 GiB that it has, and notes each time that it has. Where
-/// a device was, dd makes a file if it comes too late.
-const WRITING: &str = r#"sh -c 'trap "" HUP; while true; do sleep 0.1; for disk in /sys/block/vd*; do
-    case $(cat $disk/serial 2>/dev/null) in vol*) ;; *) continue;; esac
-    [ "$(cat $disk/size)" = 4194304 ] || continue
-    serial=$(cat $disk/serial) device=/dev/${disk##*/}
+/// What a guest does for ever: it writes to each volume of 2 GiB that it has, as long as it has it, and says on its console
+/// when one has come, and how many have. Where a device was, dd makes a file if it comes too late.
+const WRITING: &str = r#"sh -c 'trap "" HUP; came=0; while true; do sleep 0.1; for disk in /sys/block/vd*; do
+    [ "$(cat $disk/size 2>/dev/null)" = 4194304 ] || continue
+    serial=$(cat $disk/serial) device=/dev/${disk##*/} is_new=1
     while [ -b $device ] && dd if=/dev/zero of=$device bs=64k count=32 conv=notrunc,fsync 2>/dev/null; do
-        echo "wrote: $serial" >>/run/writes
+        [ -z "$is_new" ] || { is_new= came=$((came+1)); echo "wrote to $serial, number $came." >/dev/console; }
     done
     [ ! -f $device ] || rm $device
 done; done' >/dev/null 2>&1 </dev/null &"#;
@@ -247,12 +246,8 @@ fn a_volume_comes_and_goes_while_its_guest_writes() -> Result<()> {
         let attach = [("VolumeId", volume.as_str()), ("InstanceId", &id), ("Device", "/dev/sdf")];
         client.ask("AttachVolume", &attach)?;
         // It is used, and goes on being used.
-        let use_it = format!(
-            "rm -f /run/writes; n=0; until grep -q {serial} /run/writes 2>/dev/null || [ $n = 300 ]; do sleep 0.1; \
-             n=$((n+1)); done; grep -c {serial} /run/writes"
-        );
-        let seen = lab.run(&id, "", &use_it).with_context(|| format!("round {round}"))?;
-        ensure!(seen.boot == boot, "the guest has started anew");
+        let used = format!("wrote to {serial}, number {round}.");
+        lab.agent.wait_for_console(&id, &used).with_context(|| format!("round {round}"))?;
         wait("DescribeVolumes", "attached")?;
         if round % 2 == 0 {
             let taken = client.ask("CreateSnapshot", &[("VolumeId", &volume)])?;
@@ -264,6 +259,7 @@ fn a_volume_comes_and_goes_while_its_guest_writes() -> Result<()> {
         wait("DescribeVolumes", "available").with_context(|| format!("round {round}"))?;
     }
     println!("{rounds} rounds");
+    ensure!(lab.run(&id, "", "true")?.boot == boot, "the guest has started anew");
     let after = descriptors()?;
     ensure!(after == before, "the VMM had {before} descriptors, and has {after}");
     client.ask("DeleteVolume", &[("VolumeId", &volume)])?;

@@ -1,18 +1,18 @@
-//! `bench block`: a disk's operations and bytes per second, as fio in the guest sees them.
+//! `bench block`, `bench file` and `bench layers`: a disk's operations and bytes per second, as fio in the guest sees them.
 //!
 //! The disk is a file on a memory file system, all of it allocated, so that what is measured is the way to the host
-//! and not a medium. It goes through the host's page cache with every VMM. Then come disks in layers, beside raw files
-//! and QEMU's qcow2, both on top of a raw file that is full.
+//! and not a medium. It goes through the host's page cache with every VMM, and without one: the same fio uses the file
+//! on the host. Then come disks in layers, beside raw files and QEMU's qcow2, both on top of a raw file that is full.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use innkeeper_block::layered::{Layer, LayerDescription, create_layer, import};
-use innkeeper_tests::{Shell, path};
+use innkeeper_tests::{Shell, image, path};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -78,27 +78,48 @@ enum State {
     Fresh,
 }
 
-/// A guest that runs, and what it runs on.
+/// Where fio runs.
+enum Place {
+    Guest {
+        shell: Shell,
+        started: Instant,
+        /// What the guest's clock said then.
+        uptime: f64,
+    },
+    /// On the host, with this file.
+    Host(PathBuf),
+}
+
+/// A place that is measured, and the disk there.
 struct Running {
-    shell: Shell,
+    place: Place,
     _files: TempDir,
-    started: Instant,
-    /// What the guest's clock said then.
-    uptime: f64,
     /// How much of a fresh disk is used, in bytes.
     used: u64,
     slice: u64,
 }
 
+const GUEST: &str = "2 CPUs, 256 MiB, Debian's kernel, fio with io_uring and direct I/O; on the host io_uring through the \
+                     page cache";
+
+/// Raw files, beside other VMMs.
 pub fn bench(runs: usize) -> Result<ExitCode> {
-    println!(
-        "A disk, {CPUS} CPUs, {MIB} MiB, Debian's kernel, fio with io_uring and direct I/O; on the host io_uring \
-         through the page cache:\n"
-    );
+    println!("A disk, {GUEST}:\n");
     let mut vmms = Contender::all();
     vmms.insert(2, Contender::QemuIothread);
-    let raw = compare(&vmms, as_good_as_qemu, &JOBS, State::Written, runs)?;
-    println!("\nLayers beside raw files, all of it written, over a base that is full:\n");
+    compare(&vmms, as_good_as_qemu, &JOBS, State::Written, runs)
+}
+
+/// Raw files, beside what the host itself gets out of them.
+pub fn beside_host(runs: usize) -> Result<ExitCode> {
+    println!("A disk, {GUEST}; beside it the same file, used by fio on the host through the page cache:\n");
+    let nothing = |_| None;
+    compare(&[Contender::Innkeeper, Contender::HostFile], nothing, &JOBS, State::Written, runs)
+}
+
+/// Layers.
+pub fn layers(runs: usize) -> Result<ExitCode> {
+    println!("Layers beside raw files, all of it written, over a base that is full; {GUEST}:\n");
     let vmms = [Contender::InnkeeperLayered, Contender::Innkeeper, Contender::QemuQcow2];
     let written = |vmm| match vmm {
         Contender::Innkeeper => Some(0.9),
@@ -113,7 +134,7 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
         _ => None,
     };
     let first = compare(&vmms, first, &FIRST, State::Fresh, runs)?;
-    let is_reached = [raw, layered, first].iter().all(|code| *code == ExitCode::SUCCESS);
+    let is_reached = [layered, first].iter().all(|code| *code == ExitCode::SUCCESS);
     Ok(if is_reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -130,7 +151,7 @@ fn compare(vmms: &[Contender], reach: Reach, jobs: &[Job], state: State, runs: u
         |guest, line| guest.run(&jobs[line], state),
     )?;
     for (vmm, guest) in vmms.iter().zip(&mut guests) {
-        guest.check_clock().with_context(|| format!("the figures of {} mean nothing", vmm.name()))?;
+        guest.place.check_clock().with_context(|| format!("the figures of {} mean nothing", vmm.name()))?;
     }
     Ok(figures.report())
 }
@@ -178,35 +199,62 @@ fn make_disk(vmm: Contender, directory: &Path, state: State) -> Result<Disk> {
 impl Running {
     fn new(vmm: Contender, directory: &Path, state: State, slice: u64) -> Result<Self> {
         let files = tempfile::tempdir()?;
-        let mut guest = Guest::of_image("bench", CPUS, MIB);
-        guest.disk = Some(make_disk(vmm, files.path(), state)?);
-        let mut shell = vmm.boot(&guest, directory, None)?;
-        let uptime = uptime(&mut shell)?;
-        let mut running = Self { shell, _files: files, started: Instant::now(), uptime, used: 0, slice };
-        if state == State::Written && !matches!(guest.disk, Some(Disk::Raw(_))) {
-            let mebibytes = DISK_SIZE >> 20;
-            let line = format!("dd if=/dev/zero of=/dev/vda bs=1M count={mebibytes} conv=fsync 2>/dev/null");
-            running.shell.run_for(&line, PATIENCE)?;
-        }
-        Ok(running)
+        let disk = make_disk(vmm, files.path(), state)?;
+        let place = match disk {
+            Disk::Raw(file) if vmm == Contender::HostFile => Place::Host(file),
+            disk => Place::boot(vmm, directory, disk, state)?,
+        };
+        Ok(Self { place, _files: files, used: 0, slice })
     }
 
     /// Runs a job; returns its figure.
     fn run(&mut self, job: &Job, state: State) -> Result<f64> {
         let Job { pattern, block, depth, .. } = job;
-        let mut line = format!("measure-disk {pattern} {block} {depth} {SECONDS}");
+        let mut arguments = format!("{pattern} {block} {depth} {SECONDS}");
         if state == State::Fresh {
-            line += &format!(" {} {}", self.used, self.slice);
+            arguments += &format!(" {} {}", self.used, self.slice);
             self.used += self.slice;
         }
-        let line = self.shell.run_for(&line, PATIENCE)?;
+        let line = self.place.measure(&arguments)?;
         figure(&line, job).with_context(|| format!("fio printed {line:?}"))
+    }
+}
+
+impl Place {
+    /// Boots a guest with `disk`.
+    fn boot(vmm: Contender, directory: &Path, disk: Disk, state: State) -> Result<Self> {
+        let is_raw = matches!(disk, Disk::Raw(_));
+        let mut guest = Guest::of_image("bench", CPUS, MIB);
+        guest.disk = Some(disk);
+        let mut shell = vmm.boot(&guest, directory, None)?;
+        let (uptime, started) = (uptime(&mut shell)?, Instant::now());
+        if state == State::Written && !is_raw {
+            let mebibytes = DISK_SIZE >> 20;
+            let line = format!("dd if=/dev/zero of=/dev/vda bs=1M count={mebibytes} conv=fsync 2>/dev/null");
+            shell.run_for(&line, PATIENCE)?;
+        }
+        Ok(Self::Guest { shell, started, uptime })
+    }
+
+    /// Runs `measure-disk`; returns what fio prints.
+    fn measure(&mut self, arguments: &str) -> Result<String> {
+        match self {
+            Self::Guest { shell, .. } => shell.run_for(&format!("measure-disk {arguments}"), PATIENCE),
+            Self::Host(file) => {
+                let mut command = Command::new(image("bench", "measure-disk"));
+                command.args(arguments.split(' ')).env("FILE", file).env("FIO", image("bench", "fio"));
+                let output = command.output().context("cannot run measure-disk")?;
+                let errors = String::from_utf8_lossy(&output.stderr);
+                ensure!(output.status.success(), "fio on the host failed: {errors}");
+                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            }
+        }
     }
 
     fn check_clock(&mut self) -> Result<()> {
-        let inside = uptime(&mut self.shell)? - self.uptime;
-        let outside = self.started.elapsed().as_secs_f64();
-        let speed = inside / outside;
+        let Self::Guest { shell, started, uptime: uptime_then } = self else { return Ok(()) };
+        let inside = uptime(shell)? - *uptime_then;
+        let speed = inside / started.elapsed().as_secs_f64();
         ensure!((speed - 1.0).abs() < CLOCK_TOLERANCE, "the guest's clock ran at {speed:.3} of the host's");
         Ok(())
     }

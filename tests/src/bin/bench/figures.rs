@@ -130,11 +130,12 @@ impl Figures {
         let runs = self.lines.first().map_or(0, |(_, samples)| samples[0].len());
         println!(
             "\nMedians of {runs} runs, in turns. \"of it\": how good {} is, as a multiple of the VMM to the \
-             left: the\nmedian of what each run says, and what half of the runs lie between. To reach on every \
-             line: {}.",
-            ours.name(),
-            bars.join(", ")
+             left: the\nmedian of what each run says, and what half of the runs lie between.",
+            ours.name()
         );
+        if !bars.is_empty() {
+            println!("To reach on every line: {}.", bars.join(", "));
+        }
         for (vmm, restarts) in self.vmms.iter().zip(&self.restarts).filter(|(_, restarts)| **restarts > 0) {
             println!("{} did not deliver, and was started again: {restarts} times.", vmm.name());
         }

@@ -25,7 +25,7 @@ fn main() -> Result<ExitCode> {
     let (name, runs) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [name] => (name, None),
         [name, runs] => (name, Some(runs.parse::<usize>().context("RUNS is not a number")?)),
-        _ => bail!("usage: bench launch|boot|memory|block|net|vpc|interface|metadata|api [RUNS]"),
+        _ => bail!("usage: bench launch|boot|memory|block|file|layers|net|vpc|interface|metadata|api [RUNS]"),
     };
     ensure!(runs != Some(0), "no median of no runs");
     match name {
@@ -33,13 +33,15 @@ fn main() -> Result<ExitCode> {
         "boot" => launch::stock_kernel(runs.unwrap_or(5)),
         "memory" => memory::bench(runs.unwrap_or(3)),
         "block" => block::bench(runs.unwrap_or(5)),
+        "file" => block::beside_host(runs.unwrap_or(3)),
+        "layers" => block::layers(runs.unwrap_or(5)),
         "net" => net::bench(runs.unwrap_or(7)),
         "vpc" => vpc::bench(runs.unwrap_or(7)),
         "interface" => vpc::interface_among_many(runs.unwrap_or(21)),
         "metadata" => metadata::bench(runs.unwrap_or(3)),
         "api" => api::bench(runs.unwrap_or(100)),
         _ => bail!(
-            "there is no bench {name:?}: launch, boot, memory, block, net, vpc, interface, metadata or api"
+            "there is no bench {name:?}: launch, boot, memory, block, file, layers, net, vpc, interface, metadata or api"
         ),
     }
 }

@@ -71,7 +71,7 @@ impl Guest {
     }
 }
 
-/// A VMM that is measured.
+/// A VMM that is measured, or what takes the place of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     Innkeeper,
@@ -84,6 +84,8 @@ pub enum Contender {
     QemuIothread,
     Firecracker,
     CloudHypervisor,
+    /// No VMM: a disk's file as the host itself uses it.
+    HostFile,
 }
 
 impl Contender {
@@ -103,6 +105,7 @@ impl Contender {
             Self::QemuIothread => "QEMU, iothread",
             Self::Firecracker => "Firecracker",
             Self::CloudHypervisor => "Cloud Hypervisor",
+            Self::HostFile => "the host's file",
         }
     }
 
@@ -112,6 +115,7 @@ impl Contender {
             Self::Qemu | Self::QemuIothread | Self::QemuQcow2 => Some("qemu-system-x86_64".into()),
             Self::Firecracker => std::env::var("FIRECRACKER").ok(),
             Self::CloudHypervisor => std::env::var("CLOUD_HYPERVISOR").ok(),
+            Self::HostFile => None,
         }
     }
 
@@ -125,6 +129,7 @@ impl Contender {
             Self::QemuIothread => qemu(guest, ",iothread=disk-thread"),
             Self::Firecracker => firecracker(guest, directory)?,
             Self::CloudHypervisor => cloud_hypervisor(guest),
+            Self::HostFile => Vec::new(),
         });
         Ok(command)
     }
