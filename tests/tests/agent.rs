@@ -379,7 +379,7 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Snapshots of a guest's volume are complete while it runs. Those that are deleted leave nothing: their layers are merged,
-/// and the guest gets what is made of them, also of an agent that comes later.
+/// and the guest gets what is made of them, also of an agent that comes later, and when it was made before that came.
 #[test]
 fn layers_come_and_go_under_a_running_guest() -> Result<()> {
     let mut agent = Agent::start(IMPATIENT)?;
@@ -403,7 +403,7 @@ fn layers_come_and_go_under_a_running_guest() -> Result<()> {
         Ok(Path::new("/proc").join(pid.to_string()).join("fd").read_dir()?.count())
     };
     let before = descriptors(&agent)?;
-    for round in 0..2 {
+    for round in 0..3 {
         let mut snapshots = Vec::new();
         for _ in 0..4 {
             let answer = agent.client()?.ask("CreateSnapshot", &[("VolumeId", &volume)])?;
@@ -416,11 +416,20 @@ fn layers_come_and_go_under_a_running_guest() -> Result<()> {
             agent.kill()?;
             agent.resume()?;
         }
+        let vmm = Pid::from_raw(agent.vmms()?.first().copied().context("a VMM")? as i32);
+        if round == 2 {
+            kill(vmm, Signal::SIGSTOP)?;
+        }
         for snapshot in &snapshots[..3] {
             agent.client()?.ask("DeleteSnapshot", &[("SnapshotId", snapshot)])?;
         }
         // One of each round's last snapshot, and the top.
         agent.wait_for_layers(2 + round)?;
+        if round == 2 {
+            agent.kill()?;
+            kill(vmm, Signal::SIGCONT)?;
+            agent.resume()?;
+        }
         let deadline = Instant::now() + PATIENCE;
         while descriptors(&agent)? > before + 2 * (1 + round) {
             ensure!(Instant::now() < deadline, "the guest keeps what was merged: {}", agent.last_words());
