@@ -78,7 +78,7 @@ fn nothing_is_left_running() -> Result<()> {
 fn a_lab_that_hangs_is_given_up() -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let mut child = lab()
-        .args(["--memory", "1G", "--timeout", "120", "--patience", "10", "--", "sh", "-c"])
+        .args(["--memory", "1G", "--timeout", "120", "--patience", "20", "--", "sh", "-c"])
         .args(["echo up; sleep 1000"])
         .env("TMPDIR", temporary.path())
         .stdin(Stdio::null())
