@@ -367,7 +367,7 @@ impl Shell {
 }
 
 /// A booting guest may take this long in an emulated lab.
-const BOOT_PATIENCE: Duration = Duration::from_secs(90);
+const BOOT_PATIENCE: Duration = Duration::from_secs(240);
 const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A path as text; ours are.
