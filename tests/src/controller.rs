@@ -284,7 +284,12 @@ impl Controller {
             queues: None,
             limits,
         };
-        match self.call(Command::AttachDisk(Box::new(disk)), &[opened.as_fd()])? {
+        self.attach(disk, &[opened.as_fd()])
+    }
+
+    /// Adds a disk that these files are for; returns its slot.
+    pub fn attach(&mut self, disk: AttachDisk, descriptors: &[BorrowedFd<'_>]) -> Result<u8> {
+        match self.call(Command::AttachDisk(Box::new(disk)), descriptors)? {
             Answer::Attached { slot } => Ok(slot),
             other => bail!("attach-disk was answered by {other:?}"),
         }

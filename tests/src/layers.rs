@@ -6,11 +6,11 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use innkeeper_block::layered::{self, Layer, LayerDescription};
 use innkeeper_block::{Layered, layered::Report};
 use innkeeper_protocol::{
-    Answer, AttachDisk, Command, Descriptor, DiskSource, LayerFiles, Limits, MAX_DESCRIPTORS, SealDisk,
+    AttachDisk, Command, Descriptor, DiskSource, LayerFiles, Limits, MAX_DESCRIPTORS, SealDisk,
 };
 use uuid::Uuid;
 
@@ -209,10 +209,7 @@ impl Layers {
         let mut parcel = Parcel::default();
         files.into_iter().for_each(|layer| _ = parcel.add(layer));
         let disk = self.disk(id, parcel.layers.clone());
-        match controller.call(Command::AttachDisk(Box::new(disk)), &parcel.descriptors())? {
-            Answer::Attached { slot } => Ok(slot),
-            other => bail!("attach-disk was answered by {other:?}"),
-        }
+        controller.attach(disk, &parcel.descriptors())
     }
 
     /// What puts layers with these names on the disk `id`.

@@ -302,7 +302,10 @@ impl Actor {
         loop {
             let Err(error) = self.cover(&volumes).await else { return };
             tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot put layers on volumes");
-            if images.is_empty() || Instant::now() + AGAIN > deadline {
+            if images.is_empty() {
+                return;
+            }
+            if Instant::now() + AGAIN > deadline {
                 break;
             }
             tokio::time::sleep(AGAIN).await;

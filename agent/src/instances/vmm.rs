@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often it is looked whether a guest that was ended is gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// How many events may come before an answer. A VMM tells of what its guest does, which is little: one that tells more
 /// is not to be trusted.
 const MAX_EVENTS: usize = 1024;

@@ -58,6 +58,13 @@ pub struct Image {
 }
 
 impl Image {
+    /// It cannot be made, and waits for nothing any more.
+    pub fn fail(&mut self, why: impl Into<String>) {
+        (self.waits_for, self.awaited) = (None, None);
+        self.state = ImageState::Failed;
+        self.failure = Some(why.into());
+    }
+
     /// What the root device of its instances is on.
     pub fn root_device_type(&self) -> RootDeviceType {
         match self.root_store {

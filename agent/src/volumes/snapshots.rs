@@ -57,10 +57,7 @@ pub fn fail_uncovered(draft: &mut Draft, images: &[ImageId], why: &str) {
         let mut snapshots =
             image.block_devices.iter().filter_map(|one| one.volume.as_ref()?.snapshot.as_ref());
         if !snapshots.all(|snapshot| is_covered(draft, snapshot)) {
-            draft.update::<Image>(id, |image| {
-                image.failure = Some(why.to_owned());
-                image.state = ImageState::Failed;
-            });
+            draft.update::<Image>(id, |image| image.fail(why));
         }
     }
 }
@@ -68,11 +65,7 @@ pub fn fail_uncovered(draft: &mut Draft, images: &[ImageId], why: &str) {
 /// Records that images of an instance cannot be made.
 pub fn fail_waiting(draft: &mut Draft, instance: &InstanceId, why: &str) {
     for image in waiting_images(draft, instance) {
-        draft.update::<Image>(&image, |image| {
-            (image.waits_for, image.awaited) = (None, None);
-            image.state = ImageState::Failed;
-            image.failure = Some(why.to_owned());
-        });
+        draft.update::<Image>(&image, |image| image.fail(why));
     }
 }
 
@@ -86,8 +79,7 @@ pub fn photograph(draft: &mut Draft, image: &ImageId, now: Timestamp) -> Vec<Vol
     let Some(awaited) = image.awaited.take() else { return Vec::new() };
     let origin = image.waits_for.take();
     if let Some(gone) = awaited.volumes.values().find(|id| draft.get::<Volume>(id).is_none()) {
-        image.failure = Some(format!("Volume {gone} was deleted before there was a snapshot of it"));
-        image.state = ImageState::Failed;
+        image.fail(format!("Volume {gone} was deleted before there was a snapshot of it"));
         draft.put(image);
         return Vec::new();
     }

@@ -48,18 +48,12 @@ pub fn cover(draft: &mut Draft, volume: &VolumeId) -> Option<LayerId> {
     Some(old)
 }
 
-/// The layers of a volume, from the bottom, that are to be below others and may take what is written yet.
-pub fn uncovered(world: &World, volume: &Volume) -> Vec<Arc<Layer>> {
-    let mut layers = chain(world, &volume.layer);
-    layers.pop();
-    layers.retain(|layer| layer.state < LayerState::Covered);
-    layers
-}
-
 /// Whether something that was recorded of a volume is yet to be brought about, other than making it durable.
 pub fn is_unsettled(world: &World, id: &VolumeId) -> bool {
     let Some(volume) = world.get::<Volume>(id) else { return false };
-    !uncovered(world, volume).is_empty() || volume.change_under_way().is_some()
+    let chain = chain(world, &volume.layer);
+    let is_covered = |layer: &Arc<Layer>| layer.state >= LayerState::Covered;
+    !chain.iter().rev().skip(1).all(is_covered) || volume.change_under_way().is_some()
 }
 
 /// Records how far layers are. With a layer that is sealed, snapshots are complete, and images available.

@@ -490,11 +490,7 @@ fn what_is_lost_when_a_disk_goes_is_said() -> Result<()> {
         fcntl(&layer.map, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW))?;
         let mut parcel = Parcel::default();
         let layers = vec![parcel.add(layer)];
-        let attach = Command::AttachDisk(Box::new(like.disk(&id(0), layers)));
-        match controller.call(attach, &parcel.descriptors())? {
-            Answer::Attached { slot } => Ok(vec![slot]),
-            other => bail!("attach-disk was answered by {other:?}"),
-        }
+        Ok(vec![controller.attach(like.disk(&id(0), layers), &parcel.descriptors())?])
     };
     for is_forced in [true, false] {
         let mut guest = Guest::start_with(serve()?, attach)?;

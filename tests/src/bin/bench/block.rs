@@ -99,12 +99,17 @@ struct Running {
     slice: u64,
 }
 
-const GUEST: &str = "2 CPUs, 256 MiB, Debian's kernel, fio with io_uring and direct I/O; on the host io_uring through the \
-                     page cache";
+/// What is measured, for the tables' titles.
+fn guest() -> String {
+    format!(
+        "{CPUS} CPUs, {MIB} MiB, Debian's kernel, fio with io_uring and direct I/O; on the host io_uring through the \
+         page cache"
+    )
+}
 
 /// Raw files, beside other VMMs.
 pub fn bench(runs: usize) -> Result<ExitCode> {
-    println!("A disk, {GUEST}:\n");
+    println!("A disk, {}:\n", guest());
     let mut vmms = Contender::all();
     vmms.insert(2, Contender::QemuIothread);
     compare(&vmms, as_good_as_qemu, &JOBS, State::Written, runs)
@@ -112,14 +117,17 @@ pub fn bench(runs: usize) -> Result<ExitCode> {
 
 /// Raw files, beside what the host itself gets out of them.
 pub fn beside_host(runs: usize) -> Result<ExitCode> {
-    println!("A disk, {GUEST}; beside it the same file, used by fio on the host through the page cache:\n");
+    println!(
+        "A disk, {}; beside it the same file, used by fio on the host through the page cache:\n",
+        guest()
+    );
     let nothing = |_| None;
     compare(&[Contender::Innkeeper, Contender::HostFile], nothing, &JOBS, State::Written, runs)
 }
 
 /// Layers.
 pub fn layers(runs: usize) -> Result<ExitCode> {
-    println!("Layers beside raw files, all of it written, over a base that is full; {GUEST}:\n");
+    println!("Layers beside raw files, all of it written, over a base that is full; {}:\n", guest());
     let vmms = [Contender::InnkeeperLayered, Contender::Innkeeper, Contender::QemuQcow2];
     let written = |vmm| match vmm {
         Contender::Innkeeper => Some(0.9),
