@@ -54,7 +54,7 @@ impl Actor {
         let Some(mut vmm) = self.find_vmm().await? else { return Ok(false) };
         let status = vmm.status().await?;
         if matches!(status.state, GuestState::Unconfigured | GuestState::Configured | GuestState::Ended) {
-            vmm.quit().await?;
+            vmm.end().await?;
             return Ok(false);
         }
         // The actor takes it over once more, as any running guest.
@@ -237,7 +237,7 @@ impl Actor {
             if let Ok(status) = vmm.end_guest().await {
                 self.note_impairments(&status).await?;
             }
-            vmm.end().await?;
+            vmm.quit().await?;
         }
         pass("end-vmm.ended");
         self.disks.clear();
