@@ -30,6 +30,13 @@ pub(super) struct Recorded {
     pub length: u64,
 }
 
+impl Recorded {
+    /// How much of a disk of `size` bytes is done, in bytes.
+    pub(super) fn kept(&self, size: u64) -> u64 {
+        self.done.saturating_mul(CHUNK).min(size)
+    }
+}
+
 /// The head of the journal for a disk of `size` bytes from this source.
 pub(super) fn head(source: &str, size: u64) -> String {
     format!("innkeeper-import 1\nsource {source}\ndisk {size} {CHUNK}\n")

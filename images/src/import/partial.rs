@@ -96,8 +96,9 @@ impl Partial {
     /// others are in the manifest.
     fn is_intact(&self, recorded: &Recorded, size: u64) -> io::Result<bool> {
         let disk = File::open(&self.disk)?;
-        if disk.metadata()?.len() != size {
-            // It gets its size before anything else.
+        // It gets its size before anything else; going on with it begins with cutting off what is not recorded.
+        let length = disk.metadata()?.len();
+        if length != size && length != recorded.kept(size) {
             return Ok(recorded.done == 0);
         }
         let Some(last) = recorded.chunks.last() else { return Ok(true) };
@@ -122,7 +123,7 @@ impl Partial {
         let disk = options.read(true).write(true).create(true).truncate(new).open(&self.disk);
         let disk = disk.map_err(failed("open", &self.disk))?;
         // What is behind that may have been written, and may have got lost.
-        let kept = recorded.done.saturating_mul(CHUNK).min(size);
+        let kept = recorded.kept(size);
         disk.set_len(kept).and_then(|()| disk.set_len(size)).map_err(unwritten(&self.disk))?;
         let journal = OpenOptions::new().append(true).open(&self.journal);
         let journal = journal.map_err(failed("open", &self.journal))?;

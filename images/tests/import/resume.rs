@@ -123,8 +123,12 @@ fn killed_at_any_time() {
         let status = child.wait().unwrap();
         killed += usize::from(status.signal() == Some(9));
         if sample.check() {
-            // A kill may also come between publishing and the end.
+            // A kill may also come between publishing and the end. The journal that it leaves is of no use to the next.
             fs::remove_dir_all(sample.target()).unwrap();
+            if sample.journal().exists() {
+                assert!(!sample.lab.path("image.partial/image").exists(), "it was published twice");
+                fs::remove_file(sample.journal()).unwrap();
+            }
             finished += 1;
         } else {
             assert_eq!(status.signal(), Some(9), "it gave up");
@@ -190,6 +194,18 @@ fn interrupted() -> Sample {
         }
     }
     unreachable!()
+}
+
+#[test]
+fn going_on_can_be_interrupted_too() {
+    let sample = interrupted();
+    let done = sample.done();
+    // What was not recorded is cut off, and the disk gets its size again: killed before, between and behind.
+    for nth in [1, 2, 3] {
+        assert!(sample.killed_at("ftruncate", nth), "{nth}");
+        assert_eq!(sample.done(), done, "{nth}");
+    }
+    assert_eq!(sample.finish(), done * 4 * MIB as u64);
 }
 
 #[test]
