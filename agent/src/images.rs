@@ -26,6 +26,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use innkeeper_images::import::{MANIFEST, Manifest};
 use nix::errno::Errno;
@@ -35,6 +36,7 @@ use nix::sys::stat::Mode;
 use crate::ids::ImageId;
 use crate::records::{BootFiles, Image, Instance, InstanceState, Snapshot, StoreDisk};
 use crate::state::{State, World};
+use crate::store::StoreError;
 use crate::volumes::copy::copy_sparse;
 use crate::volumes::{self, NewLayer, Volumes};
 
@@ -58,7 +60,7 @@ const USUAL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=1 8250.nr_uarts=1 ts
 /// What comes behind it for one with a disk.
 const ROOT: &str = "root=/dev/vda1";
 
-/// How many images are copied at once. Each takes the disk and one of the API's turns, for minutes if it is large.
+/// How many images are copied at once. Each takes the disk and a thread, for minutes if it is large.
 const MAX_COPIES: usize = 4;
 
 /// Held by who makes a directory until it is locked, and by who removes one: no new one passes for garbage.
@@ -92,6 +94,9 @@ pub enum Error {
     /// Its disk cannot become a layer.
     #[error("cannot take the disk over")]
     Volumes(#[from] volumes::Error),
+    /// It cannot be recorded.
+    #[error("cannot record it")]
+    Store(#[source] StoreError),
 }
 
 impl Error {
@@ -105,29 +110,69 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     move |cause| Error::Io { what, path: path.to_owned(), cause }
 }
 
-/// How many images are being copied.
-#[derive(Debug, Default)]
-pub struct Copying(AtomicUsize);
-
-/// The right to copy one, until it is dropped.
+/// The images that are being copied.
 #[derive(Debug)]
-pub struct Turn<'a>(&'a Copying);
+pub struct Copying {
+    count: Arc<AtomicUsize>,
+    /// How long a request waits for one. Clients wait for a minute.
+    patience: Duration,
+}
 
-impl Copying {
-    /// A turn, if there is one.
-    pub fn begin(&self) -> Result<Turn<'_>, Error> {
-        let add = |count: usize| (count < MAX_COPIES).then_some(count + 1);
-        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(Turn(self)),
-            Err(_) => Err(Error::Busy),
-        }
+impl Default for Copying {
+    fn default() -> Self {
+        Self { count: Arc::default(), patience: Duration::from_secs(15) }
     }
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+/// The right to copy one, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    count: Arc<AtomicUsize>,
+    patience: Duration,
+}
+
+impl Copying {
+    /// A turn, if there is one.
+    pub fn begin(&self) -> Result<Turn, Error> {
+        let add = |count: usize| (count < MAX_COPIES).then_some(count + 1);
+        match self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => Ok(Turn { count: Arc::clone(&self.count), patience: self.patience }),
+            Err(_) => Err(Error::Busy),
+        }
     }
+
+    /// Whose requests wait that long.
+    #[cfg(test)]
+    pub fn with_patience(patience: Duration) -> Self {
+        Self { patience, ..Self::default() }
+    }
+}
+
+impl Turn {
+    /// How long the request waits.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Images whose files an agent was copying when it ended cannot be made. To be called at the start.
+pub fn fail_interrupted(state: &State) -> Result<(), StoreError> {
+    state.change(|draft| {
+        let interrupted: Vec<_> = draft.all::<Image>().filter(|image| image.is_copied).cloned().collect();
+        for image in interrupted {
+            tracing::warn!(id = %image.id, "the agent ended while the image's files were copied");
+            draft.update::<Image>(&image.id, |image| {
+                image.fail("the agent ended while the image's files were copied: deregister it, and register it again");
+            });
+        }
+        Ok(())
+    })
 }
 
 /// A file of an image directory.

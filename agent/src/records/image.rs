@@ -52,6 +52,9 @@ pub struct Image {
     /// The snapshots that are yet to be made, then.
     #[serde(default)]
     pub awaited: Option<AwaitedSnapshots>,
+    /// Whether its files are being copied from where it is registered from, which an agent that dies does not go on with.
+    #[serde(default)]
+    pub is_copied: bool,
     /// Why it could not be made, if its snapshots do not say that.
     #[serde(default)]
     pub failure: Option<String>,
@@ -60,7 +63,7 @@ pub struct Image {
 impl Image {
     /// It cannot be made, and waits for nothing any more.
     pub fn fail(&mut self, why: impl Into<String>) {
-        (self.waits_for, self.awaited) = (None, None);
+        (self.waits_for, self.awaited, self.is_copied) = (None, None, false);
         self.state = ImageState::Failed;
         self.failure = Some(why.into());
     }

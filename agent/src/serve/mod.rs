@@ -31,7 +31,7 @@ use crate::data_plane::DataPlane;
 use crate::host::{Host, Linux};
 use crate::identity::Identity;
 use crate::ids::VolumeId;
-use crate::images::Copying;
+use crate::images::{self, Copying};
 use crate::instances::capacity::{Capacity, warn_of_unknown_types};
 use crate::instances::health::Healths;
 use crate::instances::host_reboot::settle_reboot;
@@ -252,6 +252,7 @@ fn open(config: Config) -> anyhow::Result<(Arc<Agent>, bootstrap::Bootstrap)> {
     let agent = Agent::new(config, store, catalogue, capacity, host.clone())?;
     warn_of_unknown_types(&agent.state.read(), &agent.catalogue);
     settle_reboot(&agent.state, host.as_ref(), Timestamp::now())?;
+    images::fail_interrupted(&agent.state)?;
     agent.volumes.adopt_all();
     let bootstrap = bootstrap::bootstrap(&agent.state, &agent.config, Timestamp::now())?;
     Ok((Arc::new(agent), bootstrap))

@@ -122,8 +122,11 @@ pub fn modified(draft: &mut Draft, id: &VolumeId, outcome: &Result<(), String>, 
 
 /// Images that waited for snapshots: available when all are complete, and failed with the first that is lost.
 fn settle_images(draft: &mut Draft) {
-    // One that waits for an instance has none of its snapshots yet, which is not the same as having them all.
-    let is_pending = |image: &&Arc<Image>| image.state == ImageState::Pending && image.waits_for.is_none();
+    // One that waits for an instance, or whose files are being copied, has none of its snapshots yet, which is not the same
+    // as having them all.
+    let is_pending = |image: &&Arc<Image>| {
+        image.state == ImageState::Pending && image.waits_for.is_none() && !image.is_copied
+    };
     let waiting = draft.all::<Image>().filter(is_pending);
     let settled: Vec<_> = waiting
         .filter_map(|image| {

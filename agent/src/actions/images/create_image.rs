@@ -178,6 +178,7 @@ impl CreateImage {
             origin: Some(ImageOrigin::Instance(instance.id.clone())),
             waits_for: Some(instance.id.clone()),
             awaited: Some(AwaitedSnapshots { volumes, tags }),
+            is_copied: false,
             failure: None,
         };
         Ok(Plan { image, reboots: !self.no_reboot && state == InstanceState::Running })

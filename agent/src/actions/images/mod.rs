@@ -69,13 +69,16 @@ mod tests {
     use std::fs;
     use std::path::Path;
     use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
 
     use innkeeper_block::Layered;
+    use innkeeper_images::import::{Format, Import, Progress};
 
     use crate::actions::testing::Client;
     use crate::ids::LayerId;
-    use crate::images::{clean_up, directory};
-    use crate::records::{Image, Instance, InstanceState, Snapshot};
+    use crate::images::{Copying, clean_up, directory, fail_interrupted};
+    use crate::records::{Image, ImageState, Instance, InstanceState, Snapshot};
     use crate::volumes::Volumes;
     use crate::volumes::layers::Access;
 
@@ -262,6 +265,96 @@ mod tests {
             let mappings: String = (1..).zip(&mappings).map(mapping).collect();
             client.refuses(&[(&register(lab.path(), "free", &format!("&DryRun=true{mappings}")), code)]);
         }
+    }
+
+    /// Nobody looks how far an import is.
+    struct Silent;
+
+    impl Progress for Silent {}
+
+    /// Waits until an image is no longer pending; returns its state.
+    fn settled(client: &Client, id: &str) -> ImageState {
+        for _ in 0..2000 {
+            match client.agent.state.read().get::<Image>(id).unwrap().state {
+                ImageState::Pending => thread::sleep(Duration::from_millis(5)),
+                state => return state,
+            }
+        }
+        panic!("{id} stays pending");
+    }
+
+    #[test]
+    fn an_image_that_takes_long_is_pending_meanwhile() {
+        let (lab, mut client) = lab();
+        client.agent.copying = Copying::with_patience(Duration::ZERO);
+        let disk = lab.path().join("import/debian/disk.raw");
+        fs::write(&disk, vec![7; 64 << 20]).unwrap();
+        let request = register(
+            lab.path(),
+            "large",
+            "&TagSpecification.1.ResourceType=snapshot\
+                                 &TagSpecification.1.Tag.1.Key=of&TagSpecification.1.Tag.1.Value=large",
+        );
+        let id = client.text(&request, "imageId");
+        assert_eq!(client.text("DescribeImages", "imageState"), "pending");
+        // Nobody else gets its name, and it cannot be launched yet.
+        client.refuses(&[
+            (&request, "InvalidAMIName.Duplicate"),
+            (&format!("RunInstances&ImageId={id}&MinCount=1&MaxCount=1"), "InvalidAMIID.Unavailable"),
+        ]);
+        assert_eq!(settled(&client, &id), ImageState::Available);
+        let snapshot = client.text("DescribeSnapshots", "snapshotId");
+        assert_eq!(client.text(&format!("DescribeImages&ImageId.1={id}"), "snapshotId"), snapshot);
+        assert!(client.ask("DescribeSnapshots").unwrap().contains("<value>large</value>"));
+        let layer = client.agent.state.read().get::<Snapshot>(&snapshot).unwrap().layer.clone();
+        assert_eq!(content(&client, &layer, 3).unwrap(), [7; 3]);
+
+        // What is deregistered meanwhile leaves nothing behind.
+        let gone = client.text(&register(lab.path(), "gone", ""), "imageId");
+        client.ask(&format!("DeregisterImage&ImageId={gone}&DeleteAssociatedSnapshots=true")).unwrap();
+        for _ in 0..2000 {
+            if kept(&client) == 1 {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!((kept(&client), client.texts("DescribeSnapshots", "snapshotId")), (1, vec![snapshot]));
+
+        // What cannot be made says so.
+        let manifest = "innkeeper-image 1\nthis is none\n";
+        fs::write(disk.with_file_name("disk.manifest"), manifest).unwrap();
+        client.refuses(&[(&register(lab.path(), "broken", ""), "InvalidManifest")]);
+        // As it was imported, and then changed.
+        let target = lab.path().join("imported");
+        let import =
+            Import { source: disk.clone(), format: Format::Raw, target: target.clone(), checksum: None };
+        import.run(&mut Silent).unwrap();
+        fs::copy(target.join("disk.manifest"), disk.with_file_name("disk.manifest")).unwrap();
+        fs::write(&disk, vec![8; 64 << 20]).unwrap();
+        let broken = client.text(&register(lab.path(), "broken", ""), "imageId");
+        assert_eq!(settled(&client, &broken), ImageState::Failed);
+        let told = client.ask(&format!("DescribeImages&ImageId.1={broken}")).unwrap();
+        assert!(told.contains("<imageState>failed</imageState>") && told.contains("disk.raw"), "{told}");
+        client.ask(&format!("DeregisterImage&ImageId={broken}")).unwrap();
+        // In good time, the answer says it, and nothing is left.
+        client.agent.copying = Copying::default();
+        client.refuses(&[(&register(lab.path(), "broken", ""), "InvalidManifest")]);
+        assert_eq!(client.texts("DescribeImages", "imageId"), [id]);
+    }
+
+    #[test]
+    fn an_image_whose_copying_was_interrupted_has_failed() {
+        let (lab, client) = lab();
+        let id = client.text(&register(lab.path(), "half", ""), "imageId");
+        let mut image = Image::clone(client.agent.state.read().get::<Image>(&id).unwrap());
+        (image.state, image.is_copied) = (ImageState::Pending, true);
+        client.put(image);
+        fail_interrupted(&client.agent.state).unwrap();
+        let told = client.ask("DescribeImages").unwrap();
+        assert!(
+            told.contains("<imageState>failed</imageState>") && told.contains("register it again"),
+            "{told}"
+        );
     }
 
     #[test]

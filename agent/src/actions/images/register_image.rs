@@ -1,27 +1,31 @@
 //! RegisterImage.
 
+mod copying;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use copying::{Copying, from_images};
+
 use super::mapping::{BlockDeviceMapping, Root, resolve};
 use crate::actions::device_name::is_device_name;
 use crate::actions::lookup::{Named, own_completed_snapshot};
 use crate::ids::{ImageId, SnapshotId};
-use crate::images::{self, Source};
+use crate::images::Source;
 use crate::query::tags::{TagSpecification, specified};
 use crate::query::{Action, ApiError, Context};
-use crate::records::{
-    BootFiles, Image, ImageState, Layer, MappedVolume, Mapping, Snapshot, SnapshotState, StoreDisk,
-};
+use crate::records::{BootFiles, Image, ImageState, MappedVolume, Mapping, StoreDisk};
 use crate::state::World;
 
 /// The root device of an image for which none is named.
 const ROOT_DEVICE: &str = "/dev/xvda";
 
-/// Makes an image: from a directory of the host (`ImageLocation`), whose files are copied; or from a snapshot that the
-/// root device is mapped to. A root device of a directory that is mapped to `VirtualName=ami` is in the instance store.
+/// Makes an image: from a directory of the host (`ImageLocation`), whose files are copied, while it is pending if that takes
+/// long; or from a snapshot that the root device is mapped to. A root device of a directory that is mapped to `VirtualName=ami` is in the instance store.
 /// `ImageId` and `KernelCommandLine` are not EC2's: they are for operators.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -185,57 +189,41 @@ impl RegisterImage {
         Ok((Some(root), others))
     }
 
-    /// What the new image, its snapshot and the layer of both are, from copied files or without.
-    fn records(
+    /// What the new image is. One from a directory is pending, as its files are yet to be copied; its root disk will be the
+    /// snapshot `new`.
+    fn image(
         &self,
         world: &World,
         context: Context<'_>,
         id: ImageId,
         source: Option<&Source>,
-        copy: Option<&images::Copy>,
-    ) -> Result<(Image, Option<Snapshot>, Option<Layer>), ApiError> {
+        new: &SnapshotId,
+    ) -> Result<Image, ApiError> {
         self.check_free(world, context)?;
-        let (owner, now) = (&context.caller.account, Timestamp::now());
-        let new = SnapshotId::random();
-        let (root, others) = self.mappings(world, context, source, &new)?;
-        let disk = copy.and_then(|copy| copy.disk.as_ref()).map(|disk| disk.record.clone());
-        let layer = disk.as_ref().map(|disk| disk.id.clone());
+        let owner = &context.caller.account;
+        let (root, others) = self.mappings(world, context, source, new)?;
         let root_store = source.filter(|_| root.is_none()).map(|source| StoreDisk {
             name: StoreDisk::ROOT.to_owned(),
             device_name: None,
             size: source.disk_size(),
-            layer: layer.clone(),
+            layer: None,
             source: None,
         });
-        let snapshot = layer.filter(|_| root.is_some()).map(|layer| Snapshot {
-            id: new,
-            owner: owner.clone(),
-            description: format!("Root disk of {id}"),
-            volume_size: source.map_or(1, Source::volume_size),
-            volume: None,
-            started: now,
-            layer,
-            state: SnapshotState::Completed,
-            completed: Some(now),
-            encrypted: false,
-            create_volume_permissions: Vec::new(),
-            file: None,
-        });
-        let boot = match copy {
-            Some(copy) => copy.boot.clone(),
-            None => root.as_ref().and_then(|root| boot_of(world, context, root)),
+        let boot = match (source, &root) {
+            (None, Some(root)) => boot_of(world, context, root),
+            _ => None,
         };
         let block_devices = root.into_iter().chain(others).collect();
         let location = match source {
             Some(source) => source.directory.display().to_string(),
             None => format!("{owner}/{}", self.name),
         };
-        let image = Image {
+        Ok(Image {
             id,
             name: self.name.clone(),
             description: self.description.clone().filter(|text| !text.is_empty()),
             owner: owner.clone(),
-            state: ImageState::Available,
+            state: if source.is_some() { ImageState::Pending } else { ImageState::Available },
             launch_permissions: Vec::new(),
             architecture: "x86_64".into(),
             root_device_name: self.root().to_owned(),
@@ -245,13 +233,13 @@ impl RegisterImage {
             boot_mode: self.boot_mode.clone(),
             imds_support: self.imds_support.clone(),
             location,
-            created: now,
+            created: Timestamp::now(),
             origin: None,
             waits_for: None,
             awaited: None,
+            is_copied: source.is_some(),
             failure: None,
-        };
-        Ok((image, snapshot, disk))
+        })
     }
 }
 
@@ -283,18 +271,6 @@ fn boot_of(world: &World, context: Context<'_>, root: &Mapping) -> Option<BootFi
     visible.find(|image| has_it(image))?.boot.clone()
 }
 
-/// A problem with an image's files, as EC2 would say it.
-fn from_images(error: images::Error) -> ApiError {
-    if error.is_the_clients() {
-        return ApiError::new("InvalidManifest", error.to_string());
-    }
-    match &error {
-        // SDKs try again after a while.
-        images::Error::Busy => ApiError::new("RequestLimitExceeded", error.to_string()),
-        _ => ApiError::internal(crate::instances::chain(&error)),
-    }
-}
-
 impl Action for RegisterImage {
     const NAME: &'static str = "RegisterImage";
     type Response = Response;
@@ -302,54 +278,26 @@ impl Action for RegisterImage {
     fn check(&self, context: Context<'_>) -> Result<(), ApiError> {
         self.check_parameters()?;
         let source = self.source(context)?;
-        self.records(&context.agent.state.read(), context, self.id()?, source.as_ref(), None).map(|_| ())
+        let world = context.agent.state.read();
+        self.image(&world, context, self.id()?, source.as_ref(), &SnapshotId::random()).map(|_| ())
     }
 
     fn run(self, context: Context<'_>) -> Result<Response, ApiError> {
         let id = self.id()?;
         let mut tags = self.tags()?;
         let source = self.source(context)?;
-        let directory = images::directory(&context.agent.config.state_directory);
-        let copy = |source: &Source| {
-            let _turn = context.agent.copying.begin()?;
-            source.check_boots(|disk| context.agent.instances.check_boots(disk))?;
-            source.copy(&directory, &id, &context.agent.volumes)
-        };
-        let copy = source.as_ref().map(copy).transpose().map_err(from_images)?;
-        let recorded = context.agent.state.change(|draft| {
-            let (image, snapshot, disk) =
-                self.records(draft, context, id.clone(), source.as_ref(), copy.as_ref())?;
+        let turn = source.as_ref().map(|_| context.agent.copying.begin()).transpose().map_err(from_images)?;
+        let new = SnapshotId::random();
+        context.agent.state.change(|draft| {
+            let image = self.image(draft, context, id.clone(), source.as_ref(), &new)?;
             draft.tag(&image.id, tags.remove("image").unwrap_or_default());
             draft.put(image);
-            if let Some(disk) = disk {
-                draft.put(disk);
-            }
-            if let Some(snapshot) = snapshot {
-                draft.tag(&snapshot.id, tags.remove("snapshot").unwrap_or_default());
-                draft.put(snapshot);
-            }
             Ok::<_, ApiError>(())
-        });
-        if let (Err(_), Some(copy)) = (&recorded, copy) {
-            copy.discard();
+        })?;
+        if let (Some(source), Some(turn)) = (source, turn) {
+            let tags = tags.remove("snapshot").unwrap_or_default();
+            copying::begin(context.agent, turn, Copying { id: id.clone(), source, snapshot: new, tags })?;
         }
-        recorded.map(|()| Response { image_id: id.to_string() })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_as_ec2_allows_them() {
-        for name in ["abc", "debian-12 (bookworm) [2026/11] a.b'c@d_e"] {
-            assert!(check_name(name).is_ok(), "{name}");
-        }
-        let long = "x".repeat(129);
-        for name in ["ab", "a:b:c", "naïve", &long] {
-            assert_eq!(check_name(name).unwrap_err().code, "InvalidAMIName.Malformed", "{name}");
-        }
-        assert_eq!(check_name("").unwrap_err().code, "MissingParameter");
+        Ok(Response { image_id: id.to_string() })
     }
 }

@@ -19,6 +19,9 @@ use sources::Source;
 /// The root device of images for which it matters.
 const ROOT_DEVICE: &str = "/dev/xvda";
 
+/// How long the agent may take to copy an image's files, in seconds: a day.
+const COPYING: u64 = 24 * 60 * 60;
+
 const IMAGES: View = View {
     id: "imageId",
     columns: &[
@@ -154,7 +157,7 @@ impl Wanted {
         Ok(id)
     }
 
-    /// Has the agent make an image of a directory, and returns its id.
+    /// Has the agent make an image of a directory, waits until it is there, and returns its id.
     fn register(
         &self,
         client: &Client,
@@ -177,7 +180,10 @@ impl Wanted {
             .with_some("KernelCommandLine", command_line)
             .with_tags("image", &tags);
         let answer = client.call("RegisterImage", parameters)?;
-        Ok(text(&answer, "imageId").to_owned())
+        let id = text(&answer, "imageId").to_owned();
+        // It is there already, unless the disk is large.
+        Wait { wait: true, timeout: COPYING }.until_there(client, &AVAILABLE, std::slice::from_ref(&id))?;
+        Ok(id)
     }
 }
 

@@ -105,6 +105,7 @@ impl Client {
             origin: None,
             waits_for: None,
             awaited: None,
+            is_copied: false,
             failure: None,
         }
     }
