@@ -449,6 +449,29 @@ fn layers_come_and_go_under_a_running_guest() -> Result<()> {
     agent.client()?.wait_for(std::slice::from_ref(&id), "running", PATIENCE)
 }
 
+/// A guest that is being stopped goes on writing until it is off, and a snapshot does not wait for that.
+#[test]
+fn a_snapshot_of_an_instance_that_stops_is_of_the_moment() -> Result<()> {
+    let agent = Agent::start("stop-timeout = 300")?;
+    // It takes no notice of the power button.
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let client = agent.client()?;
+    let ids = [client.launch(&image, TINY)?];
+    client.wait_for(&ids, "running", PATIENCE)?;
+    let volume = texts(&client.ask("DescribeVolumes", &[])?, "volumeId").swap_remove(0);
+    client.ask("StopInstances", &[("InstanceId.1", &ids[0])])?;
+    client.wait_for(&ids, "stopping", PATIENCE)?;
+    client.ask("CreateSnapshot", &[("VolumeId", &volume)])?;
+    let deadline = Instant::now() + PATIENCE;
+    while texts(&client.ask("DescribeSnapshots", &[])?, "status") != ["completed"] {
+        ensure!(Instant::now() < deadline, "it waits for the guest: {}", agent.last_words());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.wait_for(&ids, "stopping", PATIENCE)?;
+    client.ask("StopInstances", &[("InstanceId.1", &ids[0]), ("Force", "true")])?;
+    client.wait_for(&ids, "stopped", PATIENCE)
+}
+
 /// Makes a disk, `disk.raw` in a new directory, that boots a payload.
 fn disk_with(payload: &Template, directory: &Path) -> Result<PathBuf> {
     let boot = directory.join("root/boot");

@@ -215,7 +215,8 @@ fn over_a_day_no_change_is_missed_and_no_counter_goes_backwards() -> Result<()> 
         );
         ensure!(guest > 0.0 && guest <= f64::from(64 << 20), "{guest} bytes of the guest");
         ensure!(own > f64::from(1 << 19) && own < f64::from(64 << 20), "{own} bytes of the VMM");
-        value(&series("instance_cpu_seconds_total", ",mode=\"guest\""))?;
+        value(&series("instance_cpu_seconds_total", ",mode=\"user\""))?;
+        value(&series("instance_cpu_guest_seconds_total", ""))?;
         ensure!(value(&series("instance_status_check", ",check=\"system\""))? == 1.0);
         ensure!(value("innkeeper_instances{state=\"running\"}")? == 1.0);
         ensure!(value("innkeeper_requests_total{action=\"RunInstances\",code=\"\"}")? == 1.0);

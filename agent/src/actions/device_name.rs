@@ -15,6 +15,12 @@ pub fn is_device_name(name: &str) -> bool {
             && number.parse().is_ok_and(|number: u8| number <= 15)
 }
 
+/// Whether it is the name of an instance store volume, as it stands: `ephemeral0` to `ephemeral23`.
+pub fn is_ephemeral(name: &str) -> bool {
+    let number = name.strip_prefix("ephemeral").and_then(|number| number.parse::<u8>().ok());
+    number.is_some_and(|number| number < 24 && name == format!("ephemeral{number}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +61,16 @@ mod tests {
             "/dev/hda",
         ] {
             assert!(!is_device_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn instance_store_volumes_have_numbers() {
+        assert!(["ephemeral0", "ephemeral9", "ephemeral23"].iter().all(|name| is_ephemeral(name)));
+        for name in
+            ["", "ephemeral", "ephemeral24", "ephemeral+1", "ephemeral01", "ephemeral256", "Ephemeral0"]
+        {
+            assert!(!is_ephemeral(name), "{name}");
         }
     }
 }

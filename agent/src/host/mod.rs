@@ -49,7 +49,7 @@ pub struct VmmUsage {
     pub name: String,
     /// CPU time of the guest.
     pub guest_time: Duration,
-    /// CPU time of the VMM itself, in user mode.
+    /// CPU time in user mode, the guest's among it.
     pub user_time: Duration,
     /// CPU time of the kernel for it.
     pub system_time: Duration,

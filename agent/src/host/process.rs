@@ -10,8 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
-/// The unit of times in `/proc`, on every machine that this runs on.
-const TICK: Duration = Duration::from_millis(10);
+/// The unit of times in `/proc`, on every machine that this runs on, in milliseconds.
+const TICK_MS: u64 = 10;
 
 /// The unit of memory in `statm`, in bytes.
 const PAGE: u64 = 4096;
@@ -57,12 +57,12 @@ fn times(pid: u32) -> io::Result<Times> {
 pub fn usage(pid: u32) -> io::Result<VmmUsage> {
     let Times { user, system, started, guest } = times(pid)?;
     let memory = parse_memory(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
-    let duration = |ticks: u64| TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+    let duration = |ticks: u64| Duration::from_millis(ticks.saturating_mul(TICK_MS));
     Ok(VmmUsage {
         name: format!("{pid}@{started}"),
         guest_time: duration(guest),
-        // It has the guest's in it.
-        user_time: duration(user.saturating_sub(guest)),
+        // Not without the guest's: both grow, but the kernel finds them out in two ways, and their difference wavers.
+        user_time: duration(user),
         system_time: duration(system),
         guest_memory: memory.guest,
         own_memory: memory.own,

@@ -441,15 +441,17 @@ impl Actor {
             attached.sealing = Sealing::GivenUp(Instant::now() + REST);
         }
         pass("cover.durable");
-        // The word may be the answer to somebody who asked earlier, and then it is not about all of them.
-        let shared = self.shared.clone();
-        let layers = match &failure {
-            None => blocking(move || shared.volumes.sealed_of(layers)).await,
-            Some(_) => layers,
-        };
-        self.record_change(move |draft| match &failure {
-            None => stack::advance(draft, &layers, LayerState::Sealed, Timestamp::now()),
-            Some(why) => layers.iter().for_each(|layer| stack::fail(draft, layer, why)),
+        // The word may be the answer to somebody who asked earlier, and then it is not about all of them; nor is a failure,
+        // which the last of them may have met.
+        let (shared, asked) = (self.shared.clone(), layers.clone());
+        let durable = blocking(move || shared.volumes.sealed_of(asked)).await;
+        self.record_change(move |draft| {
+            stack::advance(draft, &durable, LayerState::Sealed, Timestamp::now());
+            let Some(why) = failure else { return };
+            layers
+                .iter()
+                .filter(|layer| !durable.contains(layer))
+                .for_each(|layer| stack::fail(draft, layer, &why));
         })
         .await
     }

@@ -24,10 +24,15 @@ pub fn settle(draft: &mut Draft, instance: &Instance, seen: &Observation) {
         // There is no guest any more that would have to let go.
         Step::EndVmm => {
             snapshots::photograph_waiting(draft, &instance.id, Timestamp::now());
-            volumes.for_each(|id| detach(draft, id));
+            volumes.for_each(|id| {
+                detach(draft, id);
+                // One that its guest did not get in time is there from the next start on.
+                attached(draft, id);
+            });
             for id in interfaces(draft, &instance.id) {
                 take_automatic(draft, &id);
                 detach_interface(draft, &id);
+                interface_attached(draft, &id);
             }
         }
         Step::ReleaseVolumes => release(draft, instance),
@@ -115,4 +120,35 @@ pub fn detach(draft: &mut Draft, id: &VolumeId) {
         volume.state = VolumeState::Available;
         volume.attachment = None;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actions::testing::Client;
+    use crate::query::ApiError;
+    use crate::records::InstanceState;
+
+    #[test]
+    fn what_a_guest_did_not_get_before_its_end_is_attached_all_the_same() {
+        let client = Client::new();
+        let id = client.instance(InstanceState::Running);
+        let volume = client.text("CreateVolume&AvailabilityZone=us-east-1a&Size=1", "volumeId");
+        client.ask(&format!("AttachVolume&VolumeId={volume}&InstanceId={id}&Device=/dev/sdf")).unwrap();
+        let status = || {
+            let attachment = client.agent.state.read().get::<Volume>(&volume).unwrap().attachment.clone();
+            attachment.unwrap().status
+        };
+        assert_eq!(status(), AttachmentStatus::Attaching);
+        let instance = Instance::clone(client.agent.state.read().get::<Instance>(&id).unwrap());
+        client
+            .agent
+            .state
+            .change(|draft| {
+                settle(draft, &instance, &Observation::Done(Step::EndVmm));
+                Ok::<_, ApiError>(())
+            })
+            .unwrap();
+        assert_eq!(status(), AttachmentStatus::Attached);
+    }
 }

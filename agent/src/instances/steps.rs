@@ -196,6 +196,7 @@ impl Actor {
         let until_then = || Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
         // The host's clock may be set back meanwhile.
         let latest = Instant::now() + until_then();
+        let mut next = Instant::now();
         loop {
             if let Err(seen) = self.adopt(instance).await {
                 return Some(seen);
@@ -204,11 +205,17 @@ impl Actor {
             if rest.is_zero() {
                 return Some(Observation::Failed(step, "The guest has not switched itself off".into()));
             }
-            match self.vmm().ok()?.say(Command::PowerButton).await {
-                Ok(()) => pass("press-button.pressed"),
-                Err(error) => tracing::debug!(instance = %self.id, error = chain(&error), "the power button"),
+            // Not each time that something has changed.
+            if next <= Instant::now() {
+                match self.vmm().ok()?.say(Command::PowerButton).await {
+                    Ok(()) => pass("press-button.pressed"),
+                    Err(error) => {
+                        tracing::debug!(instance = %self.id, error = chain(&error), "the power button");
+                    }
+                }
+                next = Instant::now() + BUTTON_INTERVAL;
             }
-            match self.wait(Some(Instant::now() + rest.min(BUTTON_INTERVAL))).await {
+            match self.wait(Some(next.min(Instant::now() + rest))).await {
                 Woken::Seen(Observation::PoweredOff) => return Some(Observation::Done(step)),
                 Woken::Seen(other) => return Some(other),
                 Woken::Time => {}
@@ -217,6 +224,11 @@ impl Actor {
                     let now = self.record::<Instance>(&self.id)?;
                     if now.lifecycle.step.as_ref() != Some(&step) {
                         return None;
+                    }
+                    // The guest still writes, and a snapshot is of the moment when it was asked for.
+                    if let Err(error) = self.reconcile_layers().await {
+                        let error = chain(error.as_ref());
+                        tracing::warn!(instance = %self.id, error, "cannot do what was recorded of volumes");
                     }
                 }
             }

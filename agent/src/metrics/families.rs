@@ -72,7 +72,9 @@ families! {
         "The memory that an instance's VMM takes beside the guest's.";
     STATUS_CHECK = Gauge One "innkeeper_instance_status_check", "1 if a status check has passed, 0 if it has failed.";
     INSTANCE_CPU = Counter Nanoseconds "innkeeper_instance_cpu_seconds_total",
-        "CPU time: of the guest, and of its VMM in user and in system mode.";
+        "CPU time of an instance's VMM, in user mode, where its guest runs, and in system mode.";
+    INSTANCE_CPU_GUEST = Counter Nanoseconds "innkeeper_instance_cpu_guest_seconds_total",
+        "The part of the CPU time in user mode that the guest itself has used.";
     INSTANCE_EXITS = Counter One "innkeeper_instance_exits_total", "How often vCPUs have left the guest, and why.";
     DISK_BYTES = Counter One "innkeeper_instance_disk_bytes_total", "Bytes that a guest has read and written.";
     DISK_OPERATIONS = Counter One "innkeeper_instance_disk_operations_total", "Requests of a guest to a disk.";

@@ -1,5 +1,7 @@
 //! What a VMM has counted, by series.
 
+use std::time::Duration;
+
 use innkeeper_protocol::{CpuMetrics, DiskMetrics, InterfaceMetrics};
 
 use super::families::{self as family, Family};
@@ -17,11 +19,10 @@ pub fn counts(id: &InstanceId, sample: &Sample) -> Counts {
         *sum = sum.saturating_add(count);
     };
     let process = &sample.process;
-    for (mode, time) in
-        [("guest", process.guest_time), ("user", process.user_time), ("system", process.system_time)]
-    {
-        add(&family::INSTANCE_CPU, &[("mode", mode)], u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-    }
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    add(&family::INSTANCE_CPU, &[("mode", "user")], nanoseconds(process.user_time));
+    add(&family::INSTANCE_CPU, &[("mode", "system")], nanoseconds(process.system_time));
+    add(&family::INSTANCE_CPU_GUEST, &[], nanoseconds(process.guest_time));
     for cpu in &sample.vmm.cpus {
         let CpuMetrics { port_reads, port_writes, memory_reads, memory_writes, interrupted, other } = *cpu;
         for (reason, count) in [
@@ -74,6 +75,7 @@ mod tests {
     use innkeeper_protocol::{Histogram, Metrics};
 
     use super::*;
+    use crate::host::VmmUsage;
     use crate::metrics::families::of_series;
 
     #[test]
@@ -84,15 +86,19 @@ mod tests {
         let reads = Histogram { count: 7, total_ns: 9, buckets: Vec::new() };
         vmm.disks.insert("vol-1".into(), DiskMetrics { read_bytes: 512, reads, ..DiskMetrics::default() });
         vmm.interfaces.insert("eni-1".into(), InterfaceMetrics { sent_frames: 3, ..Default::default() });
+        let [guest_time, user_time, system_time] = [4, 5, 1].map(Duration::from_secs);
+        let process = VmmUsage { guest_time, user_time, system_time, ..VmmUsage::default() };
         let id: InstanceId = "i-0123456789abcdef0".parse().unwrap();
-        let counts = counts(&id, &Sample { vmm, process: Default::default() });
+        let counts = counts(&id, &Sample { vmm, process });
         for (rest, count) in [
             ("exits_total{#,reason=\"port-read\"}", 4),
             ("disk_bytes_total{#,disk=\"vol-1\",direction=\"read\"}", 512),
             ("disk_operations_total{#,disk=\"vol-1\",operation=\"read\"}", 7),
             ("disk_operation_seconds_total{#,disk=\"vol-1\",operation=\"read\"}", 9),
             ("network_frames_total{#,interface=\"eni-1\",direction=\"send\"}", 3),
-            ("cpu_seconds_total{#,mode=\"guest\"}", 0),
+            ("cpu_seconds_total{#,mode=\"user\"}", 5_000_000_000),
+            ("cpu_seconds_total{#,mode=\"system\"}", 1_000_000_000),
+            ("cpu_guest_seconds_total{#}", 4_000_000_000),
         ] {
             let series =
                 format!("innkeeper_instance_{}", rest.replace('#', "instance_id=\"i-0123456789abcdef0\""));

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_metric_has_one_head_and_its_series() {
         let mut text = Text::default();
-        text.total("innkeeper_instance_cpu_seconds_total{mode=\"guest\"}", 1_500_000_000);
+        text.total("innkeeper_instance_cpu_seconds_total{mode=\"user\"}", 1_500_000_000);
         text.gauge(&family::INSTANCES, &[("state", "running")], 2.0);
         text.gauge(&family::INSTANCES, &[("state", "pending")], 0.0);
         text.total("innkeeper_request_seconds_bucket{action=\"a\",le=\"0.01\"}", 1);
@@ -116,9 +116,9 @@ innkeeper_request_seconds_sum{action=\"a\"} 0.25
 # TYPE innkeeper_instances gauge
 innkeeper_instances{state=\"pending\"} 0
 innkeeper_instances{state=\"running\"} 2
-# HELP innkeeper_instance_cpu_seconds_total CPU time: of the guest, and of its VMM in user and in system mode.
+# HELP innkeeper_instance_cpu_seconds_total CPU time of an instance's VMM, in user mode, where its guest runs, and in system mode.
 # TYPE innkeeper_instance_cpu_seconds_total counter
-innkeeper_instance_cpu_seconds_total{mode=\"guest\"} 1.5
+innkeeper_instance_cpu_seconds_total{mode=\"user\"} 1.5
 ";
         assert_eq!(text.render(), expected);
     }

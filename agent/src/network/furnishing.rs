@@ -82,8 +82,8 @@ pub fn default_security_group(vpc: &Vpc) -> SecurityGroup {
         id: SecurityGroupRuleId::random(),
         is_egress,
         protocol: "-1".into(),
-        from_port: Some(-1),
-        to_port: Some(-1),
+        from_port: None,
+        to_port: None,
         peer,
         description: None,
     };

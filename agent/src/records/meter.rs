@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 /// Counters by series, such as `innkeeper_requests_total{action="RunInstances",code=""}`.
 pub type Counts = BTreeMap<String, u64>;
 
+/// How many counters are kept of what counts no more, such as a disk that was detached and may come back: those of a hundred
+/// disks. All of a meter is written whenever it is read, so that it may not grow for ever.
+const MAX_GONE: usize = 1200;
+
 /// What processes that come and go count, such as the agents after one another or the VMMs of an instance. What is told is
 /// recorded before, so that no counter is ever lower than it was told to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,10 @@ impl Meter {
         }
         process.clone_into(&mut self.process);
         self.last = counts;
+        let is_gone = |series: &String| !self.last.contains_key(series);
+        if self.before.keys().filter(|series| is_gone(series)).count() > MAX_GONE {
+            self.before.retain(|series, _| self.last.contains_key(series));
+        }
     }
 
     /// The sums of what is counted now.
@@ -87,6 +95,17 @@ mod tests {
         assert_eq!(totals(&meter), [("a", 11), ("b", 3)]);
         meter.read("two", counts(&[("a", 1), ("b", 2)]));
         assert_eq!(totals(&meter), [("a", 12), ("b", 3)]);
+    }
+
+    #[test]
+    fn what_counts_no_more_is_forgotten_some_day() {
+        let mut meter = Meter::new("x");
+        for disk in 0..10_000 {
+            meter.read("one", counts(&[("stays", disk), (&format!("disk {disk}"), 1)]));
+            assert!(meter.before.len() <= MAX_GONE + 1, "{}", meter.before.len());
+        }
+        meter.read("two", counts(&[("stays", 1), ("disk 9999", 1)]));
+        assert_eq!(totals(&meter), [("disk 9999", 2), ("stays", 10_000)]);
     }
 
     proptest! {

@@ -28,7 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use innkeeper_block::Backend;
-use innkeeper_block::layered::{self, LayerDescription, LayerError, Layered, Report};
+use innkeeper_block::layered::{self, Finding, LayerDescription, LayerError, Layered, Problem, Report};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
@@ -408,8 +408,35 @@ impl Volumes {
     /// Finds out what is wrong with the layers of a volume that nobody writes to.
     pub fn check(&self, id: &VolumeId) -> Result<Report, Error> {
         let _turn = self.turns.take(id);
-        let volume = self.make_planned(id)?;
-        Ok(layered::check(self.open_layers(&volume.layer, Access::Read)?.files))
+        if let Err(error) = self.make_planned(id) {
+            if let Error::Gone(_) | Error::Store(_) = error {
+                return Err(error);
+            }
+            // What is in its way is what is looked for.
+            tracing::warn!(volume = %id, error = crate::instances::chain(&error), "what it lacks cannot be made");
+        }
+        let mut tries = TRIES;
+        loop {
+            let volume =
+                self.state.read().get::<Volume>(id).cloned().ok_or_else(|| Error::Gone(id.clone()))?;
+            let layers = match self.chain(&volume.layer) {
+                Ok(layers) => layers,
+                Err(lost) => {
+                    let findings = vec![Finding { layer: 0, problem: Problem::Missing(lost.to_string()) }];
+                    return Ok(Report { layers: Vec::new(), findings });
+                }
+            };
+            let opened: Vec<_> = layers.iter().map(|layer| self.layers.open(layer, Access::Read)).collect();
+            let is_missing = |opened: &io::Result<_>| {
+                opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            };
+            // They may have been merged since they were looked up.
+            if opened.iter().any(is_missing) && tries > 0 {
+                tries -= 1;
+                continue;
+            }
+            return Ok(layered::check_opened(opened));
+        }
     }
 
     /// Makes a sealed layer of a raw disk, which `look` is shown when it is copied.

@@ -29,6 +29,10 @@ pub fn chain(world: &World, top: &LayerId) -> Vec<Arc<Layer>> {
     chain
 }
 
+/// The most layers that a volume may consist of. With more, its VMM could not say which they are. What others still do while a
+/// snapshot is being asked for makes it a few more.
+pub const MAX_DEPTH: usize = innkeeper_protocol::NAMED_LAYERS_MAX - 100;
+
 /// Records a new, empty layer for a volume of `size` GiB, on top of `parent`.
 pub fn found(draft: &mut Draft, parent: Option<&LayerId>, size: u32) -> LayerId {
     let layer = Layer::plan(parent.cloned(), u64::from(size) << 30);

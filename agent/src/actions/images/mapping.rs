@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::actions::device_name::is_device_name;
+use crate::actions::device_name::{is_device_name, is_ephemeral};
 use crate::actions::instances::MAX_VOLUMES;
 use crate::actions::lookup::own_completed_snapshot;
 use crate::query::{ApiError, Context};
@@ -170,8 +170,7 @@ pub(super) fn resolve(
                 own_root = Root::Store;
             }
             (None, Some(virtual_name), None) => {
-                let number = virtual_name.strip_prefix("ephemeral").and_then(|text| text.parse::<u8>().ok());
-                if number.is_none_or(|number| number >= 24) {
+                if !is_ephemeral(virtual_name) {
                     return invalid("has a VirtualName that is none of ephemeral0 to ephemeral23");
                 }
                 let virtual_name = Some(virtual_name.clone());

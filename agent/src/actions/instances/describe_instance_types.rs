@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::run_instances::MAX_VOLUMES;
+use super::attachments::MAX_ATTACHMENTS;
 use crate::catalogue::{Disks, Ebs, InstanceType};
 use crate::query::filters::{Field, Filter, Filtered, Selection};
 use crate::query::pages::page;
@@ -200,9 +200,9 @@ impl From<&InstanceType> for Item {
                 encryption_support: "supported",
                 ebs_optimized_info: kind.ebs.map(EbsOptimizedInfo::from),
                 nvme_support: if nitro { "required" } else { "unsupported" },
-                // Network interfaces take no places away from volumes.
-                attachment_limit_type: "dedicated",
-                maximum_ebs_attachments: MAX_VOLUMES,
+                // Network interfaces take places away from volumes.
+                attachment_limit_type: "shared",
+                maximum_ebs_attachments: MAX_ATTACHMENTS,
             },
             network_info: network(kind, nitro),
             placement_group_info: PlacementGroupInfo { supported_strategies: Vec::new() },

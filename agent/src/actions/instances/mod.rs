@@ -2,6 +2,7 @@
 //!
 //! The actions change records only. What is to become of an instance is the business of [`crate::instances`].
 
+mod attachments;
 mod describe_instance_attribute;
 mod describe_instance_credit_specifications;
 mod describe_instance_status;
@@ -29,8 +30,8 @@ mod user_data;
 mod view;
 
 use crate::query::dispatch::Registry;
+pub use attachments::{MAX_VOLUMES, check_attachments};
 pub(crate) use metadata::{check_tag_keys, tag_key_fits};
-pub use run_instances::MAX_VOLUMES;
 pub(crate) use view::{architecture, enabled};
 
 pub(super) fn register(registry: &mut Registry) {

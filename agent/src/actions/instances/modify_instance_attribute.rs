@@ -5,7 +5,8 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::run_instances::{MAX_VOLUMES, Switch, parse_behavior};
+use super::attachments::check_attachments;
+use super::run_instances::{Switch, parse_behavior};
 use super::user_data;
 use crate::actions::lookup::find_own;
 use crate::actions::network_interfaces::check_limits;
@@ -220,7 +221,7 @@ fn apply(
             };
             check_interfaces(world, instance, kind)?;
             instance.instance_type.clone_from(name);
-            exchange_store(instance, kind)?;
+            exchange_store(world, instance, kind)?;
         }
         Change::UserData(data) => instance.user_data.clone_from(data),
         Change::DisableApiTermination(on) => instance.disable_api_termination = *on,
@@ -281,7 +282,7 @@ fn check_interfaces(world: &World, instance: &Instance, kind: &InstanceType) -> 
 }
 
 /// An instance of another type has that one's instance store. What the mapping has given a name keeps it.
-fn exchange_store(instance: &mut Instance, kind: &InstanceType) -> Result<(), ApiError> {
+fn exchange_store(world: &World, instance: &mut Instance, kind: &InstanceType) -> Result<(), ApiError> {
     let before = std::mem::take(&mut instance.instance_store);
     let root = before.iter().filter(|disk| disk.is_root()).cloned();
     let mut disks: Vec<StoreDisk> = root.chain(kind.instance_store()).collect();
@@ -289,14 +290,7 @@ fn exchange_store(instance: &mut Instance, kind: &InstanceType) -> Result<(), Ap
         let same = before.iter().find(|other| other.name == disk.name);
         disk.device_name = same.and_then(|other| other.device_name.clone());
     }
-    if disks.len() + instance.block_devices.len() > MAX_VOLUMES {
-        let message = format!(
-            "With the {} disks of the instance store of {} there would be more than {MAX_VOLUMES} disks: detach volumes.",
-            disks.len(),
-            kind.name
-        );
-        return Err(ApiError::new("AttachmentLimitExceeded", message));
-    }
+    check_attachments(disks.len() + instance.block_devices.len(), interfaces(world, &instance.id).len())?;
     instance.instance_store = disks;
     Ok(())
 }

@@ -4,6 +4,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::{own, zone};
+use crate::actions::instances::check_attachments;
 use crate::actions::lookup::find_own;
 use crate::actions::network_interfaces::new::too_many_addresses;
 use crate::actions::refused::refuse;
@@ -80,6 +81,7 @@ impl AttachNetworkInterface {
             );
             return Err(ApiError::new("InvalidParameterValue", message));
         }
+        check_attachments(instance.block_devices.len() + instance.instance_store.len(), others.len() + 1)?;
         if let Some(kind) = context.agent.catalogue.get(&instance.instance_type) {
             check_limits(kind, others.len() + 1, interface.addresses().count())?;
         }

@@ -204,6 +204,36 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_the_default_group_are_rules_like_any() {
+        let client = Client::new();
+        let all = "IpPermissions.1.IpProtocol=-1&IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0";
+        let id = client.texts("DescribeSecurityGroups&GroupName.1=default", "groupId").remove(0);
+        // Also those that an agent of before has recorded.
+        for of_before in [false, true] {
+            if of_before {
+                let mut group =
+                    SecurityGroup::clone(client.agent.state.read().get::<SecurityGroup>(&id).unwrap());
+                for rule in &mut group.rules {
+                    (rule.from_port, rule.to_port) = (Some(-1), Some(-1));
+                }
+                client.put(group);
+            }
+            assert!(!client.ask("DescribeSecurityGroups").unwrap().contains("fromPort"));
+            client.refuses(&[(
+                &format!("AuthorizeSecurityGroupEgress&GroupId={id}&{all}"),
+                "InvalidPermission.Duplicate",
+            )]);
+            let revoke = format!("RevokeSecurityGroupEgress&GroupId={id}&{all}");
+            assert!(client.texts(&revoke, "cidrIp").is_empty(), "it was not found");
+            assert_eq!(client.texts("DescribeSecurityGroupRules", "isEgress"), ["false"]);
+            client.ask(&format!("AuthorizeSecurityGroupEgress&GroupId={id}&{all}")).unwrap();
+        }
+        let own = format!("IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupId={id}");
+        client.ask(&format!("RevokeSecurityGroupIngress&GroupId={id}&{own}")).unwrap();
+        assert_eq!(client.texts("DescribeSecurityGroupRules", "isEgress"), ["true"]);
+    }
+
+    #[test]
     fn outside_the_default_vpc_a_rule_that_is_not_there_is_an_error_and_names_mean_nothing() {
         let client = Client::new();
         let default = client.agent.state.read().all::<Vpc>().next().cloned();

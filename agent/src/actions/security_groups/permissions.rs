@@ -84,12 +84,8 @@ pub(super) struct Allowed {
 impl Allowed {
     /// What a rule allows.
     pub fn of(rule: &Rule) -> Self {
-        Self {
-            protocol: rule.protocol.clone(),
-            from_port: rule.from_port,
-            to_port: rule.to_port,
-            peer: rule.peer.clone(),
-        }
+        let (from_port, to_port) = rule.ports();
+        Self { protocol: rule.protocol.clone(), from_port, to_port, peer: rule.peer.clone() }
     }
 
     /// A new rule that allows this.
@@ -183,16 +179,17 @@ pub(super) fn no_prefix_list(id: &str) -> ApiError {
 pub(super) fn gather<'r>(owner: &str, rules: impl Iterator<Item = &'r Rule>) -> Vec<IpPermission> {
     let mut permissions: Vec<IpPermission> = Vec::new();
     for rule in rules {
+        let (from_port, to_port) = rule.ports();
         let place = permissions.iter().position(|permission| {
             permission.ip_protocol.as_ref() == Some(&rule.protocol)
-                && (permission.from_port, permission.to_port) == (rule.from_port, rule.to_port)
+                && (permission.from_port, permission.to_port) == (from_port, to_port)
         });
         let mut permission = match place {
             Some(place) => permissions.remove(place),
             None => IpPermission {
                 ip_protocol: Some(rule.protocol.clone()),
-                from_port: rule.from_port,
-                to_port: rule.to_port,
+                from_port,
+                to_port,
                 ..IpPermission::default()
             },
         };

@@ -23,6 +23,7 @@ use crate::query::ApiError;
 use crate::query::dispatch::Registry;
 use crate::records::{Image, Snapshot, SnapshotState, Volume, VolumeState};
 use crate::state::World;
+use crate::volumes::stack;
 
 /// The most characters of a description.
 const MAX_DESCRIPTION: usize = 255;
@@ -70,6 +71,14 @@ pub(super) fn check(world: &World, volume: &Volume) -> Result<(), ApiError> {
             volume.id
         );
         return Err(ApiError::new("ConcurrentSnapshotLimitExceeded", message));
+    }
+    if stack::chain(world, &volume.layer).len() >= stack::MAX_DEPTH {
+        let message = format!(
+            "Volume {} is on top of {} snapshots that are still needed, which is the most. Delete some of them first.",
+            volume.id,
+            stack::MAX_DEPTH
+        );
+        return Err(ApiError::new("SnapshotLimitExceeded", message));
     }
     Ok(())
 }

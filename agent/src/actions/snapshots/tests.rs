@@ -473,3 +473,34 @@ fn instances_have_volumes_of_snapshots_that_are_complete() {
         assert_eq!(world.get::<Layer>(&volume.layer).unwrap().parent.as_ref(), Some(&snapshot.layer));
     }
 }
+
+#[test]
+fn a_volume_has_no_more_layers_than_its_vmm_can_name() {
+    let client = Client::new();
+    let volume = create(&client, "Size=1");
+    let request = format!("CreateSnapshot&VolumeId={volume}");
+    let snapshot = client.text(&request, "snapshotId");
+    // As if many had been taken, and each were still needed.
+    let layers = client.agent.state.change(|draft| {
+        let mut below = None;
+        for _ in 1..stack::MAX_DEPTH {
+            below = Some(stack::found(draft, below.as_ref(), 1));
+        }
+        draft.update::<Volume>(&volume, |volume| volume.layer = below.clone().unwrap());
+        Ok::<_, ApiError>(below)
+    });
+    let top = layers.unwrap();
+    let dry = format!("{request}&DryRun=true");
+    client.refuses(&[(&dry, "DryRunOperation")]);
+    client
+        .agent
+        .state
+        .change(|draft| {
+            let next = stack::found(draft, top.as_ref(), 1);
+            draft.update::<Volume>(&volume, |volume| volume.layer = next);
+            Ok::<_, ApiError>(())
+        })
+        .unwrap();
+    client.refuses(&[(&dry, "SnapshotLimitExceeded"), (&request, "SnapshotLimitExceeded")]);
+    assert_eq!(client.texts("DescribeSnapshots", "snapshotId"), [snapshot]);
+}

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::item::{AttachmentItem, state_name};
 use crate::actions::device_name::is_device_name;
-use crate::actions::instances::MAX_VOLUMES;
+use crate::actions::instances::check_attachments;
 use crate::actions::lookup::find;
+use crate::instances::interfaces;
 use crate::query::{Action, ApiError, Context};
 use crate::records::{
     Attachment, AttachmentStatus, BlockDevice, Instance, InstanceState, Volume, VolumeState,
@@ -72,10 +73,8 @@ impl AttachVolume {
             );
             return Err(ApiError::new("InvalidVolume.ZoneMismatch", message));
         }
-        if instance.block_devices.len() + instance.instance_store.len() >= MAX_VOLUMES {
-            let message = format!("'{}' has {MAX_VOLUMES} disks, which is the most.", instance.id);
-            return Err(ApiError::new("AttachmentLimitExceeded", message));
-        }
+        let disks = instance.block_devices.len() + instance.instance_store.len();
+        check_attachments(disks + 1, interfaces(world, &instance.id).len())?;
         let volumes = instance.block_devices.iter().map(|device| &device.device_name);
         let store = instance.instance_store.iter().filter_map(|disk| disk.device_name.as_ref());
         if volumes.chain(store).any(|name| *name == self.device) {

@@ -81,7 +81,10 @@ fn file_name(name: &str) -> String {
 
 /// Copies the files of a directory to a new one, which is there when it is whole.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let new = to.with_extension("partial");
+    // Neither another image's, nor what an import that is not done has beside its target.
+    let mut name = to.file_name().context("the image's name has no letter in it")?.to_owned();
+    name.push(".copying");
+    let new = to.with_file_name(name);
     if new.exists() {
         fs::remove_dir_all(&new)?;
     }
@@ -113,14 +116,20 @@ mod tests {
     #[test]
     fn files_are_copied_and_nothing_else() {
         let lab = tempfile::tempdir().unwrap();
-        let (from, to) = (lab.path().join("from"), lab.path().join("to"));
+        let (from, to) = (lab.path().join("from"), lab.path().join("to.1"));
         fs::create_dir_all(from.join("modules")).unwrap();
         fs::write(from.join("vmlinux"), "kernel").unwrap();
-        // Of one that was interrupted.
-        fs::create_dir(lab.path().join("to.partial")).unwrap();
-        fs::write(lab.path().join("to.partial/vmlinux"), "half").unwrap();
+        // Of one that was interrupted, and of imports to this name and to another that begins like it.
+        for name in ["to.1.copying", "to.1.partial", "to.partial"] {
+            fs::create_dir(lab.path().join(name)).unwrap();
+            fs::write(lab.path().join(name).join("vmlinux"), "half").unwrap();
+        }
         copy(&from, &to).unwrap();
         assert_eq!(fs::read(to.join("vmlinux")).unwrap(), b"kernel");
-        assert_eq!((fs::read_dir(&to).unwrap().count(), fs::read_dir(lab.path()).unwrap().count()), (1, 2));
+        let mut left: Vec<_> =
+            fs::read_dir(lab.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["from", "to.1", "to.1.partial", "to.partial"]);
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
     }
 }

@@ -40,6 +40,16 @@ pub struct Rule {
     pub description: Option<String>,
 }
 
+impl Rule {
+    /// The ports, as far as the protocol has any: an agent of before has recorded -1 for all protocols.
+    pub fn ports(&self) -> (Option<i32>, Option<i32>) {
+        match self.protocol.as_str() {
+            "-1" => (None, None),
+            _ => (self.from_port, self.to_port),
+        }
+    }
+}
+
 /// The other side of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -47,6 +47,8 @@ pub struct Finding {
 /// What can be remarkable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
+    /// It cannot be opened: why.
+    Missing(String),
     /// A file cannot be read: which, and why.
     Unreadable(&'static str, String),
     /// The map has no header that can be used: why.
@@ -95,6 +97,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |id: &Option<Uuid>| id.map_or("nothing".to_owned(), |id| format!("layer {id}"));
         match self {
+            Self::Missing(why) => write!(f, "it cannot be opened, and nothing of it can be read: {why}"),
             Self::Unreadable(file, why) => write!(f, "the {file} file cannot be read: {why}"),
             Self::Header(why) => write!(f, "the map cannot be used, and nothing of the layer can be read: {why}"),
             Self::SpareHeader(why) => write!(

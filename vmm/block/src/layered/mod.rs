@@ -495,13 +495,22 @@ pub fn merge(
 
 /// Finds out what is wrong with layers, from the bottom, that nobody writes to meanwhile.
 pub fn check(layers: Vec<Layer>) -> Report {
+    check_opened(layers.into_iter().map(Ok).collect())
+}
+
+/// The same for layers of which some may not be there, for these reasons.
+pub fn check_opened(layers: Vec<io::Result<Layer>>) -> Report {
     let mut report = Report::default();
-    let mut open = |(index, layer)| match open_files(layer, Access::Read) {
-        Ok(files) => Some(files),
-        Err((file, error)) => {
-            report.add(index, Problem::Unreadable(file.name(), error.to_string()));
-            None
-        }
+    let mut open = |(index, layer): (usize, io::Result<Layer>)| {
+        let problem = match layer {
+            Ok(layer) => match open_files(layer, Access::Read) {
+                Ok(files) => return Some(files),
+                Err((file, error)) => Problem::Unreadable(file.name(), error.to_string()),
+            },
+            Err(error) => Problem::Missing(error.to_string()),
+        };
+        report.add(index, problem);
+        None
     };
     let files: Vec<_> = layers.into_iter().enumerate().map(&mut open).collect();
     check::inspect(&files, &mut report);

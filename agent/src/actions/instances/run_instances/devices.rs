@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::{BlockDeviceMapping, Ebs};
-use crate::actions::device_name::is_device_name;
+use crate::actions::device_name::{is_device_name, is_ephemeral};
 use crate::actions::lookup::completed_snapshot;
 use crate::actions::refused::unsupported;
 use crate::catalogue::InstanceType;
@@ -12,9 +12,6 @@ use crate::query::{ApiError, Context};
 use crate::records::{Image, MappedVolume, Snapshot, StoreDisk};
 use crate::state::World;
 use crate::volumes::types;
-
-/// The most disks of an instance, volumes and others.
-pub const MAX: usize = 27;
 
 /// A volume to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,13 +74,6 @@ pub fn plan(
         devices.extend(volume.map(|volume| Device { name: name.clone(), volume }));
     }
     let instance_store = instance_store(image, kind, wanted)?;
-    if devices.len() + instance_store.len() > MAX {
-        let message = format!(
-            "An instance can have at most {MAX} volumes, less the {} disks of its instance store.",
-            instance_store.len()
-        );
-        return Err(ApiError::new("AttachmentLimitExceeded", message));
-    }
     // What is made of something encrypted is so, too, whatever is asked for.
     for volume in devices.iter_mut().map(|device| &mut device.volume) {
         let snapshot = volume.snapshot.as_ref().and_then(|id| world.get::<Snapshot>(id));
@@ -144,8 +134,7 @@ fn resolve(
         )));
     }
     if let Some(virtual_name) = &mapping.virtual_name {
-        let number = virtual_name.strip_prefix("ephemeral").and_then(|number| number.parse::<u8>().ok());
-        if number.is_none_or(|number| number > 23) {
+        if !is_ephemeral(virtual_name) {
             let reason = "Expecting ephemeral0 to ephemeral23.";
             return Err(ApiError::invalid(virtual_name, "blockDeviceMapping.virtualName", reason));
         }

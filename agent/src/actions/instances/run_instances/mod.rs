@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-pub use devices::MAX as MAX_VOLUMES;
 pub use request::{RunInstances, Switch};
 
+use super::attachments::check_attachments;
 use super::start_instances::no_capacity;
 use super::view;
 use super::{metadata, refused, user_data};
@@ -92,6 +92,8 @@ impl RunInstances {
             );
             return Err(ApiError::new("InsufficientFreeAddressesInSubnet", message));
         }
+        let interfaces = place.instances.first().map_or(1, Vec::len);
+        check_attachments(devices.volumes.len() + devices.instance_store.len(), interfaces)?;
         let need = Need::new(kind, &devices.instance_store);
         let room = agent.capacity.room(world, &agent.catalogue, need);
         let count = most.min(place.instances.len()).min(usize::try_from(room).unwrap_or(usize::MAX));

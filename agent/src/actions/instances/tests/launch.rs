@@ -558,3 +558,21 @@ fn without_public_addresses_instances_are_launched_unless_they_ask_for_one() {
     let shown = client.call("DescribeInstances", &[("InstanceId.1", &id)]).unwrap();
     assert!(shown.all("ipAddress").is_empty());
 }
+
+#[test]
+fn disks_leave_a_place_for_the_interface() {
+    let client = Client::new();
+    let code = |volumes: u8| {
+        let named = |number: u8| {
+            let mapping = format!("BlockDeviceMapping.{}", number + 1);
+            let device = format!("/dev/xvdb{}", char::from(b'a' + number));
+            [(format!("{mapping}.DeviceName"), device), (format!("{mapping}.Ebs.VolumeSize"), "1".to_owned())]
+        };
+        let mappings: Vec<_> = (0..volumes).flat_map(named).collect();
+        let mut parameters =
+            vec![("ImageId", IMAGE), ("MinCount", "1"), ("MaxCount", "1"), ("DryRun", "true")];
+        parameters.extend(mappings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        client.code("RunInstances", &parameters)
+    };
+    assert_eq!((code(25), code(26)), ("DryRunOperation", "AttachmentLimitExceeded"));
+}
