@@ -301,3 +301,56 @@ fn a_host_dies_anywhere_and_what_ran_starts_again() -> Result<()> {
     })?;
     finish(mortal, &bystander)
 }
+
+/// Of an instance whose root device is in the instance store, nothing is left that could be started: once it has run it ends
+/// with its host, whatever it was about to do. Until then there is nothing to lose, and its launch goes on.
+#[test]
+fn an_instance_in_the_store_ends_with_its_host() -> Result<()> {
+    let agent = Agent::start("")?;
+    let image = agent.register_in_store("mortal", &agent.payload("button")?)?;
+    let mut places = agent.failpoints()?;
+    // It has no volume, and cannot be stopped.
+    places.retain(|place| !place.starts_with("cover.") && !place.starts_with("press-button."));
+    ensure!(places.len() >= 15, "{places:?}");
+    let client = agent.client()?;
+    let mut mortal = Mortal { agent, client, deaths: 0, takes_host_along: true };
+    for place in &places {
+        let before = mortal.deaths;
+        mortal.agent.stop()?;
+        if let Err(error) = mortal.agent.resume_until(place) {
+            ensure!(mortal.agent.pid().is_none(), error);
+            mortal.rise()?;
+        }
+        mortal.client = mortal.agent.client()?;
+        let id = mortal.run(&image, place)?;
+        let deadline = Instant::now() + PATIENCE;
+        while mortal.state(&id)? == "pending" {
+            ensure!(Instant::now() < deadline, "it stays pending: {}", mortal.agent.last_words());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let is_launch = ["prepare-volumes.", "start-vmm."].iter().any(|step| place.starts_with(step));
+        let has_run = place == "start-vmm.after";
+        if mortal.deaths == before && !is_launch {
+            mortal.wait_for_ready(&id, 1, before)?;
+            // There may be no answer.
+            let _ = mortal.client.send("RebootInstances", &[("InstanceId.1", &id)]);
+            while mortal.deaths == before && mortal.console(&id)?.matches("ready").count() < 2 {
+                ensure!(Instant::now() < deadline, "it does not reboot: {}", mortal.agent.last_words());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // Else it has to end by itself.
+        if mortal.deaths == before && !has_run || is_launch && !has_run {
+            mortal.ask("TerminateInstances", &[("InstanceId.1", &id)])?;
+        }
+        mortal.wait_for(&id, "terminated").with_context(|| format!("killed at {place}"))?;
+        while mortal.deaths == before {
+            mortal.raise()?;
+            ensure!(Instant::now() < deadline, "the agent was not killed at {place}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        mortal.wait_for(&id, "terminated")?;
+        mortal.check(&[]).with_context(|| format!("killed at {place}"))?;
+    }
+    Ok(())
+}
