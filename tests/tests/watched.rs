@@ -167,7 +167,8 @@ impl Scraper {
 fn over_a_day_no_change_is_missed_and_no_counter_goes_backwards() -> Result<()> {
     let port = free_port()?;
     let mut agent = Agent::start(&format!("{IMPATIENT}\nmetrics-listen = \"127.0.0.1:{port}\""))?;
-    let image = agent.register("bare", &agent.payload("idle")?)?;
+    // Each time that it boots, its guest reads and writes a sector.
+    let image = agent.register("bare", &agent.payload("busy")?)?;
     let mut scraper = Scraper::new(port);
     ensure!(scraper.get("/")?.starts_with("HTTP/1.1 404"));
     scraper.scrape()?;
@@ -176,7 +177,7 @@ fn over_a_day_no_change_is_missed_and_no_counter_goes_backwards() -> Result<()> 
     let id = &ids[0];
     let series = |name: &str, labels: &str| format!("innkeeper_{name}{{instance_id=\"{id}\"{labels}}}");
     let exits = series("instance_exits_total", ",reason=\"port-write\"");
-    let mut last_exits = 0.0;
+    let (mut last_exits, mut boots) = (0.0, 0.0);
     for (action, state) in [
         ("", "running"),
         ("RebootInstances", "running"),
@@ -203,9 +204,20 @@ fn over_a_day_no_change_is_missed_and_no_counter_goes_backwards() -> Result<()> 
         }
         wait_for_status(&agent.client()?, id, &["<systemStatus><status>ok"])?;
         // Each guest prints something, which are exits; also that which a reset begins.
-        let now = scraper.scrape_until(&exits, last_exits)?;
+        scraper.scrape_until(&exits, last_exits)?;
+        let root = agent.client()?.ask("DescribeVolumes", &[])?;
+        let root = texts(&root, "volumeId").pop().context("a volume")?;
+        let bytes = |direction: &str| {
+            series("instance_disk_bytes_total", &format!(",disk=\"{root}\",direction=\"{direction}\""))
+        };
+        let now = scraper.scrape_until(&bytes("write"), 512.0 * boots)?;
+        boots += 1.0;
         let value = |name: &str| now.get(name).copied().with_context(|| format!("no {name} in {now:?}"));
         last_exits = value(&exits)?;
+        for direction in ["read", "write"] {
+            let bytes = value(&bytes(direction))?;
+            ensure!(bytes == 512.0 * boots, "{bytes} bytes in {boots} boots, {direction}");
+        }
         ensure!(value(&series("instance_vcpus", ""))? == 1.0);
         ensure!(value(&series("instance_memory_bytes", ""))? == f64::from(64 << 20));
         ensure!(value(&series("instance_store_bytes", ""))? == 2e9);
