@@ -9,8 +9,10 @@ use proptest::prelude::*;
 
 use super::recorder::{Content, Log, Recorder};
 use super::{Random, create, description, files};
-use crate::layered::format::{PAGE_SIZE, REGION_SIZE, Slot};
-use crate::layered::map::MAX_CHANGED;
+use crate::layered::format::{PAGE_SIZE, REGION_BLOCKS, REGION_SIZE, Slot, State};
+use crate::layered::map::{MAX_CHANGED, region_of};
+use crate::layered::plan::Source;
+use crate::layered::stack::OpenLayer;
 use crate::layered::storage::Storage;
 use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer, seal_together};
 use crate::segments::tests::Memory;
@@ -464,6 +466,52 @@ fn memory_is_bounded() {
         check();
     }
     println!("{} KiB at most, with up to 4 layers", most >> 10);
+}
+
+/// What it costs to find out again where the blocks of a region are grows with the layers. So does what is remembered.
+#[test]
+fn a_volume_of_many_layers_remembers_fragmented_regions() {
+    const REGIONS: u64 = 300;
+    for (layers, is_enough) in [(3, false), (24, true)] {
+        let log = Log::default();
+        let files: Vec<_> =
+            (0..2 * layers).map(|file| Recorder::new(file, &log, Content::default())).collect();
+        let boxed = |file: &Recorder| Box::new(file.clone()) as Box<dyn Storage>;
+        let layer = |files: &[Recorder]| (boxed(&files[0]), boxed(&files[1]));
+        for (id, files) in (1..).zip(files.chunks(2)) {
+            create(&files[0], &files[1], id, 100 << 30);
+        }
+        // In each region every second block has data.
+        let (data, map) = layer(&files[..2]);
+        let base = OpenLayer::open(data, map).unwrap();
+        for region in 0..REGIONS {
+            let blocks = (region * REGION_BLOCKS..(region + 1) * REGION_BLOCKS).step_by(2);
+            blocks.for_each(|block| base.map.set(block..block + 1, State::Data).unwrap());
+            if region % 100 == 99 {
+                base.flush().unwrap();
+            }
+        }
+        drop(base);
+        let volume = Layered::over(files.chunks(2).map(layer).collect(), false).unwrap();
+        let stack = volume.volume.stack();
+        let is_known = |block| stack.index.known(region_of(block), layers - 1).is_some();
+        let mut random = Random::new(1);
+        let mut read = |count: u64| {
+            let mut misses = 0;
+            for _ in 0..count {
+                let block = random.below(REGIONS * REGION_BLOCKS);
+                misses += u64::from(!is_known(block));
+                let source = stack.view(&(block..block + 1)).unwrap().source(block);
+                assert_eq!(source, if block.is_multiple_of(2) { Source::Lower(0) } else { Source::Nothing });
+            }
+            misses
+        };
+        // Each region once, with a probability that is good enough.
+        read(3000);
+        let misses = read(1000);
+        assert_eq!(misses < 10, is_enough, "{misses} misses with {layers} layers");
+        assert!(volume.memory() <= (1 << 20) + layers * (256 << 10), "{} {layers}", volume.memory());
+    }
 }
 
 proptest! {
