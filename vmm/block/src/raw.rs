@@ -131,17 +131,18 @@ impl RawFile {
     ///
     /// A last partial sector is not part of the disk.
     pub fn from_file(file: File, read_only: bool) -> Result<Self, OpenError> {
-        Disk::from_file(file, read_only).map(Self::over)
+        Self::over(Disk::from_file(file, read_only)?)
     }
 
     /// Takes an opened file as a disk that can only be read, whoever has locked it: the caller knows that nobody writes to
     /// it meanwhile.
     pub fn from_still_file(file: File) -> Result<Self, OpenError> {
-        Disk::from_still_file(file).map(Self::over)
+        Self::over(Disk::from_still_file(file)?)
     }
 
-    fn over(disk: Disk) -> Self {
-        Self { disk: Arc::new(disk), engine: EngineKind::default() }
+    fn over(disk: Disk) -> Result<Self, OpenError> {
+        disk.expect_content()?;
+        Ok(Self { disk: Arc::new(disk), engine: EngineKind::default() })
     }
 
     /// The same disk, served by engines of this kind.
@@ -260,6 +261,11 @@ impl Disk {
         Self::new(file, true, |_| Ok(()))
     }
 
+    /// Fails if there is not even one sector.
+    pub fn expect_content(&self) -> Result<(), OpenError> {
+        if self.capacity() == 0 { Err(OpenError::Empty) } else { Ok(()) }
+    }
+
     /// Lets others read the file too, but nobody write to it.
     pub fn share(&self) -> io::Result<()> {
         match lock(&self.file, true) {
@@ -288,9 +294,6 @@ impl Disk {
         // Seeking to the end gives the size of a block device too.
         let size = file.seek(SeekFrom::End(0))?;
         let capacity = size - size % SECTOR_SIZE;
-        if capacity == 0 {
-            return Err(OpenError::Empty);
-        }
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
         match (flags & OFlag::O_ACCMODE, read_only) {
             (OFlag::O_RDWR, _) | (OFlag::O_RDONLY, true) => {}

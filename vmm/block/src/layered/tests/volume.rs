@@ -14,7 +14,9 @@ use crate::layered::map::{MAX_CHANGED, region_of};
 use crate::layered::plan::Source;
 use crate::layered::stack::OpenLayer;
 use crate::layered::storage::Storage;
-use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer, seal_together};
+use crate::layered::{
+    Finding, Layer, LayerDescription, LayerError, Layered, Problem, create_layer, seal_together,
+};
 use crate::segments::tests::Memory;
 use crate::{Backend, Engine, Operation};
 
@@ -187,6 +189,55 @@ fn a_torn_page_is_whole_again_when_its_layer_is_sealed() {
     drop(volume);
     let report = crate::layered::check(vec![files(directory, 1), files(directory, 2)]);
     assert_eq!(report.to_string(), "2 layers are sound\n");
+}
+
+/// Nothing syncs the length of a new data file, which has nothing in it. Whoever opens the layer does not need it.
+#[test]
+fn a_data_file_may_have_lost_its_length_as_long_as_nothing_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, 8192).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    volume.seal(make(directory, 3)).unwrap();
+    // It says that there is nothing, and not where something would be.
+    volume.volume.run(Operation::Discard { offset: 0, length: 4096 }).unwrap();
+    flush(&volume).unwrap();
+    volume.volume.abandon();
+    drop(volume);
+    let empty = |id| files(directory, id).data.set_len(0).unwrap();
+    [2, 3].into_iter().for_each(empty);
+    let layers = || (1..=3).map(|id| files(directory, id)).collect::<Vec<_>>();
+    let content = [[0; 4096], [1; 4096], [0; 4096]].concat();
+    let report = crate::layered::check(layers());
+    assert!(report.is_sound() && report.layers[2].as_ref().is_some_and(|top| top.zeroes == 4096), "{report}");
+    for volume in [Layered::open(layers(), true).unwrap(), Layered::open_still(layers()).unwrap()] {
+        assert_eq!(read(&volume, 0, 12288).unwrap(), content);
+    }
+    // Now the top has its length again, and the other is sealed without. A new top may have lost it too.
+    let volume = Layered::open(layers(), false).unwrap();
+    assert_eq!(read(&volume, 0, 12288).unwrap(), content);
+    volume.finish_seal().unwrap();
+    write(&volume, SIZE - 4096, 3, 4096).unwrap();
+    drop(make(directory, 4));
+    empty(4);
+    volume.seal(files(directory, 4)).unwrap();
+    volume.finish_seal().unwrap();
+    write(&volume, SIZE - 8192, 4, 4096).unwrap();
+    assert_eq!(read(&volume, SIZE - 8192, 8192).unwrap(), [[4; 4096], [3; 4096]].concat());
+    drop(volume);
+    assert_eq!(files(directory, 2).data.metadata().unwrap().len(), 0);
+
+    // Where there should be data, nobody takes zeroes for it.
+    empty(3);
+    let layers = || (1..=4).map(|id| files(directory, id)).collect::<Vec<_>>();
+    let opened =
+        [Layered::open(layers(), false), Layered::open(layers(), true), Layered::open_still(layers())];
+    for error in opened.map(Result::unwrap_err) {
+        assert!(matches!(error, LayerError::Map(2, _)) && error.to_string().contains("empty"), "{error}");
+    }
+    let short = Problem::Short { size: 0, needed: SIZE };
+    assert_eq!(crate::layered::check(layers()).findings, [Finding { layer: 2, problem: short }]);
 }
 
 /// Sealing waits for what is under way, and everybody else waits for nothing else.
