@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 
@@ -100,6 +100,11 @@ pub(crate) struct Disk {
     identity: FileIdentity,
     /// Writes go to the page cache, and to the medium later.
     is_cached: bool,
+    /// Why no flush can succeed any more.
+    impairment: OnceLock<String>,
+    /// The next sync fails.
+    #[cfg(test)]
+    fails: std::sync::atomic::AtomicBool,
 }
 
 impl From<io::Error> for OpenError {
@@ -305,7 +310,17 @@ impl Disk {
         let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
         let capacity = AtomicU64::new(capacity);
         let identity = FileIdentity::from_metadata(&metadata);
-        Ok(Self { file, capacity, resizing: Mutex::default(), read_only, identity, is_cached })
+        Ok(Self {
+            file,
+            capacity,
+            resizing: Mutex::default(),
+            read_only,
+            identity,
+            is_cached,
+            impairment: OnceLock::new(),
+            #[cfg(test)]
+            fails: Default::default(),
+        })
     }
 
     /// Which file it is on.
@@ -358,9 +373,35 @@ impl Disk {
         Ok(())
     }
 
-    /// Checks that an operation lies inside the disk and is allowed.
+    /// Checks that an operation lies inside the disk and is allowed, and of a flush that it could tell the truth.
     pub fn check(&self, operation: &Operation) -> io::Result<()> {
-        crate::check(operation, self.capacity(), self.read_only)
+        crate::check(operation, self.capacity(), self.read_only)?;
+        match (operation, self.impairment.get()) {
+            (Operation::Flush, Some(reason)) => Err(io::Error::other(reason.as_str())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what has become of a sync, and says whether what was written before is durable.
+    ///
+    /// The kernel tells of data that it could not write once, and may have dropped it: the next sync says that all is well.
+    /// So once one has failed, none succeeds any more.
+    pub fn synced(&self, result: io::Result<()>) -> io::Result<()> {
+        #[cfg(test)]
+        let result = match self.fails.swap(false, Ordering::SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => result,
+        };
+        if let Err(error) = result {
+            let reason = format!(
+                "the disk is impaired: making it durable failed once ({error}), and nobody knows what of it is durable; \
+                 check the medium and what is on the disk, and attach it anew"
+            );
+            if self.impairment.set(reason).is_ok() {
+                tracing::error!(%error, "a disk is impaired: nobody knows what of it is durable");
+            }
+        }
+        self.check(&Operation::Flush)
     }
 
     /// Carries out an operation that was checked, and returns when it is done.
@@ -368,7 +409,7 @@ impl Disk {
         match operation {
             Operation::Read { offset, segments } => self.transfer(*offset, segments, libc::preadv),
             Operation::Write { offset, segments } => self.transfer(*offset, segments, libc::pwritev),
-            Operation::Flush => self.file.sync_data(),
+            Operation::Flush => self.synced(self.file.sync_data()),
             // The kernel does not take an empty range.
             Operation::Discard { length: 0, .. } | Operation::WriteZeroes { length: 0, .. } => Ok(()),
             Operation::Discard { offset, length } => match self.fallocate(DISCARD, *offset, *length) {
@@ -529,6 +570,33 @@ mod tests {
             write(&mut *engine, 1024, pieces.clone()).unwrap();
             assert_eq!(read(&mut *engine, 1024, 1024).unwrap(), pieces.concat());
             run(&mut *engine, Operation::Flush).unwrap();
+        }
+    }
+
+    /// The kernel would say that all is well when it is asked again. Whoever wrote through any queue is told.
+    #[test]
+    fn a_failed_sync_is_not_made_up_for_by_the_next() {
+        let count = engines(&disk(&[0; 4096]).1).len();
+        for failing in 0..count {
+            let (file, raw) = disk(&[0; 4096]);
+            let mut all = engines(&raw);
+            run(&mut *all[failing], Operation::Flush).unwrap();
+            raw.disk.fails.store(true, Ordering::SeqCst);
+            for at in (0..count).cycle().skip(failing).take(2 * count) {
+                let error = run(&mut *all[at], Operation::Flush).unwrap_err().to_string();
+                assert!(
+                    error.contains("failed once (Input/output error") && error.contains("anew"),
+                    "{error}"
+                );
+            }
+            assert!(!raw.disk.fails.load(Ordering::SeqCst));
+            for engine in &mut all {
+                write(&mut **engine, 0, vec![vec![1; 512]]).unwrap();
+                assert_eq!(read(&mut **engine, 0, 512).unwrap(), [1; 512]);
+            }
+            drop((all, raw));
+            let raw = RawFile::open(file.path(), false).unwrap();
+            engines(&raw).iter_mut().for_each(|engine| run(&mut **engine, Operation::Flush).unwrap());
         }
     }
 

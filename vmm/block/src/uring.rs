@@ -389,6 +389,7 @@ fn progress(disk: &Disk, operation: &mut Operation, answer: i32) -> Progress {
             (Operation::Discard { .. } | Operation::WriteZeroes { .. }, _) if raw::is_unsupported(&error) => {
                 Progress::Done(disk.run(operation))
             }
+            (Operation::Flush, _) => Progress::Done(disk.synced(Err(error))),
             _ => Progress::Done(Err(error)),
         };
     };
@@ -401,7 +402,8 @@ fn progress(disk: &Disk, operation: &mut Operation, answer: i32) -> Progress {
             *offset += count as u64;
             if segments.is_empty() { Progress::Done(Ok(())) } else { Progress::Again }
         }
-        _ => Progress::Done(Ok(())),
+        Operation::Flush => Progress::Done(disk.synced(Ok(()))),
+        Operation::Discard { .. } | Operation::WriteZeroes { .. } => Progress::Done(Ok(())),
     }
 }
 
