@@ -515,6 +515,7 @@ impl Drop for Disk {
 mod tests {
     use super::*;
     use crate::segments::tests::Memory;
+    use crate::uring;
     use std::io::{Read, Write};
 
     fn disk(content: &[u8]) -> (tempfile::NamedTempFile, RawFile) {
@@ -526,10 +527,14 @@ mod tests {
 
     /// Both engines, and one that has the kernel do all writes; a kernel without `io_uring` leaves the first.
     fn engines(raw: &RawFile) -> Vec<Box<dyn Engine>> {
-        let kinds = [EngineKind::Synchronous, EngineKind::IoUring];
-        let engines = kinds.into_iter().filter_map(|kind| raw.clone().with_engine(kind).engine(8).ok());
-        let patient = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).map(UringEngine::with_patience);
-        engines.chain(patient.ok().map(|engine| Box::new(engine) as Box<dyn Engine>)).collect()
+        let kinds = uring::tests::kinds();
+        let mut engines: Vec<_> =
+            kinds.iter().map(|kind| raw.clone().with_engine(*kind).engine(8).unwrap()).collect();
+        if kinds.contains(&EngineKind::IoUring) {
+            let engine = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).unwrap();
+            engines.push(Box::new(engine.with_patience()));
+        }
+        engines
     }
 
     /// Waits for the next completion.
@@ -636,8 +641,10 @@ mod tests {
     fn an_engine_rings_for_what_completes_later() {
         use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
         let (_file, raw) = disk(&[0; 64 << 10]);
-        let Ok(engine) = UringEngine::new(Some(raw.disk), 8) else { return };
-        let mut engine = engine.with_patience();
+        if !uring::tests::is_there() {
+            return;
+        }
+        let mut engine = UringEngine::new(Some(raw.disk), 8).unwrap().with_patience();
         let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
         let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
         epoll.add(engine.event().unwrap(), edge).unwrap();
@@ -696,7 +703,10 @@ mod tests {
     #[test]
     fn a_slot_cannot_be_used_twice_or_beyond_the_depth() {
         let (_file, raw) = disk(&[0; 4096]);
-        let Ok(mut engine) = raw.with_engine(EngineKind::IoUring).engine(2) else { return };
+        if !uring::tests::is_there() {
+            return;
+        }
+        let mut engine = raw.with_engine(EngineKind::IoUring).engine(2).unwrap();
         for slot in [0, 0, 2, u16::MAX] {
             engine.submit(slot, Operation::Flush);
         }

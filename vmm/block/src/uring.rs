@@ -408,8 +408,26 @@ fn progress(disk: &Disk, operation: &mut Operation, answer: i32) -> Progress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::Write;
+
     use super::*;
+    use crate::EngineKind;
+
+    /// Whether the kernel has what the asynchronous engines need. If not, that is said where nobody keeps it back, as what a
+    /// test prints is that succeeds: a part of the test is left out then.
+    pub fn is_there() -> bool {
+        let Err(error) = UringEngine::new(None, 1) else { return true };
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let _ = writeln!(io::stderr(), "SKIPPED the io_uring half of {test}: {error}");
+        false
+    }
+
+    /// Each kind of engine that there is, by its name: none is tested in the place of another.
+    pub fn kinds() -> Vec<EngineKind> {
+        let uring = is_there().then_some(EngineKind::IoUring);
+        [EngineKind::Synchronous].into_iter().chain(uring).collect()
+    }
 
     /// What the kernel is asked for is a sync of the file's data: IORING_OP_FSYNC with IORING_FSYNC_DATASYNC.
     #[test]
