@@ -1,15 +1,16 @@
 //! A disk that is a plain file or a block device: byte N of the disk is byte N of the file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::uring::UringEngine;
 use crate::{Backend, Completion, Engine, FileUse, Operation, SECTOR_SIZE, Segments};
@@ -102,9 +103,44 @@ pub(crate) struct Disk {
     is_cached: bool,
     /// Why no flush can succeed any more.
     impairment: OnceLock<String>,
+    syncs: Mutex<Syncs>,
+    /// Told when a sync is over.
+    sync_over: Condvar,
     /// The next sync fails.
     #[cfg(test)]
     fails: std::sync::atomic::AtomicBool,
+}
+
+/// Syncs that are under way.
+///
+/// The kernel tells of data that it could not write once, and of two who ask at the same time one is told that all is well.
+/// So nobody is believed until all are over that were under way then.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// How many there were.
+    begun: u64,
+    /// By number.
+    running: BTreeSet<u64>,
+    /// How many have ended.
+    ended: u64,
+    /// To be rung when the next one has.
+    bells: Vec<EventFd>,
+}
+
+/// A sync that is over, of which it is to be seen whether it can be believed.
+#[derive(Debug)]
+pub(crate) struct EndedSync {
+    /// How many had begun when it ended.
+    others: u64,
+    /// How many had ended when it was last asked for.
+    asked: Option<u64>,
+}
+
+impl Syncs {
+    /// Whether any is under way that began before so many had.
+    fn is_any_before(&self, begun: u64) -> bool {
+        self.running.first().is_some_and(|first| *first < begun)
+    }
 }
 
 impl From<io::Error> for OpenError {
@@ -318,6 +354,8 @@ impl Disk {
             identity,
             is_cached,
             impairment: OnceLock::new(),
+            syncs: Mutex::default(),
+            sync_over: Condvar::new(),
             #[cfg(test)]
             fails: Default::default(),
         })
@@ -382,16 +420,30 @@ impl Disk {
         }
     }
 
-    /// Notes what has become of a sync, and says whether what was written before is durable.
+    fn syncs(&self) -> MutexGuard<'_, Syncs> {
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a sync begins. It has a number, by which [`Disk::end_sync`] is told of its end.
+    pub fn begin_sync(&self) -> u64 {
+        let mut syncs = self.syncs();
+        let number = syncs.begun;
+        syncs.begun += 1;
+        syncs.running.insert(number);
+        number
+    }
+
+    /// Notes what the kernel says of a sync.
     ///
-    /// The kernel tells of data that it could not write once, and may have dropped it: the next sync says that all is well.
-    /// So once one has failed, none succeeds any more.
-    pub fn synced(&self, result: io::Result<()>) -> io::Result<()> {
+    /// The kernel may have dropped what it could not write, and says the next time that all is well. So once a sync has
+    /// failed, none succeeds any more.
+    pub fn end_sync(&self, number: u64, result: io::Result<()>) -> EndedSync {
         #[cfg(test)]
         let result = match self.fails.swap(false, Ordering::SeqCst) {
             true => Err(io::Error::from_raw_os_error(libc::EIO)),
             false => result,
         };
+        let mut syncs = self.syncs();
         if let Err(error) = result {
             let reason = format!(
                 "the disk is impaired: making it durable failed once ({error}), and nobody knows what of it is durable; \
@@ -401,7 +453,49 @@ impl Disk {
                 tracing::error!(%error, "a disk is impaired: nobody knows what of it is durable");
             }
         }
+        syncs.running.remove(&number);
+        syncs.ended += 1;
+        self.sync_over.notify_all();
+        for bell in syncs.bells.drain(..) {
+            if let Err(error) = bell.write(1) {
+                tracing::warn!(%error, "an engine is not told that a flush is over");
+            }
+        }
+        EndedSync { others: syncs.begun, asked: None }
+    }
+
+    /// How a sync went that has ended. None if others that were under way then still are; `bell` is rung when it is worth
+    /// asking again.
+    pub fn sync_result(&self, sync: &mut EndedSync, bell: &EventFd) -> Option<io::Result<()>> {
+        let mut syncs = self.syncs();
+        let result = self.check(&Operation::Flush);
+        if result.is_err() || !syncs.is_any_before(sync.others) {
+            return Some(result);
+        }
+        // Whoever asks again before anything has changed has a bell there already.
+        if sync.asked != Some(syncs.ended) {
+            match bell.try_clone() {
+                Ok(bell) => syncs.bells.push(bell),
+                Err(error) => return Some(Err(error)),
+            }
+            sync.asked = Some(syncs.ended);
+        }
+        None
+    }
+
+    /// Makes everything durable that was written.
+    fn sync(&self) -> io::Result<()> {
+        let number = self.begin_sync();
+        let ended = self.end_sync(number, self.sync_file()).others;
+        let syncs = self.syncs();
+        let others = |syncs: &mut Syncs| self.impairment.get().is_none() && syncs.is_any_before(ended);
+        drop(self.sync_over.wait_while(syncs, others).unwrap_or_else(PoisonError::into_inner));
         self.check(&Operation::Flush)
+    }
+
+    /// Asks the kernel, which is to be believed as [`Disk::end_sync`] says.
+    pub fn sync_file(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Carries out an operation that was checked, and returns when it is done.
@@ -409,7 +503,7 @@ impl Disk {
         match operation {
             Operation::Read { offset, segments } => self.transfer(*offset, segments, libc::preadv),
             Operation::Write { offset, segments } => self.transfer(*offset, segments, libc::pwritev),
-            Operation::Flush => self.synced(self.file.sync_data()),
+            Operation::Flush => self.sync(),
             // The kernel does not take an empty range.
             Operation::Discard { length: 0, .. } | Operation::WriteZeroes { length: 0, .. } => Ok(()),
             Operation::Discard { offset, length } => match self.fallocate(DISCARD, *offset, *length) {
@@ -603,6 +697,64 @@ mod tests {
             let raw = RawFile::open(file.path(), false).unwrap();
             engines(&raw).iter_mut().for_each(|engine| run(&mut **engine, Operation::Flush).unwrap());
         }
+    }
+
+    /// Of two who flush at the same time the kernel tells one of what it could not write, and the other that all is well.
+    #[test]
+    fn a_flush_waits_to_hear_of_those_at_the_same_time() {
+        for fails in [false, true] {
+            for failing in 0..engines(&disk(&[0; 512]).1).len() {
+                let (_file, raw) = disk(&[0; 4096]);
+                // Another queue has one under way.
+                let other = raw.disk.begin_sync();
+                let result = || if fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) };
+                let raw = &raw;
+                std::thread::scope(|scope| {
+                    let flush = scope.spawn(move || run(&mut *engines(raw)[failing], Operation::Flush));
+                    let is_over = || {
+                        let syncs = raw.disk.syncs();
+                        syncs.begun == 2 && syncs.running.len() == 1
+                    };
+                    while !is_over() {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    assert!(!flush.is_finished());
+                    // One that begins later has nothing to do with it.
+                    raw.disk.begin_sync();
+                    raw.disk.end_sync(other, result());
+                    assert_eq!(flush.join().unwrap().is_err(), fails);
+                });
+            }
+        }
+    }
+
+    /// Else a device would not come to ask.
+    #[test]
+    fn an_engine_rings_when_a_flush_elsewhere_is_over() {
+        if !uring::tests::is_there() {
+            return;
+        }
+        let (_file, raw) = disk(&[0; 4096]);
+        let mut engine = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).unwrap();
+        let other = raw.disk.begin_sync();
+        engine.submit(3, Operation::Flush);
+        engine.start().unwrap();
+        for _ in 0..20 {
+            assert!(engine.complete().is_none());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let bell = engine.bell().unwrap();
+        let _ = bell.read();
+        assert!(engine.complete().is_none() && bell.read().is_err());
+        assert_eq!(raw.disk.syncs().bells.len(), 1);
+        raw.disk.end_sync(other, Ok(()));
+        bell.read().unwrap();
+        engine.complete().unwrap().result.unwrap();
+        // An engine that goes takes nothing with it that others wait for.
+        engine.submit(3, Operation::Flush);
+        drop(engine);
+        assert!(raw.disk.syncs().running.is_empty());
     }
 
     #[test]
