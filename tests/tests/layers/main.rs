@@ -373,49 +373,124 @@ fn several_disks_are_sealed_at_one_point_of_time() -> Result<()> {
     guest.quit(3)
 }
 
-/// How long the longest of the writes took that the guest has made in a tenth of a second, and how many there were. Halfway
-/// through, `amid` is done.
-fn longest_write(guest: &mut Guest, amid: impl FnOnce(&mut Guest) -> Result<()>) -> Result<(Duration, u64)> {
-    let began = Instant::now();
-    guest.vmm.send("t")?;
-    std::thread::sleep(Duration::from_millis(50));
-    amid(guest)?;
-    std::thread::sleep(Duration::from_millis(50));
-    guest.vmm.send("!")?;
-    let answer = guest.vmm.expect("\n", PATIENCE)?;
-    let elapsed = began.elapsed();
-    let figures = answer.split(' ').map(|figure| u64::from_str_radix(figure, 16));
-    let figures = figures.collect::<Result<Vec<_>, _>>()?;
-    let [0, count, longest, all] = figures[..] else { bail!("the payload says {answer:?}") };
-    // How fast its clock ticks, this run says itself.
-    Ok((elapsed.mul_f64(longest as f64 / all as f64), count))
+/// How much longer a write may take because of a snapshot.
+const STALL_MAX: Duration = Duration::from_millis(20);
+/// For how long the guest writes before something is done and after it.
+const AROUND: Duration = Duration::from_millis(40);
+
+/// A guest that writes: how often it did, and how long the longest of its writes has taken.
+struct Writer<'a> {
+    guest: &'a mut Guest,
+    began: Instant,
+    count: u64,
+    longest: Duration,
 }
 
-/// The longest of a busy guest's writes while a snapshot is taken, in the middle of several snapshots: others of this
-/// machine's programs may have the CPU at any time.
+impl<'a> Writer<'a> {
+    fn start(guest: &'a mut Guest) -> Result<Self> {
+        let began = Instant::now();
+        guest.vmm.send("t")?;
+        Ok(Self { guest, began, count: 0, longest: Duration::ZERO })
+    }
+
+    /// It waits to be told something else.
+    fn stop(&mut self) -> Result<()> {
+        self.guest.vmm.send("!")?;
+        let answer = self.guest.vmm.expect("\n", PATIENCE)?;
+        let elapsed = self.began.elapsed();
+        let figures = answer.split(' ').map(|figure| u64::from_str_radix(figure, 16));
+        let figures = figures.collect::<Result<Vec<_>, _>>()?;
+        let [0, count, longest, all] = figures[..] else { bail!("the payload says {answer:?}") };
+        self.count += count;
+        // How fast its clock ticks, this run says itself.
+        self.longest = self.longest.max(elapsed.mul_f64(longest as f64 / all as f64));
+        Ok(())
+    }
+
+    /// It flushes once in between.
+    fn flush(&mut self) -> Result<()> {
+        self.stop()?;
+        self.guest.ask("f", "00")?;
+        self.began = Instant::now();
+        self.guest.vmm.send("t")
+    }
+}
+
+/// The longest of a busy guest's writes while a snapshot is taken: from when its disk gets a new top until what is below
+/// is durable and marked as sealed. In some the guest also flushes meanwhile, which waits for the disk as it must.
+///
+/// What it is without a snapshot is measured in turns, and a machine on which all is slow only adds that to the bound. Others
+/// may have the CPU or the disk at any time: what is wrong is wrong each time that it is tried.
 #[test]
 fn a_snapshot_does_not_stall_the_guest() -> Result<()> {
-    const SNAPSHOTS: usize = 25;
+    const TRIES: usize = 3;
     let directory = tempfile::tempdir()?;
     let mut layers = Layers::new(directory.path(), 1, SIZE)?;
     let mut guest = Guest::start(&[&layers])?;
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    for _ in 0..SNAPSHOTS {
-        let name = layers.push()?;
-        let (longest, count) = longest_write(&mut guest, |guest| guest.seal(&layers, &[&name]))?;
-        ensure!(count > 10, "the guest was not busy: {count} writes");
-        with.push(longest);
-        without.push(longest_write(&mut guest, |_| Ok(()))?.0);
+    let mut stalls = String::new();
+    for _ in 0..TRIES {
+        match find_stalls(&mut guest, &mut layers)? {
+            Some(found) => stalls = found,
+            None => return guest.quit(3),
+        }
     }
-    for times in [&mut with, &mut without] {
+    bail!("each of {TRIES} times a guest was stalled: {stalls}");
+}
+
+/// Takes snapshots of a guest that writes. Says what is wrong if its writes take too long: half of the time, or once in
+/// ten times.
+fn find_stalls(guest: &mut Guest, layers: &mut Layers) -> Result<Option<String>> {
+    const SNAPSHOTS: usize = 25;
+    let (mut with, mut without, mut sealing) = (Vec::new(), Vec::new(), Vec::new());
+    let mut counts = Vec::new();
+    for round in 0..SNAPSHOTS {
+        let flushes = round % 3 == 2;
+        let name = layers.push()?;
+        let mut writer = Writer::start(guest)?;
+        std::thread::sleep(AROUND);
+        let began = Instant::now();
+        writer.guest.seal(layers, &[&name])?;
+        writer.guest.controller.say(Command::FinishSeal { id: id(0) })?;
+        if flushes {
+            writer.flush()?;
+        }
+        let end = Happening::DiskSealed { id: id(0), failure: None };
+        writer.guest.controller.expect(&end, PATIENCE)?;
+        let took = began.elapsed();
+        std::thread::sleep(AROUND);
+        writer.stop()?;
+        with.push(writer.longest);
+        counts.push(writer.count);
+        sealing.push(took);
+        assert_eq!(guest.stack()?.2, 0);
+
+        let mut writer = Writer::start(guest)?;
+        std::thread::sleep(AROUND);
+        if flushes {
+            writer.flush()?;
+        }
+        std::thread::sleep(took + AROUND);
+        writer.stop()?;
+        without.push(writer.longest);
+    }
+    for times in [&mut with, &mut without, &mut sealing] {
         times.sort();
     }
-    let [median, worst, usual] = [with[SNAPSHOTS / 2], with[SNAPSHOTS - 1], without[SNAPSHOTS / 2]];
-    println!("the longest write: {median:?} with a snapshot, {worst:?} at worst, {usual:?} without");
-    // A machine on which all is slow cannot say.
-    assert!(median <= Duration::from_millis(20).max(2 * usual), "{median:?}");
-    guest.finish_seal(0)?;
-    guest.quit(3)
+    let (middle, most) = (SNAPSHOTS / 2, SNAPSHOTS * 9 / 10);
+    counts.sort();
+    // It may not have had a CPU at all while there was one snapshot or other.
+    ensure!(counts[middle] > 10, "the guest was not busy: {counts:?}");
+    for (what, times) in [
+        ("the longest write with a snapshot", &with),
+        ("the longest write without", &without),
+        ("a snapshot", &sealing),
+    ] {
+        let [median, ninetieth, worst] = [middle, most, SNAPSHOTS - 1].map(|at| times[at]);
+        println!("{what}: median {median:?}, nine of ten {ninetieth:?}, worst {worst:?}");
+    }
+    let is_stalled = |at: &usize| with[*at] > without[*at] + STALL_MAX;
+    let stalled = [middle, most].into_iter().find(is_stalled);
+    Ok(stalled.map(|at| format!("{:?} with a snapshot, {:?} without", with[at], without[at])))
 }
 
 /// However a guest or its VMM ends, short of being killed, what was written is there, as with a raw file.

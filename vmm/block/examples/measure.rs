@@ -3,7 +3,8 @@
 //!     cargo run --release -p innkeeper-block --example measure -- DIRECTORY [MIB]
 //!
 //! DIRECTORY is on the file system to be measured, and gets some files of MIB mebibytes (256 unless told), most of which
-//! is soon in the page cache: what is compared is the work that layers add, not the disk.
+//! is soon in the page cache: what is compared is the work that layers add, not the disk. One volume is larger, and its files
+//! are sparse: 3 GiB are written to them, and given back.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use innkeeper_block::layered::{Layer, LayerDescription, create_layer};
 use innkeeper_block::{Backend, Completion, Engine, Layered, Operation, RawFile, Segments};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uuid::Uuid;
 
@@ -24,6 +26,9 @@ const ROUNDS: usize = 7;
 const OPERATIONS: u64 = 20_000;
 const DEPTH: u16 = 32;
 const MANY: u128 = 200;
+/// Of a map, 32 MiB of the volume each: more than any fixed bound of a few MiB would keep.
+const FRAGMENTED: u64 = 400;
+const REGION: u64 = 32 << 20;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -261,9 +266,60 @@ fn main() -> Result<()> {
     let taken = std::fs::metadata(directory.join("fresh.data"))?.blocks() * 512;
     println!("\nThe layer's data takes {} MiB.", taken >> 20);
 
+    fragmented(&directory)?;
+
     flushes(&directory, &files, blocks)?;
 
     seal_stalls(&files, blocks)
+}
+
+/// Random reads all over a large volume of many layers, every region of which is in short runs.
+fn fragmented(directory: &Path) -> Result<()> {
+    let files = Files { directory: directory.into(), size: FRAGMENTED * REGION };
+    let (blocks, region) = (files.size / BLOCK, REGION / BLOCK);
+    let sparse = directory.join("sparse");
+    File::create(&sparse)?.set_len(files.size)?;
+    let sparse = RawFile::open(&sparse, false)?;
+    let memory = Arc::new(Memory(vec![7; BLOCK as usize].into()));
+    let volume = Layered::open(vec![files.make("large1", 1)?], false)?;
+    let base = files.open("large1")?.data;
+    for first in (0..blocks).step_by(region as usize) {
+        // Two runs for each fourth block are as many as there is a list of.
+        for block in (first..first + region).step_by(4) {
+            volume.write_at(&memory.0, block * BLOCK)?;
+        }
+        volume.flush()?;
+        // The map is what matters: the disk has something else to do.
+        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&base, punch, (first * BLOCK).try_into()?, REGION.try_into()?)?;
+    }
+    for id in 2..=MANY {
+        volume.seal(files.make(&format!("large{id}"), id)?)?;
+        volume.finish_seal()?;
+        for index in (id as u64 % 8..FRAGMENTED).step_by(8) {
+            volume.write_at(&memory.0, (index * region + id as u64 * 8) * BLOCK)?;
+        }
+    }
+    drop(volume);
+    let layers = (1..=MANY).map(|id| files.open(&format!("large{id}"))).collect::<io::Result<_>>()?;
+    let volume = Layered::open(layers, false)?;
+    let mut times = BTreeMap::<usize, Vec<Duration>>::new();
+    // The first round is the one in which regions are first used.
+    for round in 0..=ROUNDS {
+        let backends: [&dyn Backend; 2] = [&sparse, &volume];
+        for (index, backend) in backends.into_iter().enumerate() {
+            let time = random(&mut *backend.engine(DEPTH)?, Kind::Read, blocks, DEPTH, OPERATIONS)?;
+            if round > 0 {
+                times.entry(index).or_default().push(time);
+            }
+        }
+    }
+    let title = format!("random 4 KiB reads of {FRAGMENTED} fragmented regions, 32 at a time");
+    table(&title, &times, &["raw, sparse", "200 layers"]);
+    println!("\nWhat is known of where is what takes {} KiB.", volume.memory() >> 10);
+    drop(volume);
+    (1..=MANY).for_each(|id| files.remove(&format!("large{id}")));
+    Ok(())
 }
 
 /// A few blocks that were never written, and a flush, again and again.

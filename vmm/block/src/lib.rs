@@ -86,7 +86,8 @@ pub enum Operation {
         /// What to write.
         segments: Segments,
     },
-    /// Make every write that was completed before this was submitted survive a crash of the host.
+    /// Make every write that was completed before this was submitted survive a crash of the host. Once one has failed because
+    /// the medium did, all later ones fail: nobody knows what is durable.
     Flush,
     /// The content of the range is no longer needed; it may read as anything afterwards.
     Discard {

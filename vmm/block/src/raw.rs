@@ -1,15 +1,16 @@
 //! A disk that is a plain file or a block device: byte N of the disk is byte N of the file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::uring::UringEngine;
 use crate::{Backend, Completion, Engine, FileUse, Operation, SECTOR_SIZE, Segments};
@@ -100,6 +101,46 @@ pub(crate) struct Disk {
     identity: FileIdentity,
     /// Writes go to the page cache, and to the medium later.
     is_cached: bool,
+    /// Why no flush can succeed any more.
+    impairment: OnceLock<String>,
+    syncs: Mutex<Syncs>,
+    /// Told when a sync is over.
+    sync_over: Condvar,
+    /// The next sync fails.
+    #[cfg(test)]
+    fails: std::sync::atomic::AtomicBool,
+}
+
+/// Syncs that are under way.
+///
+/// The kernel tells of data that it could not write once, and of two who ask at the same time one is told that all is well.
+/// So nobody is believed until all are over that were under way then.
+#[derive(Debug, Default)]
+struct Syncs {
+    /// How many there were.
+    begun: u64,
+    /// By number.
+    running: BTreeSet<u64>,
+    /// How many have ended.
+    ended: u64,
+    /// To be rung when the next one has.
+    bells: Vec<EventFd>,
+}
+
+/// A sync that is over, of which it is to be seen whether it can be believed.
+#[derive(Debug)]
+pub(crate) struct EndedSync {
+    /// How many had begun when it ended.
+    others: u64,
+    /// How many had ended when it was last asked for.
+    asked: Option<u64>,
+}
+
+impl Syncs {
+    /// Whether any is under way that began before so many had.
+    fn is_any_before(&self, begun: u64) -> bool {
+        self.running.first().is_some_and(|first| *first < begun)
+    }
 }
 
 impl From<io::Error> for OpenError {
@@ -131,17 +172,18 @@ impl RawFile {
     ///
     /// A last partial sector is not part of the disk.
     pub fn from_file(file: File, read_only: bool) -> Result<Self, OpenError> {
-        Disk::from_file(file, read_only).map(Self::over)
+        Self::over(Disk::from_file(file, read_only)?)
     }
 
     /// Takes an opened file as a disk that can only be read, whoever has locked it: the caller knows that nobody writes to
     /// it meanwhile.
     pub fn from_still_file(file: File) -> Result<Self, OpenError> {
-        Disk::from_still_file(file).map(Self::over)
+        Self::over(Disk::from_still_file(file)?)
     }
 
-    fn over(disk: Disk) -> Self {
-        Self { disk: Arc::new(disk), engine: EngineKind::default() }
+    fn over(disk: Disk) -> Result<Self, OpenError> {
+        disk.expect_content()?;
+        Ok(Self { disk: Arc::new(disk), engine: EngineKind::default() })
     }
 
     /// The same disk, served by engines of this kind.
@@ -260,6 +302,11 @@ impl Disk {
         Self::new(file, true, |_| Ok(()))
     }
 
+    /// Fails if there is not even one sector.
+    pub fn expect_content(&self) -> Result<(), OpenError> {
+        if self.capacity() == 0 { Err(OpenError::Empty) } else { Ok(()) }
+    }
+
     /// Lets others read the file too, but nobody write to it.
     pub fn share(&self) -> io::Result<()> {
         match lock(&self.file, true) {
@@ -288,9 +335,6 @@ impl Disk {
         // Seeking to the end gives the size of a block device too.
         let size = file.seek(SeekFrom::End(0))?;
         let capacity = size - size % SECTOR_SIZE;
-        if capacity == 0 {
-            return Err(OpenError::Empty);
-        }
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
         match (flags & OFlag::O_ACCMODE, read_only) {
             (OFlag::O_RDWR, _) | (OFlag::O_RDONLY, true) => {}
@@ -302,7 +346,19 @@ impl Disk {
         let is_cached = !flags.intersects(OFlag::O_DIRECT | OFlag::O_DSYNC | OFlag::O_SYNC);
         let capacity = AtomicU64::new(capacity);
         let identity = FileIdentity::from_metadata(&metadata);
-        Ok(Self { file, capacity, resizing: Mutex::default(), read_only, identity, is_cached })
+        Ok(Self {
+            file,
+            capacity,
+            resizing: Mutex::default(),
+            read_only,
+            identity,
+            is_cached,
+            impairment: OnceLock::new(),
+            syncs: Mutex::default(),
+            sync_over: Condvar::new(),
+            #[cfg(test)]
+            fails: Default::default(),
+        })
     }
 
     /// Which file it is on.
@@ -355,9 +411,91 @@ impl Disk {
         Ok(())
     }
 
-    /// Checks that an operation lies inside the disk and is allowed.
+    /// Checks that an operation lies inside the disk and is allowed, and of a flush that it could tell the truth.
     pub fn check(&self, operation: &Operation) -> io::Result<()> {
-        crate::check(operation, self.capacity(), self.read_only)
+        crate::check(operation, self.capacity(), self.read_only)?;
+        match (operation, self.impairment.get()) {
+            (Operation::Flush, Some(reason)) => Err(io::Error::other(reason.as_str())),
+            _ => Ok(()),
+        }
+    }
+
+    fn syncs(&self) -> MutexGuard<'_, Syncs> {
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a sync begins. It has a number, by which [`Disk::end_sync`] is told of its end.
+    pub fn begin_sync(&self) -> u64 {
+        let mut syncs = self.syncs();
+        let number = syncs.begun;
+        syncs.begun += 1;
+        syncs.running.insert(number);
+        number
+    }
+
+    /// Notes what the kernel says of a sync.
+    ///
+    /// The kernel may have dropped what it could not write, and says the next time that all is well. So once a sync has
+    /// failed, none succeeds any more.
+    pub fn end_sync(&self, number: u64, result: io::Result<()>) -> EndedSync {
+        #[cfg(test)]
+        let result = match self.fails.swap(false, Ordering::SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => result,
+        };
+        let mut syncs = self.syncs();
+        if let Err(error) = result {
+            let reason = format!(
+                "the disk is impaired: making it durable failed once ({error}), and nobody knows what of it is durable; \
+                 check the medium and what is on the disk, and attach it anew"
+            );
+            if self.impairment.set(reason).is_ok() {
+                tracing::error!(%error, "a disk is impaired: nobody knows what of it is durable");
+            }
+        }
+        syncs.running.remove(&number);
+        syncs.ended += 1;
+        self.sync_over.notify_all();
+        for bell in syncs.bells.drain(..) {
+            if let Err(error) = bell.write(1) {
+                tracing::warn!(%error, "an engine is not told that a flush is over");
+            }
+        }
+        EndedSync { others: syncs.begun, asked: None }
+    }
+
+    /// How a sync went that has ended. None if others that were under way then still are; `bell` is rung when it is worth
+    /// asking again.
+    pub fn sync_result(&self, sync: &mut EndedSync, bell: &EventFd) -> Option<io::Result<()>> {
+        let mut syncs = self.syncs();
+        let result = self.check(&Operation::Flush);
+        if result.is_err() || !syncs.is_any_before(sync.others) {
+            return Some(result);
+        }
+        // Whoever asks again before anything has changed has a bell there already.
+        if sync.asked != Some(syncs.ended) {
+            match bell.try_clone() {
+                Ok(bell) => syncs.bells.push(bell),
+                Err(error) => return Some(Err(error)),
+            }
+            sync.asked = Some(syncs.ended);
+        }
+        None
+    }
+
+    /// Makes everything durable that was written.
+    fn sync(&self) -> io::Result<()> {
+        let number = self.begin_sync();
+        let ended = self.end_sync(number, self.sync_file()).others;
+        let syncs = self.syncs();
+        let others = |syncs: &mut Syncs| self.impairment.get().is_none() && syncs.is_any_before(ended);
+        drop(self.sync_over.wait_while(syncs, others).unwrap_or_else(PoisonError::into_inner));
+        self.check(&Operation::Flush)
+    }
+
+    /// Asks the kernel, which is to be believed as [`Disk::end_sync`] says.
+    pub fn sync_file(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Carries out an operation that was checked, and returns when it is done.
@@ -365,7 +503,7 @@ impl Disk {
         match operation {
             Operation::Read { offset, segments } => self.transfer(*offset, segments, libc::preadv),
             Operation::Write { offset, segments } => self.transfer(*offset, segments, libc::pwritev),
-            Operation::Flush => self.file.sync_data(),
+            Operation::Flush => self.sync(),
             // The kernel does not take an empty range.
             Operation::Discard { length: 0, .. } | Operation::WriteZeroes { length: 0, .. } => Ok(()),
             Operation::Discard { offset, length } => match self.fallocate(DISCARD, *offset, *length) {
@@ -471,6 +609,7 @@ impl Drop for Disk {
 mod tests {
     use super::*;
     use crate::segments::tests::Memory;
+    use crate::uring;
     use std::io::{Read, Write};
 
     fn disk(content: &[u8]) -> (tempfile::NamedTempFile, RawFile) {
@@ -482,10 +621,14 @@ mod tests {
 
     /// Both engines, and one that has the kernel do all writes; a kernel without `io_uring` leaves the first.
     fn engines(raw: &RawFile) -> Vec<Box<dyn Engine>> {
-        let kinds = [EngineKind::Synchronous, EngineKind::IoUring];
-        let engines = kinds.into_iter().filter_map(|kind| raw.clone().with_engine(kind).engine(8).ok());
-        let patient = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).map(UringEngine::with_patience);
-        engines.chain(patient.ok().map(|engine| Box::new(engine) as Box<dyn Engine>)).collect()
+        let kinds = uring::tests::kinds();
+        let mut engines: Vec<_> =
+            kinds.iter().map(|kind| raw.clone().with_engine(*kind).engine(8).unwrap()).collect();
+        if kinds.contains(&EngineKind::IoUring) {
+            let engine = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).unwrap();
+            engines.push(Box::new(engine.with_patience()));
+        }
+        engines
     }
 
     /// Waits for the next completion.
@@ -529,6 +672,91 @@ mod tests {
         }
     }
 
+    /// The kernel would say that all is well when it is asked again. Whoever wrote through any queue is told.
+    #[test]
+    fn a_failed_sync_is_not_made_up_for_by_the_next() {
+        let count = engines(&disk(&[0; 4096]).1).len();
+        for failing in 0..count {
+            let (file, raw) = disk(&[0; 4096]);
+            let mut all = engines(&raw);
+            run(&mut *all[failing], Operation::Flush).unwrap();
+            raw.disk.fails.store(true, Ordering::SeqCst);
+            for at in (0..count).cycle().skip(failing).take(2 * count) {
+                let error = run(&mut *all[at], Operation::Flush).unwrap_err().to_string();
+                assert!(
+                    error.contains("failed once (Input/output error") && error.contains("anew"),
+                    "{error}"
+                );
+            }
+            assert!(!raw.disk.fails.load(Ordering::SeqCst));
+            for engine in &mut all {
+                write(&mut **engine, 0, vec![vec![1; 512]]).unwrap();
+                assert_eq!(read(&mut **engine, 0, 512).unwrap(), [1; 512]);
+            }
+            drop((all, raw));
+            let raw = RawFile::open(file.path(), false).unwrap();
+            engines(&raw).iter_mut().for_each(|engine| run(&mut **engine, Operation::Flush).unwrap());
+        }
+    }
+
+    /// Of two who flush at the same time the kernel tells one of what it could not write, and the other that all is well.
+    #[test]
+    fn a_flush_waits_to_hear_of_those_at_the_same_time() {
+        for fails in [false, true] {
+            for failing in 0..engines(&disk(&[0; 512]).1).len() {
+                let (_file, raw) = disk(&[0; 4096]);
+                // Another queue has one under way.
+                let other = raw.disk.begin_sync();
+                let result = || if fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) };
+                let raw = &raw;
+                std::thread::scope(|scope| {
+                    let flush = scope.spawn(move || run(&mut *engines(raw)[failing], Operation::Flush));
+                    let is_over = || {
+                        let syncs = raw.disk.syncs();
+                        syncs.begun == 2 && syncs.running.len() == 1
+                    };
+                    while !is_over() {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    assert!(!flush.is_finished());
+                    // One that begins later has nothing to do with it.
+                    raw.disk.begin_sync();
+                    raw.disk.end_sync(other, result());
+                    assert_eq!(flush.join().unwrap().is_err(), fails);
+                });
+            }
+        }
+    }
+
+    /// Else a device would not come to ask.
+    #[test]
+    fn an_engine_rings_when_a_flush_elsewhere_is_over() {
+        if !uring::tests::is_there() {
+            return;
+        }
+        let (_file, raw) = disk(&[0; 4096]);
+        let mut engine = UringEngine::new(Some(Arc::clone(&raw.disk)), 8).unwrap();
+        let other = raw.disk.begin_sync();
+        engine.submit(3, Operation::Flush);
+        engine.start().unwrap();
+        for _ in 0..20 {
+            assert!(engine.complete().is_none());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let bell = engine.bell().unwrap();
+        let _ = bell.read();
+        assert!(engine.complete().is_none() && bell.read().is_err());
+        assert_eq!(raw.disk.syncs().bells.len(), 1);
+        raw.disk.end_sync(other, Ok(()));
+        bell.read().unwrap();
+        engine.complete().unwrap().result.unwrap();
+        // An engine that goes takes nothing with it that others wait for.
+        engine.submit(3, Operation::Flush);
+        drop(engine);
+        assert!(raw.disk.syncs().running.is_empty());
+    }
+
     #[test]
     fn more_segments_than_one_call_takes() {
         let (_file, raw) = disk(&vec![0; 2 << 20]);
@@ -565,8 +793,10 @@ mod tests {
     fn an_engine_rings_for_what_completes_later() {
         use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
         let (_file, raw) = disk(&[0; 64 << 10]);
-        let Ok(engine) = UringEngine::new(Some(raw.disk), 8) else { return };
-        let mut engine = engine.with_patience();
+        if !uring::tests::is_there() {
+            return;
+        }
+        let mut engine = UringEngine::new(Some(raw.disk), 8).unwrap().with_patience();
         let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
         let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
         epoll.add(engine.event().unwrap(), edge).unwrap();
@@ -625,7 +855,10 @@ mod tests {
     #[test]
     fn a_slot_cannot_be_used_twice_or_beyond_the_depth() {
         let (_file, raw) = disk(&[0; 4096]);
-        let Ok(mut engine) = raw.with_engine(EngineKind::IoUring).engine(2) else { return };
+        if !uring::tests::is_there() {
+            return;
+        }
+        let mut engine = raw.with_engine(EngineKind::IoUring).engine(2).unwrap();
         for slot in [0, 0, 2, u16::MAX] {
             engine.submit(slot, Operation::Flush);
         }

@@ -11,7 +11,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use nix::fcntl::FallocateFlags;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::raw::{self, Disk};
+use crate::raw::{self, Disk, EndedSync};
 use crate::{Completion, Engine, Operation, Segments};
 
 /// The number of a ring's own file among those that are registered with it.
@@ -34,6 +34,8 @@ pub(crate) struct UringEngine {
     count: usize,
     /// What is over, and was not asked for yet.
     done: VecDeque<Completion>,
+    /// Flushes that are over, and cannot be believed before others are, by slot.
+    held: Vec<(u16, Arc<Disk>, EndedSync)>,
     /// What the kernel has done a part of, for as long as its answers are being read.
     unfinished: Vec<u16>,
     /// The ring waits for its thread, which is the one that submits first.
@@ -48,6 +50,8 @@ pub(crate) struct UringEngine {
 struct Work {
     disk: Option<Arc<Disk>>,
     operation: Operation,
+    /// The number of a flush that is under way: see [`Disk::begin_sync`].
+    sync: Option<u64>,
 }
 
 impl UringEngine {
@@ -75,6 +79,7 @@ impl UringEngine {
             in_flight,
             count: 0,
             done,
+            held: Vec::new(),
             unfinished: Vec::new(),
             is_disabled,
             slow_until: None,
@@ -91,7 +96,7 @@ impl UringEngine {
 
     /// Hands the operation in `slot` to the kernel, or what is left of it.
     fn push(&mut self, slot: u16) -> io::Result<()> {
-        let Some(Some(Work { disk, operation })) = self.in_flight.get(usize::from(slot)) else {
+        let Some(Some(Work { disk, operation, .. })) = self.in_flight.get(usize::from(slot)) else {
             return Ok(());
         };
         let entry = match disk {
@@ -111,28 +116,33 @@ impl UringEngine {
     }
 
     fn finish(&mut self, slot: u16, result: io::Result<()>) {
-        if let Some(operation) = self.in_flight.get_mut(usize::from(slot))
-            && operation.take().is_some()
-        {
+        if let Some(work) = self.in_flight.get_mut(usize::from(slot)).and_then(Option::take) {
             self.count -= 1;
+            if let (Some(disk), Some(sync)) = (work.disk.as_ref().or(self.disk.as_ref()), work.sync) {
+                // The kernel was not asked, and has told nobody of anything.
+                disk.end_sync(sync, Ok(()));
+            }
         }
         self.done.push_back(Completion { slot, result });
     }
 
     /// Deals with all answers that the kernel has given.
     fn take_answers(&mut self) {
-        let Self { ring, disk, in_flight, count, done, unfinished, .. } = self;
+        let Self { ring, disk, in_flight, count, done, held, unfinished, .. } = self;
         for answer in ring.completion() {
             // Slots are what we gave the kernel.
             let slot = answer.user_data() as u16;
             let Some(place) = in_flight.get_mut(usize::from(slot)) else { continue };
-            let Some(Work { disk: other, operation }) = place else { continue };
+            let Some(Work { disk: other, operation, sync }) = place else { continue };
             let Some(disk) = other.as_ref().or(disk.as_ref()) else { continue };
             match progress(disk, operation, answer.result()) {
                 Progress::Done(result) => {
+                    match sync {
+                        Some(sync) => held.push((slot, Arc::clone(disk), disk.end_sync(*sync, result))),
+                        None => done.push_back(Completion { slot, result }),
+                    }
                     *place = None;
                     *count -= 1;
-                    done.push_back(Completion { slot, result });
                 }
                 Progress::Again => unfinished.push(slot),
             }
@@ -142,6 +152,14 @@ impl UringEngine {
                 self.finish(slot, Err(error));
             }
         }
+        let Self { held, done, event, .. } = self;
+        held.retain_mut(|(slot, disk, sync)| match disk.sync_result(sync, event) {
+            Some(result) => {
+                done.push_back(Completion { slot: *slot, result });
+                false
+            }
+            None => true,
+        });
     }
 
     /// Whether the kernel has to be entered: there is something to submit, or it has put off completing something until
@@ -224,7 +242,7 @@ fn ring(depth: u16) -> io::Result<(IoUring, bool)> {
 impl UringEngine {
     /// Takes an operation on another disk over: see [`Engine::submit`].
     pub fn submit_to(&mut self, slot: u16, disk: Arc<Disk>, operation: Operation) {
-        self.take_over(slot, Work { disk: Some(disk), operation });
+        self.take_over(slot, Work { disk: Some(disk), operation, sync: None });
     }
 
     fn take_over(&mut self, slot: u16, mut work: Work) {
@@ -252,6 +270,7 @@ impl UringEngine {
         if !matches!(self.in_flight.get(usize::from(slot)), Some(None)) {
             return invalid("the slot is in use, or does not exist");
         }
+        work.sync = matches!(work.operation, Operation::Flush).then(|| disk.begin_sync());
         write_at_once(disk, &mut work.operation, &mut self.slow_until)
     }
 
@@ -275,7 +294,7 @@ impl UringEngine {
 
 impl Engine for UringEngine {
     fn submit(&mut self, slot: u16, operation: Operation) {
-        self.take_over(slot, Work { disk: None, operation });
+        self.take_over(slot, Work { disk: None, operation, sync: None });
     }
 
     fn start(&mut self) -> io::Result<()> {
@@ -325,7 +344,14 @@ impl Drop for UringEngine {
         if self.count > 0 {
             // The kernel may still write to these buffers: they must never be unmapped.
             tracing::error!(operations = self.count, "the kernel does not give operations back");
-            std::mem::take(&mut self.in_flight).into_iter().for_each(std::mem::forget);
+            for work in std::mem::take(&mut self.in_flight) {
+                if let Some(Work { disk, sync: Some(sync), .. }) = &work
+                    && let Some(disk) = disk.as_ref().or(self.disk.as_ref())
+                {
+                    disk.end_sync(*sync, Err(io::Error::other("the kernel does not end it")));
+                }
+                std::mem::forget(work);
+            }
         }
         // Closing a ring takes its time, in which nobody else could lock the file.
         if self.disk.is_some()
@@ -384,6 +410,7 @@ fn progress(disk: &Disk, operation: &mut Operation, answer: i32) -> Progress {
         return match (&*operation, error.raw_os_error()) {
             (_, Some(libc::EINTR)) => Progress::Again,
             // It would have to wait, and it will not.
+            (Operation::Flush, Some(libc::EAGAIN)) => Progress::Done(disk.sync_file()),
             (_, Some(libc::EAGAIN)) => Progress::Done(disk.run(operation)),
             // The medium cannot: then as the synchronous engine does it.
             (Operation::Discard { .. } | Operation::WriteZeroes { .. }, _) if raw::is_unsupported(&error) => {
@@ -406,8 +433,26 @@ fn progress(disk: &Disk, operation: &mut Operation, answer: i32) -> Progress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::Write;
+
     use super::*;
+    use crate::EngineKind;
+
+    /// Whether the kernel has what the asynchronous engines need. If not, that is said where nobody keeps it back, as what a
+    /// test prints is that succeeds: a part of the test is left out then.
+    pub fn is_there() -> bool {
+        let Err(error) = UringEngine::new(None, 1) else { return true };
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let _ = writeln!(io::stderr(), "SKIPPED the io_uring half of {test}: {error}");
+        false
+    }
+
+    /// Each kind of engine that there is, by its name: none is tested in the place of another.
+    pub fn kinds() -> Vec<EngineKind> {
+        let uring = is_there().then_some(EngineKind::IoUring);
+        [EngineKind::Synchronous].into_iter().chain(uring).collect()
+    }
 
     /// What the kernel is asked for is a sync of the file's data: IORING_OP_FSYNC with IORING_FSYNC_DATASYNC.
     #[test]

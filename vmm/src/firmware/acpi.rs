@@ -14,6 +14,7 @@ use acpi_tables::xsdt::XSDT;
 
 use super::dsdt::dsdt;
 use crate::memory::{ECAM_START, IO_APIC_START, LOCAL_APIC_START};
+use crate::platform::hotplug::Slots;
 use crate::platform::power::{RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT};
 
 pub(super) const OEM_ID: [u8; 6] = *b"AMAZON";
@@ -21,10 +22,10 @@ pub(super) const OEM_TABLE_ID: [u8; 8] = *b"INNKEEPR";
 pub(super) const OEM_REVISION: u32 = 1;
 
 /// All tables in one piece of memory that starts at `base` (below 4 GiB) with the root pointer.
-pub fn tables(cpus: u8, base: u64) -> Vec<u8> {
+pub fn tables(cpus: u8, slots: Slots, base: u64) -> Vec<u8> {
     // The root pointer comes first but is known last.
     let mut area = Area { base, bytes: vec![0; Rsdp::len()] };
-    let dsdt = area.place(&dsdt());
+    let dsdt = area.place(&dsdt(slots));
     let entries = [area.place(&fadt(dsdt)), area.place(&madt(cpus)), area.place(&mcfg())];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for entry in entries {
@@ -133,17 +134,34 @@ mod tests {
         found
     }
 
+    /// As many as there can be.
+    fn slots() -> Slots {
+        Slots::except([])
+    }
+
+    /// What has no name in the tables is nothing that a guest would give up.
+    #[test]
+    fn only_slots_for_what_comes_and_goes_have_a_name() {
+        for built_in in [vec![], vec![28, 29, 30], vec![29]] {
+            let tables = tables(1, Slots::except(built_in.clone()), BASE);
+            let named = |slot: &u8| tables.windows(4).any(|name| name == format!("S{slot:03}").as_bytes());
+            let expected = (1..=30).filter(|slot| !built_in.contains(slot));
+            assert!((0..32).filter(named).eq(expected), "{built_in:?}");
+        }
+    }
+
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
         for cpus in [1, 32] {
-            let names: Vec<String> = walk(&tables(cpus, BASE)).into_iter().map(|(name, _)| name).collect();
+            let names: Vec<String> =
+                walk(&tables(cpus, slots(), BASE)).into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, ["XSDT", "FACP", "DSDT", "APIC", "MCFG"]);
         }
     }
 
     #[test]
     fn the_largest_machine_fits() {
-        assert!(tables(32, BASE).len() < 0x1_0000, "{}", tables(32, BASE).len());
+        assert!(tables(32, slots(), BASE).len() < 0x1_0000, "{}", tables(32, slots(), BASE).len());
     }
 
     /// The reference compiler reads our tables, and compiles what it read without an error or a warning.
@@ -153,7 +171,7 @@ mod tests {
             panic!("iasl is missing; run scripts/setup (package acpica-tools)");
         }
         let directory = tempfile::tempdir().unwrap();
-        for (name, bytes) in walk(&tables(4, BASE)) {
+        for (name, bytes) in walk(&tables(4, slots(), BASE)) {
             let binary = directory.path().join(format!("{name}.aml"));
             std::fs::write(&binary, bytes).unwrap();
             let disassembled = Command::new("iasl").arg("-d").arg(&binary).output().unwrap();

@@ -11,16 +11,17 @@ use acpi_tables::{Aml, AmlSink};
 
 use super::acpi::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::memory::{ECAM_SIZE, ECAM_START, PCI_WINDOW_SIZE, PCI_WINDOW_START};
+use crate::platform::hotplug::Slots;
 use crate::platform::power::SLEEP_TYPE_SOFT_OFF;
 use crate::platform::{GSI_EVENTS, GSI_HOTPLUG, GSI_SERIAL, hotplug, serial};
 
-/// The table.
-pub fn dsdt() -> Sdt {
+/// The table, of a machine with these slots for what comes and goes.
+pub fn dsdt(slots: Slots) -> Sdt {
     let mut code = Vec::new();
     soft_off(&mut code);
     Scope::new(
         "_SB_".into(),
-        vec![&PciRoot, &EcamReservation, &SerialPort, &PowerButton, &GenericEventDevice],
+        vec![&PciRoot(slots), &EcamReservation, &SerialPort, &PowerButton, &GenericEventDevice],
     )
     .to_aml_bytes(&mut code);
 
@@ -38,13 +39,14 @@ fn soft_off(code: &mut Vec<u8>) {
         .to_aml_bytes(code);
 }
 
-struct PciRoot;
+struct PciRoot(Slots);
 
 impl Aml for PciRoot {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         let window_end = (PCI_WINDOW_START + PCI_WINDOW_SIZE - 1) as u32;
-        let slots: Vec<Slot> = hotplug::SLOTS.map(Slot).collect();
-        let mut children: Vec<&dyn Aml> = vec![&HotplugRegisters, &SlotEvents];
+        let events = SlotEvents(self.0);
+        let slots: Vec<Slot> = self.0.iter().map(Slot).collect();
+        let mut children: Vec<&dyn Aml> = vec![&HotplugRegisters, &events];
         children.extend(slots.iter().map(|slot| slot as &dyn Aml));
         let children = Sequence(&children);
         Device::new(
@@ -141,7 +143,7 @@ impl Aml for Slot {
 }
 
 /// The method `HPEV`: it notifies each slot of what is pending for it.
-struct SlotEvents;
+struct SlotEvents(Slots);
 
 impl Aml for SlotEvents {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
@@ -152,7 +154,7 @@ impl Aml for SlotEvents {
         let mut notifications = Vec::new();
         for (register, value) in [(CHECK_FIELD, DEVICE_CHECK), (REQUEST_FIELD, EJECT_REQUEST)] {
             Store::new(&Local(0), &Path::new(register)).to_aml_bytes(&mut notifications);
-            for slot in hotplug::SLOTS.map(Slot) {
+            for slot in self.0.iter().map(Slot) {
                 If::new(&And::new(&ZERO, &Local(0), &slot.bit()), vec![&Notify::new(&slot.path(), &value)])
                     .to_aml_bytes(&mut notifications);
             }

@@ -10,6 +10,7 @@ pub mod smbios;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::{ACPI_START, GuestMemory, RESET_VECTOR, SMBIOS_START};
+use crate::platform::hotplug::Slots;
 use crate::platform::power::{RESET_PORT, RESET_VALUE};
 
 /// Why the tables are not in guest memory.
@@ -39,12 +40,17 @@ const RESET_CODE: [u8; 9] = {
     [0xb0, RESET_VALUE, 0xba, port_low, port_high, 0xee, 0xf4, 0xeb, 0xfd]
 };
 
-/// Writes the ACPI tables of a machine with `cpus` CPUs, the SMBIOS tables of `identity` and the reset code;
-/// returns the address of the ACPI root pointer.
-pub fn write(memory: &GuestMemory, cpus: u8, identity: &smbios::Identity) -> Result<GuestAddress, Error> {
+/// Writes the ACPI tables of a machine with `cpus` CPUs and these `slots` for what comes and goes, the SMBIOS tables of
+/// `identity` and the reset code; returns the address of the ACPI root pointer.
+pub fn write(
+    memory: &GuestMemory,
+    cpus: u8,
+    slots: Slots,
+    identity: &smbios::Identity,
+) -> Result<GuestAddress, Error> {
     let rsdp = GuestAddress(ACPI_START);
     let areas = [
-        ("ACPI", acpi::tables(cpus, ACPI_START), rsdp, SMBIOS_START - ACPI_START),
+        ("ACPI", acpi::tables(cpus, slots, ACPI_START), rsdp, SMBIOS_START - ACPI_START),
         (
             "SMBIOS",
             smbios::tables(identity, SMBIOS_START),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use innkeeper_block::{FileUse, Layered};
 use innkeeper_protocol::{DeviceKind, DeviceState, DeviceStatus, DriverState};
 
-use crate::platform::hotplug;
+use crate::platform::hotplug::{self, Slots};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, Disk};
 use crate::virtio::net::{Interface, Net};
@@ -167,9 +167,9 @@ impl Default for Devices {
 }
 
 impl Devices {
-    /// A slot that none of them has, and that is not occupied otherwise.
-    pub fn free_slot(&self, is_occupied: impl Fn(u8) -> bool) -> Option<u8> {
-        let (behind, before) = (self.next_slot..=*hotplug::SLOTS.end(), hotplug::SLOTS);
+    /// One of `slots` that none of them has, and that is not occupied otherwise.
+    pub fn free_slot(&self, slots: Slots, is_occupied: impl Fn(u8) -> bool) -> Option<u8> {
+        let (behind, before) = (slots.iter().filter(|slot| *slot >= self.next_slot), slots.iter());
         behind.chain(before).find(|slot| self.in_slot(*slot).is_none() && !is_occupied(*slot))
     }
 
@@ -212,6 +212,11 @@ impl Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firmware::smbios::Identity;
+    use crate::machine::Configuration;
+    use crate::virtio::console::ConsolePort;
+    use crate::virtio::vsock::VsockHost;
+    use innkeeper_block::RawFile;
     use proptest::prelude::*;
 
     const INPUTS: [Input; 5] =
@@ -249,6 +254,40 @@ mod tests {
     fn a_reset_keeps_what_is_attached_and_completes_what_is_detaching() {
         assert_eq!(step(DeviceState::Attached, Input::MachineGone), (DeviceState::Attached, Action::None));
         assert_eq!(step(DeviceState::Detaching, Input::MachineGone).1, Action::Free);
+    }
+
+    fn a_disk() -> Part {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(512).unwrap();
+        let raw = RawFile::from_file(file, false).unwrap();
+        let limits = innkeeper_protocol::Limits::default();
+        Part::Disk(Arc::new(Disk::new(Arc::new(raw), Default::default(), 1, limits).unwrap()))
+    }
+
+    /// What a machine has not is not kept a slot for: most have room for 27 disks, and for three interfaces.
+    #[test]
+    fn devices_get_all_slots_that_nothing_is_built_into() {
+        for (console, balloon, vsock) in [(false, false, false), (true, true, true), (false, true, false)] {
+            let configuration = Configuration {
+                cpus: 1,
+                memory: 16 << 20,
+                identity: Identity::new(uuid::Uuid::nil(), None, None).unwrap(),
+                serial: Arc::default(),
+                virtio_console: console.then(|| Arc::new(ConsolePort::new(Arc::default()).unwrap())),
+                balloon: balloon.then(Arc::default),
+                vsock: vsock.then(|| Arc::new(VsockHost::new(3, None).unwrap())),
+            };
+            let built_in: Vec<u8> = configuration.built_in().iter().map(|(slot, _)| *slot as u8).collect();
+            let mut devices = Devices::default();
+            while let Some(slot) = devices.free_slot(configuration.slots(), |_| false) {
+                devices.add(slot.to_string(), slot, a_disk());
+            }
+            let slots: Vec<u8> = devices.iter().map(|device| device.slot).collect();
+            assert!((1..32).filter(|slot| !built_in.contains(slot)).eq(slots), "{built_in:?}");
+            devices.remove("5");
+            assert_eq!(devices.free_slot(configuration.slots(), |_| false), Some(5));
+            assert_eq!(devices.free_slot(configuration.slots(), |slot| slot == 5), None);
+        }
     }
 
     proptest! {

@@ -324,7 +324,7 @@ impl Guest {
         }
         self.check_files(&part.files(), &id)?;
         let is_occupied = |slot| self.machine.as_ref().is_some_and(|machine| machine.has(slot));
-        let slot = self.devices.free_slot(is_occupied).ok_or(GuestError::Full)?;
+        let slot = self.devices.free_slot(self.configuration.slots(), is_occupied).ok_or(GuestError::Full)?;
         if let Some(machine) = &mut self.machine {
             machine.insert(slot, part.device())?;
             machine.hotplug().check(slot);

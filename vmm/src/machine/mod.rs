@@ -33,7 +33,7 @@ use crate::firmware::{self, smbios};
 use crate::interrupt::{self, Interrupts};
 use crate::memory::{self, GuestMemory};
 use crate::pci::{self, Ecam, PciRoot, Window};
-use crate::platform::hotplug::{self, Hotplug, HotplugRegisters};
+use crate::platform::hotplug::{self, Hotplug, HotplugRegisters, Slots};
 use crate::platform::i8042::{self, KeyboardController};
 use crate::platform::power::{self, PowerRegisters};
 use crate::platform::serial::{self, SerialPort};
@@ -79,6 +79,18 @@ impl Configuration {
             devices.push((BuiltIn::Vsock, Box::new(Vsock::new(Arc::clone(host)))));
         }
         devices
+    }
+
+    /// The slots for what comes and goes.
+    pub fn slots(&self) -> Slots {
+        let Self { virtio_console, balloon, vsock, .. } = self;
+        let built_in = [
+            (BuiltIn::Rng, true),
+            (BuiltIn::Console, virtio_console.is_some()),
+            (BuiltIn::Balloon, balloon.is_some()),
+            (BuiltIn::Vsock, vsock.is_some()),
+        ];
+        Slots::except(built_in.into_iter().filter(|(_, is_there)| *is_there).map(|(device, _)| device as u8))
     }
 }
 
@@ -157,7 +169,8 @@ impl Machine {
         let vm = Arc::new(create_vm(kvm, &memory)?);
         let cpus = create_cpus(kvm, &vm, configuration.cpus)?;
 
-        let rsdp = firmware::write(&memory, configuration.cpus, &configuration.identity)?;
+        let slots = configuration.slots();
+        let rsdp = firmware::write(&memory, configuration.cpus, slots, &configuration.identity)?;
         let entry = boot::load(boot, &memory, rsdp)?;
         if let Some(first) = cpus.first() {
             first.enter_at(&memory, entry)?;
@@ -171,7 +184,7 @@ impl Machine {
         let power_button = interrupts.pin(GSI_EVENTS)?;
 
         let root = Arc::new(PciRoot::default());
-        let hotplug = Hotplug::new(Arc::clone(&root), interrupts.pin(GSI_HOTPLUG)?)
+        let hotplug = Hotplug::new(Arc::clone(&root), slots, interrupts.pin(GSI_HOTPLUG)?)
             .map_err(host_error("create an eventfd"))?;
         let hotplug = Arc::new(hotplug);
 

@@ -25,14 +25,37 @@ pub const REQUEST_OFFSET: u64 = 4;
 /// Slots that are given up: write only.
 pub const EJECT_OFFSET: u64 = 8;
 
-/// The slots that devices come to and go from. Slot 0 is the host bridge, and what the machine always has sits at the
-/// other end of the bus.
-pub const SLOTS: std::ops::RangeInclusive<u8> = 1..=27;
+/// The slots that devices may come to and go from. Slot 0 is the host bridge, and what every machine has built in is in the
+/// last one. What only some have is before that, and [`Slots`] are those that a machine has free.
+pub const SLOTS: std::ops::RangeInclusive<u8> = 1..=30;
+
+/// Which of [`SLOTS`] nothing is built into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots(u32);
+
+impl Slots {
+    /// All but those in which something is built in.
+    pub fn except(built_in: impl IntoIterator<Item = u8>) -> Self {
+        let all = SLOTS.fold(0, |all, slot| all | bit(slot));
+        Self(built_in.into_iter().fold(all, |free, slot| free & !bit(slot)))
+    }
+
+    /// Whether it is one of them.
+    pub fn contains(self, slot: u8) -> bool {
+        self.0 & bit(slot) != 0
+    }
+
+    /// All of them, from the first.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        SLOTS.filter(move |slot| self.contains(*slot))
+    }
+}
 
 /// What the control thread and the registers share.
 #[derive(Debug)]
 pub struct Hotplug {
     root: Arc<PciRoot>,
+    slots: Slots,
     pending: Mutex<Pending>,
     /// Interrupts the generic event device.
     interrupt: EventFd,
@@ -40,7 +63,7 @@ pub struct Hotplug {
     ejected: EventFd,
 }
 
-/// Slots, one bit each.
+/// What is pending: slots, one bit each.
 #[derive(Debug, Default)]
 struct Pending {
     check: u32,
@@ -49,9 +72,9 @@ struct Pending {
 }
 
 impl Hotplug {
-    /// For the slots of `root`, with `interrupt` as the event device's pin.
-    pub fn new(root: Arc<PciRoot>, interrupt: EventFd) -> std::io::Result<Self> {
-        Ok(Self { root, pending: Mutex::default(), interrupt, ejected: event::new()? })
+    /// For these slots of `root`, with `interrupt` as the event device's pin.
+    pub fn new(root: Arc<PciRoot>, slots: Slots, interrupt: EventFd) -> std::io::Result<Self> {
+        Ok(Self { root, slots, pending: Mutex::default(), interrupt, ejected: event::new()? })
     }
 
     /// Has the guest look whether there is a device in `slot`. What was asked about the one before is not about this one.
@@ -74,7 +97,7 @@ impl Hotplug {
     pub fn take_ejected(&self) -> Vec<u8> {
         let _ = self.ejected.read();
         let ejected = std::mem::take(&mut self.lock().ejected);
-        SLOTS.filter(|slot| ejected & bit(*slot) != 0).collect()
+        self.slots.iter().filter(|slot| ejected & bit(*slot) != 0).collect()
     }
 
     /// Becomes readable when [`Hotplug::take_ejected`] has something to say.
@@ -91,7 +114,7 @@ impl Hotplug {
     fn eject(&self, slots: u32) {
         // Held all the time: between a slot becoming empty and its being told, nobody may give it to another device.
         let mut pending = self.lock();
-        let given_up = SLOTS.filter(|slot| slots & bit(*slot) != 0 && self.root.remove(*slot));
+        let given_up = self.slots.iter().filter(|slot| slots & bit(*slot) != 0 && self.root.remove(*slot));
         let ejected = given_up.fold(0, |ejected, slot| ejected | bit(slot));
         if ejected != 0 {
             pending.ejected |= ejected;
@@ -164,7 +187,8 @@ mod tests {
 
     fn registers() -> (HotplugRegisters, Arc<PciRoot>) {
         let root = Arc::new(PciRoot::default());
-        let hotplug = Hotplug::new(Arc::clone(&root), event::new().unwrap()).unwrap();
+        let slots = Slots::except([29, 31]);
+        let hotplug = Hotplug::new(Arc::clone(&root), slots, event::new().unwrap()).unwrap();
         (HotplugRegisters(Arc::new(hotplug)), root)
     }
 
@@ -190,14 +214,15 @@ mod tests {
     #[test]
     fn a_guest_ejects_what_is_there_and_nothing_else() {
         let (mut registers, root) = registers();
-        root.insert(2, device()).unwrap();
-        root.insert(31, device()).unwrap();
+        for slot in [2, 29, 30, 31] {
+            root.insert(slot, device()).unwrap();
+        }
         registers.write(EJECT_OFFSET, &u32::MAX.to_le_bytes());
         assert_eq!(registers.0.event().read().unwrap(), 1);
-        assert_eq!(registers.0.take_ejected(), [2]);
+        assert_eq!(registers.0.take_ejected(), [2, 30]);
         assert!(registers.0.take_ejected().is_empty());
         assert!(!root.remove(2), "the slot is empty at once");
-        assert!(root.remove(31), "what is built in stays");
+        assert!(root.remove(29) && root.remove(31), "what is built in stays");
         registers.write(EJECT_OFFSET, &u32::MAX.to_le_bytes());
         assert!(registers.0.event().read().is_err(), "nothing was there to eject");
     }

@@ -122,6 +122,11 @@ impl States {
         self.0 == [0; STATES_SIZE]
     }
 
+    /// Whether any block has data.
+    pub fn has_data(&self) -> bool {
+        self.0.iter().any(|byte| byte & 0x55 != 0)
+    }
+
     fn is_valid(&self) -> bool {
         // No block has both bits.
         self.0.iter().all(|byte| byte & byte >> 1 & 0x55 == 0)

@@ -1,7 +1,7 @@
 //! Which of the immutable layers has a block: their maps merged into one, region by region, as far as they are in use.
 //!
-//! What is merged is kept within a bound and may be forgotten at any time. Most regions are in few long runs, so that
-//! runs are what is kept. A layer that is put on top of the others is merged into what is there, when it is next used.
+//! What is merged is kept within a bound, which grows with the layers as what a region costs to merge does, and may be
+//! forgotten at any time. Most regions are in few long runs, so that runs are what is kept. A layer that is put on top of the others is merged into what is there, when it is next used.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,9 +12,9 @@ use super::format::{REGION_BLOCKS, State, States};
 use super::plan::Source;
 use super::region_map::RegionMap;
 
-/// Bytes of merged regions that are kept: so many for each layer, up to a bound.
-const KEPT_PER_LAYER: usize = 256 << 10;
-const MAX_KEPT: usize = 4 << 20;
+/// Bytes of merged regions that are kept, for each layer: of the 256 KiB that a layer may take, the layer itself has the
+/// rest. What the regions of a volume take is a bound too.
+const KEPT_PER_LAYER: usize = 255 << 10;
 /// What the allocator and the counts of a shared value take, in bytes.
 const SHARED: usize = 32;
 
@@ -175,7 +175,7 @@ impl Inner {
         if self.regions.get(&region).is_some_and(|kept| kept.layers >= layers) {
             return;
         }
-        let most = (layers * KEPT_PER_LAYER).min(MAX_KEPT);
+        let most = layers.saturating_mul(KEPT_PER_LAYER);
         self.bytes += index.bytes();
         match self.regions.insert(region, Kept { index, layers, is_used: true }) {
             Some(old) => self.bytes -= old.index.bytes(),

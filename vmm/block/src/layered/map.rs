@@ -118,6 +118,8 @@ pub enum MapError {
     Empty,
     #[error("neither of its headers can be used: {0}")]
     Header(Damage),
+    #[error("it says that there is data, and the data file is empty: that was cut off, or is another one")]
+    NoData,
 }
 
 /// How far a flush came.
@@ -335,6 +337,18 @@ impl LayerMap {
         let count = regions(self.header().size);
         let Some(offset) = self.file.next_data(Slot::First.of_page(region))? else { return Ok(None) };
         Ok(Slot::region_at(offset).filter(|region| *region < count))
+    }
+
+    /// Whether any block has data.
+    pub fn has_data(&self) -> io::Result<bool> {
+        let mut next = 0;
+        while let Some(region) = self.next_region(next)? {
+            if self.states_once(region)?.has_data() {
+                return Ok(true);
+            }
+            next = region + 1;
+        }
+        Ok(false)
     }
 
     fn write_header(&self, change: impl FnOnce(&mut Header)) -> Result<(), FlushError> {

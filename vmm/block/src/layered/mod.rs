@@ -297,7 +297,12 @@ impl Layered {
             io::Error::other(format!("the new layer's {} file cannot be used: {error}", file.name()))
         };
         let (data, map) = open_files(layer, access).map_err(name)?;
-        OpenLayer::open(data, map).map_err(io::Error::other)
+        let opened = OpenLayer::open(data, map).map_err(io::Error::other)?;
+        if matches!(access, Access::Write) {
+            // It may be one that was made before a crash.
+            opened.data.grow(data_size(opened.map.header().size))?;
+        }
+        Ok(opened)
     }
 
     /// The top layer: who it is.
@@ -558,13 +563,15 @@ fn open_files(layer: Layer, access: Access) -> Result<check::Files, (LayerFile, 
         Access::Still => Disk::from_still_file(file),
     };
     let open = |which, file| take(file).map_err(|error| (which, error));
-    // A crash may have taken the length of a data file that nothing was ever written to, and an empty file is no disk.
-    let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
-    if matches!(access, Access::Write) && length(&layer.data) == 0 && length(&layer.map) > 0 {
-        let grown = layer.data.set_len(format::BLOCK_SIZE);
-        grown.map_err(|error| (LayerFile::Data, OpenError::Io(error)))?;
+    // A crash may have taken the length of a data file that nothing was ever written to. What the map says of it is looked
+    // at when there is one.
+    let has_map = layer.map.metadata().is_ok_and(|metadata| metadata.len() > 0);
+    let data = open(LayerFile::Data, layer.data)?;
+    if !has_map {
+        data.expect_content().map_err(|error| (LayerFile::Data, error))?;
     }
-    let (data, map) = (open(LayerFile::Data, layer.data)?, open(LayerFile::Map, layer.map)?);
+    let map = open(LayerFile::Map, layer.map)?;
+    map.expect_content().map_err(|error| (LayerFile::Map, error))?;
     Ok((Box::new(Arc::new(data)), Box::new(Arc::new(map))))
 }
 

@@ -18,7 +18,11 @@ pub struct OpenLayer {
 
 impl OpenLayer {
     pub fn open(data: Box<dyn Storage>, map: Box<dyn Storage>) -> Result<Self, MapError> {
-        Ok(Self { data, map: LayerMap::open(map)? })
+        let map = LayerMap::open(map)?;
+        if data.size()? == 0 && map.has_data()? {
+            return Err(MapError::NoData);
+        }
+        Ok(Self { data, map })
     }
 
     /// Makes durable what was complete when this was called: the data, and then the map.

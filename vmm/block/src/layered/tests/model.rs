@@ -8,7 +8,7 @@ use super::{Random, files, length, paths};
 use crate::layered::format::REGION_SIZE;
 use crate::layered::{LayerDescription, Layered, check, create_layer, merge};
 use crate::segments::tests::Memory;
-use crate::{Backend, Engine, EngineKind, Operation, SECTOR_SIZE};
+use crate::{Backend, Engine, EngineKind, Operation, SECTOR_SIZE, uring};
 use uuid::Uuid;
 
 const WINDOW: u64 = 96 << 10;
@@ -275,7 +275,7 @@ fn read(engine: &mut dyn Engine, offset: u64, length: usize) -> Vec<u8> {
 fn a_volume_holds_what_an_array_would() {
     let operations = length("INNKEEPER_BLOCK_OPERATIONS", 4_000);
     let seed = length("INNKEEPER_BLOCK_SEED", 1);
-    for kind in [EngineKind::Synchronous, EngineKind::Auto] {
+    for kind in uring::tests::kinds() {
         let mut done = 0;
         for seed in seed.. {
             let mut model = Model::new(kind, seed);

@@ -9,10 +9,14 @@ use proptest::prelude::*;
 
 use super::recorder::{Content, Log, Recorder};
 use super::{Random, create, description, files};
-use crate::layered::format::{PAGE_SIZE, REGION_SIZE, Slot};
-use crate::layered::map::MAX_CHANGED;
+use crate::layered::format::{PAGE_SIZE, REGION_BLOCKS, REGION_SIZE, Slot, State};
+use crate::layered::map::{MAX_CHANGED, region_of};
+use crate::layered::plan::Source;
+use crate::layered::stack::OpenLayer;
 use crate::layered::storage::Storage;
-use crate::layered::{Layer, LayerDescription, LayerError, Layered, create_layer, seal_together};
+use crate::layered::{
+    Finding, Layer, LayerDescription, LayerError, Layered, Problem, create_layer, seal_together,
+};
 use crate::segments::tests::Memory;
 use crate::{Backend, Engine, Operation};
 
@@ -185,6 +189,55 @@ fn a_torn_page_is_whole_again_when_its_layer_is_sealed() {
     drop(volume);
     let report = crate::layered::check(vec![files(directory, 1), files(directory, 2)]);
     assert_eq!(report.to_string(), "2 layers are sound\n");
+}
+
+/// Nothing syncs the length of a new data file, which has nothing in it. Whoever opens the layer does not need it.
+#[test]
+fn a_data_file_may_have_lost_its_length_as_long_as_nothing_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let volume = Layered::open(vec![make(directory, 1)], false).unwrap();
+    write(&volume, 0, 1, 8192).unwrap();
+    volume.seal(make(directory, 2)).unwrap();
+    volume.seal(make(directory, 3)).unwrap();
+    // It says that there is nothing, and not where something would be.
+    volume.volume.run(Operation::Discard { offset: 0, length: 4096 }).unwrap();
+    flush(&volume).unwrap();
+    volume.volume.abandon();
+    drop(volume);
+    let empty = |id| files(directory, id).data.set_len(0).unwrap();
+    [2, 3].into_iter().for_each(empty);
+    let layers = || (1..=3).map(|id| files(directory, id)).collect::<Vec<_>>();
+    let content = [[0; 4096], [1; 4096], [0; 4096]].concat();
+    let report = crate::layered::check(layers());
+    assert!(report.is_sound() && report.layers[2].as_ref().is_some_and(|top| top.zeroes == 4096), "{report}");
+    for volume in [Layered::open(layers(), true).unwrap(), Layered::open_still(layers()).unwrap()] {
+        assert_eq!(read(&volume, 0, 12288).unwrap(), content);
+    }
+    // Now the top has its length again, and the other is sealed without. A new top may have lost it too.
+    let volume = Layered::open(layers(), false).unwrap();
+    assert_eq!(read(&volume, 0, 12288).unwrap(), content);
+    volume.finish_seal().unwrap();
+    write(&volume, SIZE - 4096, 3, 4096).unwrap();
+    drop(make(directory, 4));
+    empty(4);
+    volume.seal(files(directory, 4)).unwrap();
+    volume.finish_seal().unwrap();
+    write(&volume, SIZE - 8192, 4, 4096).unwrap();
+    assert_eq!(read(&volume, SIZE - 8192, 8192).unwrap(), [[4; 4096], [3; 4096]].concat());
+    drop(volume);
+    assert_eq!(files(directory, 2).data.metadata().unwrap().len(), 0);
+
+    // Where there should be data, nobody takes zeroes for it.
+    empty(3);
+    let layers = || (1..=4).map(|id| files(directory, id)).collect::<Vec<_>>();
+    let opened =
+        [Layered::open(layers(), false), Layered::open(layers(), true), Layered::open_still(layers())];
+    for error in opened.map(Result::unwrap_err) {
+        assert!(matches!(error, LayerError::Map(2, _)) && error.to_string().contains("empty"), "{error}");
+    }
+    let short = Problem::Short { size: 0, needed: SIZE };
+    assert_eq!(crate::layered::check(layers()).findings, [Finding { layer: 2, problem: short }]);
 }
 
 /// Sealing waits for what is under way, and everybody else waits for nothing else.
@@ -464,6 +517,52 @@ fn memory_is_bounded() {
         check();
     }
     println!("{} KiB at most, with up to 4 layers", most >> 10);
+}
+
+/// What it costs to find out again where the blocks of a region are grows with the layers. So does what is remembered.
+#[test]
+fn a_volume_of_many_layers_remembers_fragmented_regions() {
+    const REGIONS: u64 = 300;
+    for (layers, is_enough) in [(3, false), (24, true)] {
+        let log = Log::default();
+        let files: Vec<_> =
+            (0..2 * layers).map(|file| Recorder::new(file, &log, Content::default())).collect();
+        let boxed = |file: &Recorder| Box::new(file.clone()) as Box<dyn Storage>;
+        let layer = |files: &[Recorder]| (boxed(&files[0]), boxed(&files[1]));
+        for (id, files) in (1..).zip(files.chunks(2)) {
+            create(&files[0], &files[1], id, 100 << 30);
+        }
+        // In each region every second block has data.
+        let (data, map) = layer(&files[..2]);
+        let base = OpenLayer::open(data, map).unwrap();
+        for region in 0..REGIONS {
+            let blocks = (region * REGION_BLOCKS..(region + 1) * REGION_BLOCKS).step_by(2);
+            blocks.for_each(|block| base.map.set(block..block + 1, State::Data).unwrap());
+            if region % 100 == 99 {
+                base.flush().unwrap();
+            }
+        }
+        drop(base);
+        let volume = Layered::over(files.chunks(2).map(layer).collect(), false).unwrap();
+        let stack = volume.volume.stack();
+        let is_known = |block| stack.index.known(region_of(block), layers - 1).is_some();
+        let mut random = Random::new(1);
+        let mut read = |count: u64| {
+            let mut misses = 0;
+            for _ in 0..count {
+                let block = random.below(REGIONS * REGION_BLOCKS);
+                misses += u64::from(!is_known(block));
+                let source = stack.view(&(block..block + 1)).unwrap().source(block);
+                assert_eq!(source, if block.is_multiple_of(2) { Source::Lower(0) } else { Source::Nothing });
+            }
+            misses
+        };
+        // Each region once, with a probability that is good enough.
+        read(3000);
+        let misses = read(1000);
+        assert_eq!(misses < 10, is_enough, "{misses} misses with {layers} layers");
+        assert!(volume.memory() <= (1 << 20) + layers * (256 << 10), "{} {layers}", volume.memory());
+    }
 }
 
 proptest! {
