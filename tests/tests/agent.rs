@@ -449,6 +449,47 @@ fn layers_come_and_go_under_a_running_guest() -> Result<()> {
     agent.client()?.wait_for(std::slice::from_ref(&id), "running", PATIENCE)
 }
 
+/// What may be attached to an instance fits into its machine.
+#[test]
+fn an_instance_starts_with_all_that_it_may_have() -> Result<()> {
+    let agent = Agent::start(IMPATIENT)?;
+    let image = agent.register("bare", &agent.payload("idle")?)?;
+    let client = agent.client()?;
+    let launch = |volumes: usize| {
+        let mut parameters: Vec<(String, String)> =
+            [("ImageId", image.as_str()), ("InstanceType", TINY), ("MinCount", "1"), ("MaxCount", "1")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into();
+        for number in 1..=volumes {
+            let mapping = format!("BlockDeviceMapping.{number}");
+            let device = format!("/dev/xvdb{}", char::from(b'a' + number as u8 - 1));
+            parameters.push((format!("{mapping}.DeviceName"), device));
+            parameters.push((format!("{mapping}.Ebs.VolumeSize"), "1".to_owned()));
+            parameters.push((format!("{mapping}.Ebs.DeleteOnTermination"), "true".to_owned()));
+        }
+        let parameters: Vec<_> =
+            parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        client.send("RunInstances", &parameters)
+    };
+    // With the root volume and the interface there are 28.
+    let (status, answer) = launch(26)?;
+    ensure!(status == 200, "{answer}");
+    let ids = texts(&answer, "instanceId");
+    client.wait_for(&ids, "running", PATIENCE)?;
+    let volumes = client.ask("DescribeVolumes", &[])?;
+    let states: Vec<_> = texts(&volumes, "status").into_iter().filter(|state| state == "attached").collect();
+    ensure!(states.len() == 27, "{volumes}");
+    let made = client.ask("CreateVolume", &[("AvailabilityZone", "us-east-1a"), ("Size", "1")])?;
+    let volume = texts(&made, "volumeId").swap_remove(0);
+    let attach = [("VolumeId", volume.as_str()), ("InstanceId", &ids[0]), ("Device", "/dev/sdf")];
+    let (status, answer) = client.send("AttachVolume", &attach)?;
+    ensure!(status == 400 && answer.contains("AttachmentLimitExceeded"), "{answer}");
+    client.ask("TerminateInstances", &[("InstanceId.1", &ids[0])])?;
+    client.wait_for(&ids, "terminated", PATIENCE)?;
+    client.ask("DeleteVolume", &[("VolumeId", &volume)])?;
+    agent.wait_for_layers(0)
+}
+
 /// A guest that is being stopped goes on writing until it is off, and a snapshot does not wait for that.
 #[test]
 fn a_snapshot_of_an_instance_that_stops_is_of_the_moment() -> Result<()> {

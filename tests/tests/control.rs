@@ -17,7 +17,7 @@ use innkeeper_tests::{Vmm, path, payload, program};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Where disks and interfaces are on the bus.
-const SLOTS: std::ops::RangeInclusive<u8> = 1..=27;
+const SLOTS: std::ops::RangeInclusive<u8> = 1..=30;
 /// Bytes of a console that are kept.
 const HISTORY: usize = 64 << 10;
 /// How long a reset waits for somebody to say what to boot.

@@ -239,7 +239,7 @@ mod tests {
     fn mappings_are_as_many_as_there_can_be_and_have_names_of_devices() {
         let (lab, client) = lab();
         let volume = "Ebs.VolumeSize=1";
-        let many: Vec<String> = ('a'..='y').map(|letter| format!("/dev/xvdb{letter}")).collect();
+        let many: Vec<String> = ('a'..='z').map(|letter| format!("/dev/xvdb{letter}")).collect();
         let most: Vec<_> = many.iter().map(|name| (name.as_str(), volume)).collect();
         for (mappings, code) in [
             (

@@ -2,8 +2,9 @@
 
 use crate::query::ApiError;
 
-/// All of them together: each is a device in a slot of its VMM's bus, and so many can come and go.
-pub const MAX_ATTACHMENTS: usize = 27;
+/// All of them together, as EC2 has it for its newer types. Each is a device in a slot of its VMM's bus, of which as many as
+/// 30 can come and go.
+pub const MAX_ATTACHMENTS: usize = 28;
 
 /// The most disks, for every instance has an interface.
 pub const MAX_VOLUMES: usize = MAX_ATTACHMENTS - 1;
@@ -29,7 +30,7 @@ mod tests {
     #[test]
     fn disks_and_interfaces_share_what_there_is() {
         for (disks, interfaces, fit) in
-            [(26, 1, true), (27, 0, true), (12, 15, true), (26, 2, false), (27, 1, false)]
+            [(27, 1, true), (28, 0, true), (13, 15, true), (27, 2, false), (28, 1, false)]
         {
             assert_eq!(check_attachments(disks, interfaces).is_ok(), fit, "{disks} and {interfaces}");
         }
@@ -41,12 +42,12 @@ mod tests {
         let instance = client.instance(InstanceState::Stopped);
         let attach = |number: u8| {
             let volume = client.text("CreateVolume&AvailabilityZone=us-east-1a&Size=1", "volumeId");
-            let device = char::from(b'a' + number);
-            client.ask(&format!(
-                "AttachVolume&VolumeId={volume}&InstanceId={instance}&Device=/dev/xvdb{device}"
-            ))
+            // Up to bz, and then cz.
+            let device = format!("{}{}", if number < 26 { 'b' } else { 'c' }, char::from(b'a' + number % 26));
+            client
+                .ask(&format!("AttachVolume&VolumeId={volume}&InstanceId={instance}&Device=/dev/xvd{device}"))
         };
-        for number in 0..25 {
+        for number in 0..26 {
             attach(number).unwrap();
         }
         let interface = || {
@@ -64,13 +65,13 @@ mod tests {
         };
         // The second interface takes the last place.
         plug(1).unwrap();
-        assert_eq!(attach(25).unwrap_err().code, "AttachmentLimitExceeded");
+        assert_eq!(attach(26).unwrap_err().code, "AttachmentLimitExceeded");
         let attachments = client.texts("DescribeNetworkInterfaces", "attachmentId");
         let second = attachments
             .iter()
             .find(|id| client.ask(&format!("DetachNetworkInterface&AttachmentId={id}")).is_ok());
         assert!(second.is_some());
-        attach(25).unwrap();
+        attach(26).unwrap();
         assert_eq!(plug(1).unwrap_err().code, "AttachmentLimitExceeded");
     }
 }

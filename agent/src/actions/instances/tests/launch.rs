@@ -565,7 +565,8 @@ fn disks_leave_a_place_for_the_interface() {
     let code = |volumes: u8| {
         let named = |number: u8| {
             let mapping = format!("BlockDeviceMapping.{}", number + 1);
-            let device = format!("/dev/xvdb{}", char::from(b'a' + number));
+            let device =
+                format!("/dev/xvd{}{}", if number < 26 { 'b' } else { 'c' }, char::from(b'a' + number % 26));
             [(format!("{mapping}.DeviceName"), device), (format!("{mapping}.Ebs.VolumeSize"), "1".to_owned())]
         };
         let mappings: Vec<_> = (0..volumes).flat_map(named).collect();
@@ -574,5 +575,5 @@ fn disks_leave_a_place_for_the_interface() {
         parameters.extend(mappings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         client.code("RunInstances", &parameters)
     };
-    assert_eq!((code(25), code(26)), ("DryRunOperation", "AttachmentLimitExceeded"));
+    assert_eq!((code(26), code(27)), ("DryRunOperation", "AttachmentLimitExceeded"));
 }
