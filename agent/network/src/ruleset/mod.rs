@@ -183,6 +183,9 @@ table inet innkeeper {
     }
 
     chain from_outside {
+        # Nobody out there has an address of the VPC, and its groups' rules take the source for who it is. Routers do have
+        # such addresses, and say by them what has become of a connection's packets.
+        ct state != related ip saddr @inside drop
         ct direction original ct original ip daddr . ip daddr @public_pairs return
         ct direction reply ct reply ip daddr . ip daddr @public_pairs return
         ct direction reply ct reply ip daddr vmap @nat_in

@@ -142,8 +142,12 @@ impl Lab {
 
     /// Lets a guest send a packet to its router.
     pub fn send(&self, id: &str, mac: Mac, packet: Packet, flags: u8) {
-        let router = self.routers[id];
-        self.inject(id, &wire::frame(router, mac, packet, flags));
+        self.send_bytes(id, mac, &wire::ipv4(packet, flags));
+    }
+
+    /// Lets a guest send to its router what is a packet, or a part of one.
+    pub fn send_bytes(&self, id: &str, mac: Mac, packet: &[u8]) {
+        self.inject(id, &wire::frame(self.routers[id], mac, packet));
     }
 
     /// Lets a guest send a frame, with a header in front.
@@ -153,6 +157,11 @@ impl Lab {
 
     /// Whether a packet arrives at a guest within a time, or has arrived since [`Lab::forget`].
     pub fn arrives(&self, id: &str, packet: Packet, time: Duration) -> bool {
+        self.any_arrives(id, &[packet], time)
+    }
+
+    /// As [`Lab::arrives`], in any of these forms.
+    pub fn any_arrives(&self, id: &str, forms: &[Packet], time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
             let mut seen = self.seen.borrow_mut();
@@ -160,7 +169,7 @@ impl Lab {
             while let Some(frame) = read(&self.taps[id]) {
                 seen.extend(frame.get(wire::HEADER + 14..).and_then(wire::read_ipv4));
             }
-            if seen.contains(&packet) {
+            if seen.iter().any(|packet| forms.contains(packet)) {
                 return true;
             }
             if Instant::now() >= end {
@@ -229,8 +238,13 @@ impl Outside {
 
     /// Sends a packet into the VPC.
     pub fn send(&self, packet: Packet, flags: u8) {
+        self.send_bytes(&wire::ipv4(packet, flags));
+    }
+
+    /// Sends what is a packet, or a part of one, into the VPC.
+    pub fn send_bytes(&self, packet: &[u8]) {
         let (inside, outside) = self.macs;
-        let frame = wire::frame(inside, outside, packet, flags);
+        let frame = wire::frame(inside, outside, packet);
         let frame = &frame[wire::HEADER..];
         // SAFETY: the bytes live as long as the call.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
@@ -239,6 +253,11 @@ impl Outside {
 
     /// Whether a packet comes out within a time.
     pub fn arrives(&self, packet: Packet, time: Duration) -> bool {
+        self.any_arrives(&[packet], time)
+    }
+
+    /// As [`Outside::arrives`], in any of these forms.
+    pub fn any_arrives(&self, forms: &[Packet], time: Duration) -> bool {
         let end = Instant::now() + time;
         let mut buffer = vec![0_u8; 66000];
         loop {
@@ -250,7 +269,8 @@ impl Outside {
                 let Ok(length) = usize::try_from(length) else { break };
                 // What was sent in is seen here too.
                 let is_outgoing = buffer[6..12] == self.macs.0.0;
-                if is_outgoing && wire::read_ipv4(&buffer[14..length]) == Some(packet) {
+                let packet = wire::read_ipv4(&buffer[14..length]);
+                if is_outgoing && packet.is_some_and(|packet| forms.contains(&packet)) {
                     return true;
                 }
             }

@@ -141,6 +141,41 @@ fn a_public_address_is_its_own() {
     });
 }
 
+/// Whoever is near the host can send packets to public addresses, and say what they like about where they come from.
+#[test]
+fn nobody_outside_is_one_of_the_vpc() {
+    on_a_host(|mut lab| {
+        let mut vpc = plans::two_subnets();
+        let public = Ipv4Addr::new(198, 19, 0, 7);
+        vpc.interfaces.get_mut("eni-0").unwrap().addresses =
+            vec![Address { private: address(0), public: Some(public) }];
+        group(&mut vpc)
+            .push(GroupRule { peer: Peer::Group("sg-1".into()), ..inbound(Traffic::All, "0.0.0.0/0") });
+        group(&mut vpc).push(inbound(Traffic::All, "192.0.2.1/32"));
+        lab.apply(&vpc);
+        let outside = lab.outside(&vpc.id);
+        let arrives = |source, kind| {
+            let packet = Packet { source, protocol: kind, ..tcp(source, public, 7000) };
+            lab.forget();
+            outside.send(packet, wire::SYN);
+            lab.arrives("eni-0", Packet { destination: address(0), ..packet }, 20 * SOON)
+        };
+        for kind in [protocol::UDP, protocol::TCP] {
+            assert!(arrives(Ipv4Addr::new(192, 0, 2, 1), kind));
+            for member in [address(0), address(1), address(2)] {
+                assert!(!arrives(member, kind), "{member} comes from outside");
+            }
+        }
+
+        // A router on the way may have such an address, and its word of a connection counts.
+        let out = tcp(address(0), Ipv4Addr::new(8, 8, 8, 8), 443);
+        lab.send("eni-0", mac(0), out, wire::SYN);
+        let (error, told) = wire::too_large(Ipv4Addr::new(10, 0, 0, 99), Packet { source: public, ..out });
+        outside.send_bytes(&error);
+        assert!(lab.arrives("eni-0", Packet { destination: address(0), ..told }, PATIENCE));
+    });
+}
+
 /// Forged Ethernet and IP addresses, ARP, and protocols that nobody asked for.
 #[test]
 fn a_guest_is_nobody_else() {
@@ -326,6 +361,10 @@ fn a_trace_says_why_a_packet_was_dropped() {
             (numbered(2, tcp(address(0), world, 443)), "dropped, 10.0.0.4 has no public address"),
             (numbered(3, tcp(address(0), Ipv4Addr::new(10, 0, 0, 99), 80)), "dropped, nobody in the VPC has"),
             (numbered(4, tcp(Ipv4Addr::new(9, 9, 9, 9), address(0), 80)), "dropped, nobody in the VPC has"),
+            (
+                numbered(5, tcp(address(1), address(0), 80)),
+                "dropped, 10.0.0.5 is an address inside of the VPC",
+            ),
         ];
         let tracer = Tracer::open(&lab.networks, &vpc).unwrap();
         let outside = lab.outside(&vpc.id);
@@ -343,7 +382,7 @@ fn a_trace_says_why_a_packet_was_dropped() {
             assert!(said.contains(expected), "{said} is not {expected}");
         }
         // A network ACL, which stands at the border only.
-        let across = numbered(5, tcp(address(0), address(2), 80));
+        let across = numbered(6, tcp(address(0), address(2), 80));
         vpc.acls.get_mut("acl-1").unwrap()[0].allows = false;
         lab.apply(&vpc);
         lab.send("eni-0", mac(0), across, wire::SYN);
