@@ -207,6 +207,52 @@ fn a_guest_is_nobody_else() {
     });
 }
 
+/// Fragments are put together on their way, whoever has sent them, and each has to be its sender's own.
+#[test]
+fn a_fragment_is_its_senders_own() {
+    on_a_host(|mut lab| {
+        let mut vpc = plans::two_subnets();
+        group(&mut vpc).push(inbound(Traffic::All, "0.0.0.0/0"));
+        lab.apply(&vpc);
+        let datagram = |port| Packet { protocol: protocol::UDP, ..tcp(address(1), address(2), port) };
+        let send = |from: u8, own: u8, fragment: &[u8]| {
+            lab.send_bytes(&format!("eni-{from}"), mac(own), fragment);
+        };
+        let arrives = |packet, time| {
+            let has_come = lab.arrives("eni-2", packet, time);
+            lab.forget();
+            has_come
+        };
+        let whole = wire::fragments(datagram(80), 1);
+        for fragment in &whole {
+            send(1, 1, fragment);
+        }
+        assert!(arrives(datagram(80), PATIENCE), "an honest packet in two parts");
+
+        // Another one says how the victim's packets begin, or how they end.
+        for (number, mac) in [(2, 0), (3, 1)] {
+            let [forged, _] = wire::fragments(datagram(81), number);
+            let [_, last] = wire::fragments(datagram(80), number);
+            send(0, mac, &forged);
+            send(1, 1, &last);
+            assert!(!arrives(datagram(81), 20 * SOON), "a forged beginning");
+        }
+        for (number, mac) in [(4, 0), (5, 1)] {
+            let [first, last] = wire::fragments(datagram(80), number);
+            send(1, 1, &first);
+            send(0, mac, &last);
+            assert!(!arrives(datagram(80), 20 * SOON), "a forged end");
+            send(1, 1, &last);
+            assert!(arrives(datagram(80), PATIENCE), "what somebody else has sent takes a packet along");
+        }
+        // And it can do nothing alone.
+        for fragment in wire::fragments(datagram(82), 6) {
+            send(0, 0, &fragment);
+        }
+        assert!(!arrives(datagram(82), 20 * SOON));
+    });
+}
+
 #[test]
 fn vpcs_with_the_same_range_never_meet() {
     on_a_host(|mut lab| {

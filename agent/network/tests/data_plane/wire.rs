@@ -83,6 +83,14 @@ pub fn ipv4(packet: Packet, flags: u8) -> Vec<u8> {
     with_header(packet, [0, 1, 0x40, 0], &payload(packet, flags))
 }
 
+/// An IPv4 packet of a protocol whose payload is longer than 8 bytes, in two fragments with a number of their own: its
+/// ports are in the first one.
+pub fn fragments(packet: Packet, number: u8) -> [Vec<u8>; 2] {
+    let payload = payload(packet, 0);
+    let (first, last) = payload.split_at(8);
+    [with_header(packet, [7, number, 0x20, 0], first), with_header(packet, [7, number, 0, 1], last)]
+}
+
 /// What a router says of a packet that is too large, and how that looks where it arrives.
 pub fn too_large(router: Ipv4Addr, packet: Packet) -> (Vec<u8>, Packet) {
     let told = Packet {
