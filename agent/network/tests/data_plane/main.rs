@@ -1,5 +1,6 @@
 //! Real packets through real namespaces, against what the plan says. Needs root.
 
+mod host;
 mod lab;
 mod matrix;
 mod plans;
