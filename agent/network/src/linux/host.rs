@@ -58,6 +58,11 @@ impl Host {
         &self.namespace
     }
 
+    /// Lets it forward again, if somebody has told it not to.
+    pub fn mend(&self) -> Result<(), Error> {
+        self.namespace.enter(forward).what(|| "let the host forward".into())
+    }
+
     /// Leads a VPC's public addresses to it.
     pub fn apply(&mut self, vpc: &Vpc) -> Result<(), Error> {
         let link = host_link(&vpc.id);

@@ -86,15 +86,15 @@ impl Networks {
 
     /// Brings about what a plan says, in the namespace and on the host.
     pub fn apply(&mut self, vpc: &Vpc) -> Result<(), Error> {
-        let is_new = !self.vpcs.contains_key(&vpc.id);
-        if is_new {
+        if !self.vpcs.contains_key(&vpc.id) {
             let inside = Inside::open(&self.directory, &vpc.id, self.host.namespace())?;
             self.vpcs.insert(vpc.id.clone(), inside);
         }
         let Some(inside) = self.vpcs.get_mut(&vpc.id) else { return Ok(()) };
-        let result = inside.apply(vpc, &ruleset::compile(vpc), &routes::compile(vpc));
+        let (ruleset, routes) = (ruleset::compile(vpc), routes::compile(vpc));
+        let result = inside.apply(vpc, &ruleset, &routes, self.host.namespace());
         let result = result.and_then(|()| self.host.apply(vpc));
-        let result = result.and_then(|()| if is_new { inside.wait_for_uplink() } else { Ok(()) });
+        let result = result.and_then(|()| inside.wait_for_uplink());
         if result.is_err() {
             // What was done of it is not known.
             inside.distrust();
@@ -104,8 +104,9 @@ impl Networks {
 
     /// As [`Networks::apply`], where somebody else may have done something with what is there. Takes longer.
     pub fn mend(&mut self, vpc: &Vpc) -> Result<(), Error> {
+        self.host.mend()?;
         if let Some(inside) = self.vpcs.get_mut(&vpc.id) {
-            inside.look_again();
+            inside.look_again(&vpc.id, self.host.namespace())?;
         }
         self.apply(vpc)
     }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Instant;
 
+use innkeeper_network::names;
 use innkeeper_network::plan::{Address, Traffic, Vpc, protocol};
 use innkeeper_network::verdict::Packet;
 
@@ -101,5 +102,47 @@ fn the_world_sees_the_host_or_a_public_address() {
             server.set_read_timeout(Some(if expected { PATIENCE } else { 20 * SOON })).unwrap();
             assert_eq!(server.recv(&mut [0; 16]).is_ok(), expected, "{source}");
         }
+    });
+}
+
+/// Whatever somebody does with the host's side is mended, by the agent that runs and by the next one.
+#[test]
+fn the_hosts_side_is_made_whole_again() {
+    on_a_host(|mut lab| {
+        let (world, vpc, mut ports) = (lab.world(), with_public(PUBLIC), Ports(1024));
+        lab.apply(&vpc);
+        let link = names::host_link(&vpc.id);
+        for damage in [
+            "true".to_owned(),
+            "nft flush ruleset".to_owned(),
+            "nft flush chain inet innkeeper-test postrouting".to_owned(),
+            "echo 0 > /proc/sys/net/ipv4/ip_forward".to_owned(),
+            format!("ip link delete {link}"),
+            format!("ip link set {link} down"),
+            format!("ip link set {link} down; ip link set {link} name other"),
+            format!("ip link set {link} netns {}", world.path().display()),
+            format!("ip route flush dev {link}"),
+            format!("ip neigh flush dev {link} nud permanent"),
+            format!("ip address flush dev {link}"),
+        ] {
+            for with_restart in [false, true] {
+                on_host(&damage);
+                if with_restart {
+                    lab.restart();
+                    lab.apply(&vpc);
+                } else {
+                    lab.networks
+                        .mend(&vpc)
+                        .unwrap_or_else(|error| panic!("{damage}: {error}: {}", error.cause));
+                }
+                assert_eq!(seen(&lab, &world, "eni-0", &mut ports), Some(World::HOST), "{damage}");
+                assert!(is_reached(&lab, &world, "eni-0", PUBLIC, &mut ports), "{damage}");
+            }
+        }
+        // The way is there without anybody looking for damage, if what is told is not possible otherwise.
+        on_host(&format!("ip link delete {link}"));
+        let _ = lab.networks.apply(&vpc);
+        lab.apply(&vpc);
+        assert_eq!(seen(&lab, &world, "eni-0", &mut ports), Some(World::HOST));
     });
 }

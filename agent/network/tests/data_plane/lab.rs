@@ -329,6 +329,11 @@ impl World {
         world
     }
 
+    /// Where its namespace is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A socket there.
     pub fn socket(&self, port: u16) -> UdpSocket {
         let socket = self.namespace.enter(|| UdpSocket::bind((Self::ADDRESS, port))).unwrap();

@@ -288,6 +288,8 @@ fn a_network_is_made_whole_again() {
             "ip rule flush",
             "ip route flush table 100",
             "ip link set uplink down",
+            "ip link delete uplink",
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
             "ip neigh flush all; ip address flush dev lo",
         ] {
             let id = vpc.id.clone();
