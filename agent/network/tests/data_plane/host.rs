@@ -146,3 +146,36 @@ fn the_hosts_side_is_made_whole_again() {
         assert_eq!(seen(&lab, &world, "eni-0", &mut ports), Some(World::HOST));
     });
 }
+
+/// An agent that starts takes over one VPC after the other, and takes away what was left of others.
+#[test]
+fn who_waits_for_his_turn_after_a_restart_is_translated_as_before() {
+    on_a_host(|mut lab| {
+        let (world, one, mut ports) = (lab.world(), with_public(PUBLIC), Ports(1024));
+        let other_public = Ipv4Addr::new(198, 19, 0, 8);
+        let mut two = Vpc { id: "vpc-fedcba9876543210f".into(), ..with_public(other_public) };
+        let interface = two.interfaces.remove("eni-0").unwrap();
+        two.interfaces = [("eni-9".to_owned(), interface)].into();
+        let left = Vpc { id: "vpc-00112233445566778".into(), interfaces: Default::default(), ..one.clone() };
+        for vpc in [&one, &two, &left] {
+            lab.apply(vpc);
+        }
+        for (vpc, id) in [(&one, "eni-0"), (&two, "eni-9")] {
+            assert_eq!(seen(&lab, &world, id, &mut ports), Some(World::HOST), "{}", vpc.id);
+        }
+        let all_are_seen = |lab: &Lab, ports: &mut Ports, when: &str| {
+            for (id, public) in [("eni-0", PUBLIC), ("eni-9", other_public)] {
+                assert_eq!(seen(lab, &world, id, ports), Some(World::HOST), "{id} {when}");
+                assert!(is_reached(lab, &world, id, public, ports), "{id} {when}");
+            }
+        };
+        lab.restart();
+        all_are_seen(&lab, &mut ports, "before anything is done");
+        lab.networks.remove(&left.id).unwrap();
+        all_are_seen(&lab, &mut ports, "when the first is removed");
+        lab.apply(&one);
+        all_are_seen(&lab, &mut ports, "when the first has had its turn");
+        lab.apply(&two);
+        all_are_seen(&lab, &mut ports, "when all have had theirs");
+    });
+}
