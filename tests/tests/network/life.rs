@@ -11,7 +11,7 @@ use innkeeper_tests::network::Place;
 use innkeeper_tests::network::echo::Attempt;
 use innkeeper_tests::stand_in::Guest;
 
-use super::{Lab, PATIENCE, SILENCE, eventually, host_address};
+use super::{Lab, PATIENCE, SILENCE, eventually, host_address, host_link};
 
 #[test]
 fn guests_get_their_addresses_and_reach_each_other() -> Result<()> {
@@ -64,6 +64,8 @@ fn guests_get_their_addresses_and_reach_each_other() -> Result<()> {
 #[test]
 fn a_private_address_is_for_life_and_a_public_one_until_the_stop() -> Result<()> {
     let mut lab = Lab::start()?;
+    // Another one keeps the network, with whatever is forgotten in it.
+    let other = [lab.launch()?];
     let ids = [lab.launch()?];
     let id = &ids[0];
     let (private, public) = (lab.address(id, "privateIpAddress")?, lab.address(id, "ipAddress")?);
@@ -79,14 +81,36 @@ fn a_private_address_is_for_life_and_a_public_one_until_the_stop() -> Result<()>
     ensure!(lab.address(id, "ipAddress")? == public);
     guest.lease("eth0")?;
 
-    lab.end("StopInstances", &ids, "stopped")?;
-    ensure!(lab.described(id, "ipAddress")?.is_none());
-    lab.end("StartInstances", &ids, "running")?;
-    ensure!(lab.address(id, "privateIpAddress")? == private);
-    let lease = Guest::of(&lab.agent, id)?.lease("eth0")?;
-    ensure!(lease.address == private);
-    ensure!(lab.described(id, "ipAddress")?.is_some());
-    lab.end("TerminateInstances", &ids, "terminated")
+    // Now and then the same address comes up again.
+    let mut next = public;
+    while next == public {
+        lab.end("StopInstances", &ids, "stopped")?;
+        ensure!(lab.described(id, "ipAddress")?.is_none());
+        lab.end("StartInstances", &ids, "running")?;
+        ensure!(lab.address(id, "privateIpAddress")? == private);
+        next = lab.address(id, "ipAddress")?;
+    }
+    let guest = Guest::of(&lab.agent, id)?;
+    ensure!(guest.lease("eth0")?.address == private);
+
+    // The one before leads nowhere, where the new one leads to the instance.
+    let group = lab.group(id)?;
+    lab.rule("AuthorizeSecurityGroupIngress", &group, ("tcp", "80"), "0.0.0.0/0")?;
+    let server = guest.serve_tcp(80)?;
+    let reaches = |address| -> Result<bool> {
+        let known = server.seen().len();
+        if let Attempt::Connected(mut connection) = host.connect(address, 80, SILENCE / 2)? {
+            // Who echoes has seen who asks.
+            let _ = connection.echo(b"who is there?");
+        }
+        Ok(server.seen().len() > known)
+    };
+    eventually("the new address leads to the instance", || reaches(next))?;
+    ensure!(!reaches(public)?, "{public} leads to the instance still");
+    let route = host.run(&format!("ip -oneline route get {public} || true"))?;
+    ensure!(!route.contains("dev vpc"), "{route}");
+    host_link(&host, next)?;
+    lab.end("TerminateInstances", &[ids, other].concat(), "terminated")
 }
 
 /// An interface that comes and goes while the guest runs.
