@@ -50,6 +50,9 @@ pub enum Refusal {
         /// Who it says it is from.
         claimed: Ipv4Addr,
     },
+    /// It comes from outside, and says that it is from within.
+    #[error("{0} is an address inside of the VPC, and the packet comes from outside")]
+    FromInside(Ipv4Addr),
     /// The subnet's route table has no way.
     #[error("the route table {table} of {subnet} has no route to {destination}")]
     NoRoute {
@@ -122,6 +125,9 @@ impl Vpc {
 
     /// What becomes of the first packet of a connection from outside, to a public address.
     pub fn receives(&self, packet: Packet) -> Result<Passage, Refusal> {
+        if self.contains(packet.source) || is_nobodys(packet.source) {
+            return Err(Refusal::FromInside(packet.source));
+        }
         let (to, receiver, private) =
             self.owner_of_public(packet.destination).ok_or(Refusal::Nobody(packet.destination))?;
         let packet = Packet { destination: private, ..packet };
@@ -159,7 +165,7 @@ impl Vpc {
         if own.is_none() && (sender.source_dest_check || self.contains(packet.source)) {
             return Err(Refusal::NotItsOwn { interface: from.to_owned(), claimed: packet.source });
         }
-        if NOBODYS.iter().any(|range| range.contains(packet.destination)) {
+        if is_nobodys(packet.destination) {
             return Err(Refusal::Nobody(packet.destination));
         }
         if self.contains(packet.destination) {
@@ -294,6 +300,11 @@ impl Vpc {
         }
         Err(Refusal::Groups { interface: id.to_owned(), groups: interface.groups.clone(), is_egress })
     }
+}
+
+/// Whether an address is nobody's, within or outside.
+fn is_nobodys(address: Ipv4Addr) -> bool {
+    NOBODYS.iter().any(|range| range.contains(address))
 }
 
 /// Whether a packet is of a kind.

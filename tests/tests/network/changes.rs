@@ -11,7 +11,9 @@ use innkeeper_tests::network::echo::{Attempt, Connection};
 
 use super::{Lab, PATIENCE, SILENCE, eventually, host_address};
 
-/// How soon a change is to act. What is promised is 200 ms, on a machine that has time.
+/// How soon a change is to act, as a rule: half of them may take longer on a machine that is busy.
+const PROMISED: Duration = Duration::from_millis(200);
+/// How soon each of them is to act.
 const SOON: Duration = Duration::from_secs(1);
 /// Between two datagrams of a probe.
 const PACE: Duration = Duration::from_millis(2);
@@ -48,11 +50,9 @@ fn changes_of_rules_and_acls_act_soon() -> Result<()> {
     let names = ["a rule is added", "an ACL denies", "an ACL's entry is deleted", "a rule is revoked"];
     for (name, figures) in names.iter().zip(&mut figures) {
         figures.sort();
-        println!(
-            "{name:25} acts after {:.1?} (median), {:.1?} at most",
-            figures[ROUNDS / 2],
-            figures[ROUNDS - 1]
-        );
+        let (median, most) = (figures[ROUNDS / 2], figures[ROUNDS - 1]);
+        println!("{name:25} acts after {median:.1?} (median), {most:.1?} at most");
+        ensure!(median <= PROMISED, "when {name}, it acts after {median:.1?}: {figures:.1?}");
     }
     lab.end("TerminateInstances", &ids, "terminated")
 }

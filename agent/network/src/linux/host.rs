@@ -40,22 +40,30 @@ pub struct Host {
     generation: Generation,
     /// The VPCs' links, and the number that the rules have had since they were told last.
     told: Option<(BTreeSet<String>, u32)>,
+    /// The links of all VPCs, and the public addresses of those that were applied.
     links: BTreeMap<String, BTreeSet<Ipv4Addr>>,
 }
 
 impl Host {
-    /// That of the network namespace of the calling thread.
-    pub fn open(settings: HostSettings) -> Result<Self, Error> {
+    /// That of the network namespace of the calling thread, with links to the VPCs that exist. Their connections are
+    /// translated before they are applied too: what begins without stays so to its end.
+    pub fn open(settings: HostSettings, existing: &[String]) -> Result<Self, Error> {
         let what = || "ask the kernel for its network".into();
         let namespace = Namespace::own().what(what)?;
         let netlink = Netlink::open().what(what)?;
         let generation = Generation::open().what(what)?;
-        Ok(Self { settings, namespace, netlink, generation, told: None, links: BTreeMap::new() })
+        let links = existing.iter().map(|vpc| (host_link(vpc), BTreeSet::new())).collect();
+        Ok(Self { settings, namespace, netlink, generation, told: None, links })
     }
 
     /// The host's network namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Lets it forward again, if somebody has told it not to.
+    pub fn mend(&self) -> Result<(), Error> {
+        self.namespace.enter(forward).what(|| "let the host forward".into())
     }
 
     /// Leads a VPC's public addresses to it.

@@ -51,6 +51,10 @@ const SETTINGS: [(&str, &str); 13] = [
     ("ipv4/conf/all/arp_accept", "0"),
 ];
 
+/// As [`SETTINGS`], once there are rules. A connection begins at its beginning: what is in its middle belongs to one that
+/// is over.
+const TRACKING: (&str, &str) = ("netfilter/nf_conntrack_tcp_loose", "0");
+
 /// The namespace of a VPC.
 #[derive(Debug)]
 pub struct Inside {
@@ -65,6 +69,8 @@ pub struct Inside {
     plan: Option<Vpc>,
     /// Links as they were seen last and left. To list hundreds of them is what takes longest.
     links: BTreeMap<String, Link>,
+    /// Whether the uplink was made a moment ago, so that packets may not get through yet.
+    is_uplink_new: bool,
 }
 
 impl Inside {
@@ -91,6 +97,7 @@ impl Inside {
             told: None,
             plan: None,
             links: BTreeMap::new(),
+            is_uplink_new: true,
         })
     }
 
@@ -99,9 +106,15 @@ impl Inside {
         &self.namespace
     }
 
-    /// Brings about a plan, by these rules and routes. Rules come first: a route never leads past them; and what the rules
-    /// would not have let begin is forgotten last.
-    pub fn apply(&mut self, vpc: &Vpc, ruleset: &Ruleset, routes: &Routes) -> Result<(), Error> {
+    /// Brings about a plan, by these rules and routes, with an uplink to `host`. Rules come first: a route never leads past
+    /// them; and what the rules would not have let begin is forgotten last.
+    pub fn apply(
+        &mut self,
+        vpc: &Vpc,
+        ruleset: &Ruleset,
+        routes: &Routes,
+        host: &Namespace,
+    ) -> Result<(), Error> {
         let before = match &self.plan {
             Some(before) if stale::may_leave_stale(before, vpc) => Some(stale::owners(before)),
             Some(_) => None,
@@ -109,7 +122,7 @@ impl Inside {
             None => Some(self.present_owners().what(|| "learn who has which address".into())?),
         };
         self.tell(ruleset).what(|| "change the rules".into())?;
-        self.lead(routes)?;
+        self.lead(&vpc.id, routes, host)?;
         if let Some(before) = before {
             let change = stale::Change::new(&before, vpc);
             let is_stale = |one: &Connection| change.is_stale(one.original, one.reply);
@@ -130,10 +143,10 @@ impl Inside {
         addresses.map(|address| address.private).collect()
     }
 
-    fn lead(&mut self, routes: &Routes) -> Result<(), Error> {
+    fn lead(&mut self, vpc: &str, routes: &Routes, host: &Namespace) -> Result<(), Error> {
         let mut tries = 1..=ROUTING_TRIES;
         loop {
-            let result = self.route(routes);
+            let result = self.route(vpc, routes, host);
             let is_gone = |error: &io::Error| {
                 matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::EINVAL))
             };
@@ -169,9 +182,12 @@ impl Inside {
         }
     }
 
-    /// Forgets what is known of links: somebody else may have done something with them.
-    pub fn look_again(&mut self) {
+    /// Somebody else may have done something: forgets what is known of links, and makes anew what does not change.
+    pub fn look_again(&mut self, vpc: &str, host: &Namespace) -> Result<(), Error> {
         self.links.clear();
+        let what = || format!("prepare the namespace of {vpc} again");
+        self.namespace.enter(set_up).what(what)?;
+        self.prepare_links(vpc, host).what(what)
     }
 
     /// Forgets a link that is made anew.
@@ -179,8 +195,11 @@ impl Inside {
         self.links.remove(link);
     }
 
-    /// Waits until packets get through the uplink, whose other end is up since a moment ago.
+    /// Waits until packets get through the uplink, if it is new, and its other end up since a moment ago.
     pub fn wait_for_uplink(&mut self) -> Result<(), Error> {
+        if !self.is_uplink_new {
+            return Ok(());
+        }
         let deadline = Instant::now() + UPLINK_PATIENCE;
         let mut running = || -> io::Result<()> {
             while !self.netlink.link(UPLINK)?.is_some_and(|link| link.is_running) {
@@ -191,7 +210,9 @@ impl Inside {
             }
             Ok(())
         };
-        running().what(|| "get packets through the uplink".into())
+        running().what(|| "get packets through the uplink".into())?;
+        self.is_uplink_new = false;
+        Ok(())
     }
 
     /// Tells nftables what is new, or everything, if somebody else has changed something.
@@ -204,17 +225,26 @@ impl Inside {
             self.told = None;
             self.namespace.enter(|| {
                 nft::run(&script)?;
-                // There only since there are rules that track. A connection begins at its beginning: what is in its middle
-                // belongs to one that is over.
-                fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")
+                // There only since there are rules that track.
+                set(TRACKING)
             })?;
             self.told = Some((ruleset.clone(), self.generation.get()?));
         }
         Ok(())
     }
 
-    fn route(&mut self, routes: &Routes) -> io::Result<()> {
+    fn prepare_links(&mut self, vpc: &str, host: &Namespace) -> io::Result<()> {
+        self.is_uplink_new |= prepare_links(&mut self.netlink, vpc, host)?;
+        Ok(())
+    }
+
+    fn route(&mut self, vpc: &str, routes: &Routes, host: &Namespace) -> io::Result<()> {
         let mut links = self.look(routes)?;
+        if !links.contains_key(UPLINK) {
+            // It goes when somebody removes either of its ends.
+            self.prepare_links(vpc, host)?;
+            links = self.look(routes)?;
+        }
         for (name, link) in &mut links {
             let mtu = match name.as_str() {
                 "lo" => continue,
@@ -249,7 +279,7 @@ impl Inside {
             };
             links.extend(link.map(|link| (name.to_owned(), link)));
         }
-        if links.contains_key(UPLINK) { Ok(links) } else { Err(io::Error::other("the uplink is gone")) }
+        Ok(links)
     }
 
     /// The services' own addresses, which are the loopback's.
@@ -338,38 +368,39 @@ impl Inside {
 
 /// In the namespace.
 fn set_up() -> io::Result<()> {
-    for (name, value) in SETTINGS {
-        let path = Path::new("/proc/sys/net").join(name);
-        match fs::write(&path, value) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("ipv6") => {}
-            Err(error) => {
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!("{} cannot be set: {error}", path.display()),
-                ));
-            }
-            Ok(()) => {}
-        }
-    }
-    Ok(())
+    let mut settings = SETTINGS.into_iter().chain([TRACKING]);
+    settings.try_for_each(|(name, value)| match set((name, value)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !name.starts_with("ipv4") => Ok(()),
+        result => result,
+    })
 }
 
-/// The loopback and the uplink.
-fn prepare_links(netlink: &mut Netlink, vpc: &str, host: &Namespace) -> io::Result<()> {
-    let mut links = netlink.links()?;
-    if !links.contains_key(UPLINK) {
+/// In the namespace.
+fn set((name, value): (&str, &str)) -> io::Result<()> {
+    let path = Path::new("/proc/sys/net").join(name);
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{} cannot be set: {error}", path.display()));
+    fs::write(&path, value).map_err(named)
+}
+
+/// The loopback and the uplink; returns whether that is a new one.
+fn prepare_links(netlink: &mut Netlink, vpc: &str, host: &Namespace) -> io::Result<bool> {
+    let name = host_link(vpc);
+    let is_there =
+        netlink.link(UPLINK)?.is_some() && host.enter(|| Ok(Netlink::open()?.link(&name)?.is_some()))?;
+    if !is_there {
         let (own, other) = uplink_macs(vpc);
+        // It leads nowhere, if somebody has given its other end another name.
+        netlink.remove_link(UPLINK)?;
         // Of a namespace that is going, which takes its time.
-        let name = host_link(vpc);
         host.enter(|| Netlink::open()?.remove_link(&name))?;
         netlink.add_pair((UPLINK, own), (&name, other), host.file().as_raw_fd())?;
-        links = netlink.links()?;
     }
     for (name, mtu) in [("lo", None), (UPLINK, Some(OUTSIDE_MTU))] {
-        match links.get(name) {
+        match netlink.link(name)? {
             Some(link) => netlink.set_up(link.index, mtu)?,
             None => return Err(io::Error::other(format!("there is no {name}"))),
         }
     }
-    Ok(())
+    Ok(!is_there)
 }

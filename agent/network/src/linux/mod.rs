@@ -19,7 +19,7 @@ mod tap;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use host::HostSettings;
 pub use inside::INSIDE_MTU;
@@ -69,32 +69,26 @@ impl Networks {
     /// Takes over what an earlier agent has left below `directory`, which is made with the first VPC. The host's side is
     /// that of the network namespace in which this is called.
     pub fn open(directory: PathBuf, settings: HostSettings) -> Result<Self, Error> {
-        Ok(Self { directory, host: Host::open(settings)?, vpcs: BTreeMap::new() })
+        let host = Host::open(settings, &existing(&directory)?)?;
+        Ok(Self { directory, host, vpcs: BTreeMap::new() })
     }
 
     /// The VPCs that have a namespace.
     pub fn existing(&self) -> Result<Vec<String>, Error> {
-        let what = || format!("list {}", self.directory.display());
-        let entries = match std::fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).what(what),
-        };
-        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        names.collect::<io::Result<_>>().what(what)
+        existing(&self.directory)
     }
 
     /// Brings about what a plan says, in the namespace and on the host.
     pub fn apply(&mut self, vpc: &Vpc) -> Result<(), Error> {
-        let is_new = !self.vpcs.contains_key(&vpc.id);
-        if is_new {
+        if !self.vpcs.contains_key(&vpc.id) {
             let inside = Inside::open(&self.directory, &vpc.id, self.host.namespace())?;
             self.vpcs.insert(vpc.id.clone(), inside);
         }
         let Some(inside) = self.vpcs.get_mut(&vpc.id) else { return Ok(()) };
-        let result = inside.apply(vpc, &ruleset::compile(vpc), &routes::compile(vpc));
+        let (ruleset, routes) = (ruleset::compile(vpc), routes::compile(vpc));
+        let result = inside.apply(vpc, &ruleset, &routes, self.host.namespace());
         let result = result.and_then(|()| self.host.apply(vpc));
-        let result = result.and_then(|()| if is_new { inside.wait_for_uplink() } else { Ok(()) });
+        let result = result.and_then(|()| inside.wait_for_uplink());
         if result.is_err() {
             // What was done of it is not known.
             inside.distrust();
@@ -104,8 +98,9 @@ impl Networks {
 
     /// As [`Networks::apply`], where somebody else may have done something with what is there. Takes longer.
     pub fn mend(&mut self, vpc: &Vpc) -> Result<(), Error> {
+        self.host.mend()?;
         if let Some(inside) = self.vpcs.get_mut(&vpc.id) {
-            inside.look_again();
+            inside.look_again(&vpc.id, self.host.namespace())?;
         }
         self.apply(vpc)
     }
@@ -145,4 +140,16 @@ impl Networks {
         self.host.remove(vpc)?;
         Namespace::remove(&self.directory.join(vpc)).what(|| format!("remove the namespace of {vpc}"))
     }
+}
+
+/// The VPCs whose namespaces are mounted in a directory.
+fn existing(directory: &Path) -> Result<Vec<String>, Error> {
+    let what = || format!("list {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).what(what),
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().what(what)
 }

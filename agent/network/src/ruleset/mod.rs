@@ -1,7 +1,7 @@
 //! The nftables rules of a VPC's namespace.
 //!
 //! ```text
-//! raw         who a packet claims to be is who sends it: interface, Ethernet and IP address belong together
+//! claims      who a packet claims to be is who sends it: interface, Ethernet and IP address belong together
 //! mangle      the packet is marked with its subnet, which chooses the route table
 //! dstnat      what comes from outside to a public address goes to the private one
 //! forward     outside: is it a public address's, or a NAT gateway's?
@@ -115,8 +115,9 @@ table inet innkeeper {
     map nat_out { type ipv4_addr : verdict; }
     map nat_in { type ipv4_addr : verdict; }
 
-    chain raw {
-        type filter hook prerouting priority raw; policy accept;
+    chain claims {
+        # Before fragments are put together (-400): what is whole comes from where its last part came from.
+        type filter hook prerouting priority -450; policy accept;
         meta nfproto ipv6 drop
         iifname { "uplink", "lo" } return
         iifname . ether saddr . ip saddr @bindings return
@@ -183,6 +184,9 @@ table inet innkeeper {
     }
 
     chain from_outside {
+        # Nobody out there has an address of the VPC, and its groups' rules take the source for who it is. Routers do have
+        # such addresses, and say by them what has become of a connection's packets.
+        ct state != related ip saddr @inside drop
         ct direction original ct original ip daddr . ip daddr @public_pairs return
         ct direction reply ct reply ip daddr . ip daddr @public_pairs return
         ct direction reply ct reply ip daddr vmap @nat_in

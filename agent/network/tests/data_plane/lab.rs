@@ -6,11 +6,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use innkeeper_network::linux::{HostSettings, Networks};
+use innkeeper_network::linux::{HostSettings, Namespace, Networks};
 use innkeeper_network::plan::{Mac, Vpc};
 use innkeeper_network::verdict::Packet;
 use innkeeper_network::{Cidr, names};
@@ -38,6 +40,7 @@ pub fn on_a_host(test: impl FnOnce(Lab) + Send) {
 /// The host and its guests.
 pub struct Lab {
     pub networks: Networks,
+    pub settings: HostSettings,
     directory: tempfile::TempDir,
     taps: BTreeMap<String, File>,
     routers: BTreeMap<String, Mac>,
@@ -52,7 +55,7 @@ impl Drop for Lab {
     }
 }
 
-pub fn settings() -> HostSettings {
+fn settings() -> HostSettings {
     HostSettings {
         table: "innkeeper-test".into(),
         comment: "a test".into(),
@@ -68,6 +71,7 @@ impl Lab {
         let networks = Networks::open(directory.path().join("vpcs"), settings()).unwrap();
         Self {
             networks,
+            settings: settings(),
             directory,
             taps: BTreeMap::new(),
             routers: BTreeMap::new(),
@@ -77,7 +81,7 @@ impl Lab {
 
     /// As an agent that starts over what the last one has left.
     pub fn restart(&mut self) {
-        self.networks = Networks::open(self.directory.path().join("vpcs"), settings()).unwrap();
+        self.networks = Networks::open(self.directory.path().join("vpcs"), self.settings.clone()).unwrap();
     }
 
     /// Brings about a plan, with a guest on each of its interfaces.
@@ -142,8 +146,12 @@ impl Lab {
 
     /// Lets a guest send a packet to its router.
     pub fn send(&self, id: &str, mac: Mac, packet: Packet, flags: u8) {
-        let router = self.routers[id];
-        self.inject(id, &wire::frame(router, mac, packet, flags));
+        self.send_bytes(id, mac, &wire::ipv4(packet, flags));
+    }
+
+    /// Lets a guest send to its router what is a packet, or a part of one.
+    pub fn send_bytes(&self, id: &str, mac: Mac, packet: &[u8]) {
+        self.inject(id, &wire::frame(self.routers[id], mac, packet));
     }
 
     /// Lets a guest send a frame, with a header in front.
@@ -153,6 +161,11 @@ impl Lab {
 
     /// Whether a packet arrives at a guest within a time, or has arrived since [`Lab::forget`].
     pub fn arrives(&self, id: &str, packet: Packet, time: Duration) -> bool {
+        self.any_arrives(id, &[packet], time)
+    }
+
+    /// As [`Lab::arrives`], in any of these forms.
+    pub fn any_arrives(&self, id: &str, forms: &[Packet], time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
             let mut seen = self.seen.borrow_mut();
@@ -160,7 +173,7 @@ impl Lab {
             while let Some(frame) = read(&self.taps[id]) {
                 seen.extend(frame.get(wire::HEADER + 14..).and_then(wire::read_ipv4));
             }
-            if seen.contains(&packet) {
+            if seen.iter().any(|packet| forms.contains(packet)) {
                 return true;
             }
             if Instant::now() >= end {
@@ -177,7 +190,19 @@ impl Lab {
 
     /// What is outside of a VPC.
     pub fn outside(&self, vpc: &str) -> Outside {
-        Outside::open(vpc)
+        let (inside, outside) = names::uplink_macs(vpc);
+        Outside::open(&names::host_link(vpc), inside, outside)
+    }
+
+    /// The other end of that, inside of a VPC: what is sent here has passed its rules.
+    pub fn uplink(&self, vpc: &str) -> Outside {
+        let (inside, outside) = names::uplink_macs(vpc);
+        self.networks.enter(vpc, || Ok(Outside::open(names::UPLINK, outside, inside))).unwrap()
+    }
+
+    /// Makes a network behind the host, of which nothing else is known to it.
+    pub fn world(&self) -> World {
+        World::open(self.directory.path())
     }
 }
 
@@ -193,15 +218,15 @@ fn read(mut tap: &File) -> Option<Vec<u8>> {
     Some(buffer)
 }
 
-/// The host's end of a VPC's uplink, where packets are put in and looked at as they are.
+/// An end of a VPC's uplink, where packets are put in and looked at as they are.
 pub struct Outside {
     socket: OwnedFd,
-    macs: (Mac, Mac),
+    other: Mac,
+    own: Mac,
 }
 
 impl Outside {
-    fn open(vpc: &str) -> Self {
-        let name = names::host_link(vpc);
+    fn open(name: &str, other: Mac, own: Mac) -> Self {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: no memory is involved; the descriptor is checked.
         let socket = unsafe {
@@ -218,19 +243,23 @@ impl Outside {
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = protocol;
-        address.sll_ifindex = nix::net::if_::if_nametoindex(name.as_str()).unwrap() as i32;
+        address.sll_ifindex = nix::net::if_::if_nametoindex(name).unwrap() as i32;
         // SAFETY: the address is whole, and lives as long as the call.
         let bound = unsafe {
             libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
         };
         assert_eq!(bound, 0);
-        Self { socket, macs: names::uplink_macs(vpc) }
+        Self { socket, other, own }
     }
 
-    /// Sends a packet into the VPC.
+    /// Sends a packet to the other end.
     pub fn send(&self, packet: Packet, flags: u8) {
-        let (inside, outside) = self.macs;
-        let frame = wire::frame(inside, outside, packet, flags);
+        self.send_bytes(&wire::ipv4(packet, flags));
+    }
+
+    /// Sends what is a packet, or a part of one, to the other end.
+    pub fn send_bytes(&self, packet: &[u8]) {
+        let frame = wire::frame(self.other, self.own, packet);
         let frame = &frame[wire::HEADER..];
         // SAFETY: the bytes live as long as the call.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
@@ -239,6 +268,11 @@ impl Outside {
 
     /// Whether a packet comes out within a time.
     pub fn arrives(&self, packet: Packet, time: Duration) -> bool {
+        self.any_arrives(&[packet], time)
+    }
+
+    /// As [`Outside::arrives`], in any of these forms.
+    pub fn any_arrives(&self, forms: &[Packet], time: Duration) -> bool {
         let end = Instant::now() + time;
         let mut buffer = vec![0_u8; 66000];
         loop {
@@ -249,8 +283,9 @@ impl Outside {
                 };
                 let Ok(length) = usize::try_from(length) else { break };
                 // What was sent in is seen here too.
-                let is_outgoing = buffer[6..12] == self.macs.0.0;
-                if is_outgoing && wire::read_ipv4(&buffer[14..length]) == Some(packet) {
+                let is_outgoing = buffer[6..12] == self.other.0;
+                let packet = wire::read_ipv4(&buffer[14..length]);
+                if is_outgoing && packet.is_some_and(|packet| forms.contains(&packet)) {
                     return true;
                 }
             }
@@ -260,4 +295,61 @@ impl Outside {
             std::thread::sleep(Duration::from_micros(100));
         }
     }
+}
+
+/// Somebody out in the world, in a namespace of his own, who knows the way to public addresses.
+pub struct World {
+    path: PathBuf,
+    namespace: Namespace,
+}
+
+impl World {
+    /// Its address, and the host's.
+    pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+    fn open(directory: &Path) -> Self {
+        let path = directory.join("world");
+        let (namespace, _) = Namespace::open_or_make(&path).unwrap();
+        let world = Self { path, namespace };
+        on_host(&format!(
+            "ip link add world type veth peer name host
+             ip link set host netns {}
+             ip address add {}/24 dev world
+             ip link set world up",
+            world.path.display(),
+            Self::HOST
+        ));
+        let far = format!(
+            "ip address add {}/24 dev host && ip link set host up && ip route add 198.19.0.0/16 via {}",
+            Self::ADDRESS,
+            Self::HOST
+        );
+        assert!(world.namespace.enter(|| Command::new("sh").args(["-c", &far]).status()).unwrap().success());
+        world
+    }
+
+    /// Where its namespace is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A socket there.
+    pub fn socket(&self, port: u16) -> UdpSocket {
+        let socket = self.namespace.enter(|| UdpSocket::bind((Self::ADDRESS, port))).unwrap();
+        socket.set_read_timeout(Some(20 * SOON)).unwrap();
+        socket
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = Namespace::remove(&self.path);
+    }
+}
+
+/// Runs commands in the namespace of the calling thread, which has to be a test's own.
+pub fn on_host(commands: &str) {
+    let status = Command::new("sh").args(["-ec", commands]).status().unwrap();
+    assert!(status.success(), "{commands}");
 }

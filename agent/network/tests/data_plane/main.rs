@@ -1,5 +1,6 @@
 //! Real packets through real namespaces, against what the plan says. Needs root.
 
+mod host;
 mod lab;
 mod matrix;
 mod plans;
@@ -141,6 +142,41 @@ fn a_public_address_is_its_own() {
     });
 }
 
+/// Whoever is near the host can send packets to public addresses, and say what they like about where they come from.
+#[test]
+fn nobody_outside_is_one_of_the_vpc() {
+    on_a_host(|mut lab| {
+        let mut vpc = plans::two_subnets();
+        let public = Ipv4Addr::new(198, 19, 0, 7);
+        vpc.interfaces.get_mut("eni-0").unwrap().addresses =
+            vec![Address { private: address(0), public: Some(public) }];
+        group(&mut vpc)
+            .push(GroupRule { peer: Peer::Group("sg-1".into()), ..inbound(Traffic::All, "0.0.0.0/0") });
+        group(&mut vpc).push(inbound(Traffic::All, "192.0.2.1/32"));
+        lab.apply(&vpc);
+        let outside = lab.outside(&vpc.id);
+        let arrives = |source, kind| {
+            let packet = Packet { source, protocol: kind, ..tcp(source, public, 7000) };
+            lab.forget();
+            outside.send(packet, wire::SYN);
+            lab.arrives("eni-0", Packet { destination: address(0), ..packet }, 20 * SOON)
+        };
+        for kind in [protocol::UDP, protocol::TCP] {
+            assert!(arrives(Ipv4Addr::new(192, 0, 2, 1), kind));
+            for member in [address(0), address(1), address(2)] {
+                assert!(!arrives(member, kind), "{member} comes from outside");
+            }
+        }
+
+        // A router on the way may have such an address, and its word of a connection counts.
+        let out = tcp(address(0), Ipv4Addr::new(8, 8, 8, 8), 443);
+        lab.send("eni-0", mac(0), out, wire::SYN);
+        let (error, told) = wire::too_large(Ipv4Addr::new(10, 0, 0, 99), Packet { source: public, ..out });
+        outside.send_bytes(&error);
+        assert!(lab.arrives("eni-0", Packet { destination: address(0), ..told }, PATIENCE));
+    });
+}
+
 /// Forged Ethernet and IP addresses, ARP, and protocols that nobody asked for.
 #[test]
 fn a_guest_is_nobody_else() {
@@ -169,6 +205,52 @@ fn a_guest_is_nobody_else() {
         // Neighbours are reached by the router, who answers for them and for nobody who is not there.
         assert!(lab.ask("eni-0", (mac(0), address(0)), address(1)).is_some_and(|answer| answer != mac(1)));
         assert_eq!(lab.ask("eni-0", (mac(0), address(0)), Ipv4Addr::new(10, 0, 0, 99)), None);
+    });
+}
+
+/// Fragments are put together on their way, whoever has sent them, and each has to be its sender's own.
+#[test]
+fn a_fragment_is_its_senders_own() {
+    on_a_host(|mut lab| {
+        let mut vpc = plans::two_subnets();
+        group(&mut vpc).push(inbound(Traffic::All, "0.0.0.0/0"));
+        lab.apply(&vpc);
+        let datagram = |port| Packet { protocol: protocol::UDP, ..tcp(address(1), address(2), port) };
+        let send = |from: u8, own: u8, fragment: &[u8]| {
+            lab.send_bytes(&format!("eni-{from}"), mac(own), fragment);
+        };
+        let arrives = |packet, time| {
+            let has_come = lab.arrives("eni-2", packet, time);
+            lab.forget();
+            has_come
+        };
+        let whole = wire::fragments(datagram(80), 1);
+        for fragment in &whole {
+            send(1, 1, fragment);
+        }
+        assert!(arrives(datagram(80), PATIENCE), "an honest packet in two parts");
+
+        // Another one says how the victim's packets begin, or how they end.
+        for (number, mac) in [(2, 0), (3, 1)] {
+            let [forged, _] = wire::fragments(datagram(81), number);
+            let [_, last] = wire::fragments(datagram(80), number);
+            send(0, mac, &forged);
+            send(1, 1, &last);
+            assert!(!arrives(datagram(81), 20 * SOON), "a forged beginning");
+        }
+        for (number, mac) in [(4, 0), (5, 1)] {
+            let [first, last] = wire::fragments(datagram(80), number);
+            send(1, 1, &first);
+            send(0, mac, &last);
+            assert!(!arrives(datagram(80), 20 * SOON), "a forged end");
+            send(1, 1, &last);
+            assert!(arrives(datagram(80), PATIENCE), "what somebody else has sent takes a packet along");
+        }
+        // And it can do nothing alone.
+        for fragment in wire::fragments(datagram(82), 6) {
+            send(0, 0, &fragment);
+        }
+        assert!(!arrives(datagram(82), 20 * SOON));
     });
 }
 
@@ -206,6 +288,8 @@ fn a_network_is_made_whole_again() {
             "ip rule flush",
             "ip route flush table 100",
             "ip link set uplink down",
+            "ip link delete uplink",
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
             "ip neigh flush all; ip address flush dev lo",
         ] {
             let id = vpc.id.clone();
@@ -326,6 +410,10 @@ fn a_trace_says_why_a_packet_was_dropped() {
             (numbered(2, tcp(address(0), world, 443)), "dropped, 10.0.0.4 has no public address"),
             (numbered(3, tcp(address(0), Ipv4Addr::new(10, 0, 0, 99), 80)), "dropped, nobody in the VPC has"),
             (numbered(4, tcp(Ipv4Addr::new(9, 9, 9, 9), address(0), 80)), "dropped, nobody in the VPC has"),
+            (
+                numbered(5, tcp(address(1), address(0), 80)),
+                "dropped, 10.0.0.5 is an address inside of the VPC",
+            ),
         ];
         let tracer = Tracer::open(&lab.networks, &vpc).unwrap();
         let outside = lab.outside(&vpc.id);
@@ -343,7 +431,7 @@ fn a_trace_says_why_a_packet_was_dropped() {
             assert!(said.contains(expected), "{said} is not {expected}");
         }
         // A network ACL, which stands at the border only.
-        let across = numbered(5, tcp(address(0), address(2), 80));
+        let across = numbered(6, tcp(address(0), address(2), 80));
         vpc.acls.get_mut("acl-1").unwrap()[0].allows = false;
         lab.apply(&vpc);
         lab.send("eni-0", mac(0), across, wire::SYN);

@@ -22,6 +22,10 @@ const CONNECTIONS: usize = 12;
 const WORLD: [Ipv4Addr; 3] =
     [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(169, 254, 170, 2)];
 
+/// Who nobody outside is: nobody of the VPC either, a neighbour of the host, and a service.
+const LIES: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(10, 0, 0, 99), Ipv4Addr::new(169, 254, 7, 7), Ipv4Addr::new(169, 254, 169, 253)];
+
 /// A protocol that nobody knows.
 const EXPERIMENT: u8 = 253;
 
@@ -173,7 +177,18 @@ fn packet(dice: &mut Dice, vpc: &Vpc, source: Ipv4Addr, own: u16) -> Packet {
     Packet { source, destination, protocol, source_port, destination_port }
 }
 
-/// Where a packet is seen: at interfaces, and on its way out.
+/// What a packet may look like where it should not be: as it is, or with addresses translated.
+fn forms(vpc: &Vpc, packet: Packet) -> Vec<Packet> {
+    let own = || vpc.interfaces.values().flat_map(|interface| &interface.addresses);
+    let sources = own().filter(|one| one.private == packet.source).filter_map(|one| one.public);
+    let sources = sources.chain(vpc.nat_gateways.values().map(|gateway| gateway.public));
+    let destinations = own().filter(|one| one.public == Some(packet.destination)).map(|one| one.private);
+    let sent = sources.map(|source| Packet { source, ..packet });
+    let received = destinations.map(|destination| Packet { destination, ..packet });
+    [packet].into_iter().chain(sent).chain(received).collect()
+}
+
+/// Where a packet is seen: at interfaces, and on its way out. One that nobody is to see is looked for in all its forms.
 fn seen(lab: &Lab, outside: &Outside, vpc: &Vpc, packet: Packet, expected: Option<&End>) -> Vec<End> {
     let patience = |end: &End| if expected == Some(end) { PATIENCE } else { Duration::ZERO };
     let interfaces = vpc.interfaces.keys().map(|id| End::Interface(id.clone()));
@@ -183,9 +198,10 @@ fn seen(lab: &Lab, outside: &Outside, vpc: &Vpc, packet: Packet, expected: Optio
     if expected.is_none() {
         std::thread::sleep(SOON);
     }
+    let forms = if expected.is_some() { vec![packet] } else { forms(vpc, packet) };
     ends.retain(|end| match end {
-        End::Interface(id) => lab.arrives(id, packet, patience(end)),
-        End::Outside => outside.arrives(packet, patience(end)),
+        End::Interface(id) => lab.any_arrives(id, &forms, patience(end)),
+        End::Outside => outside.any_arrives(&forms, patience(end)),
     });
     ends
 }
@@ -274,7 +290,13 @@ fn packets_do_what_the_plan_says() {
                     counts[2] += u64::from(answered);
                 } else if packet.protocol != EXPERIMENT {
                     let destination = address.public.unwrap_or(Ipv4Addr::new(198, 19, 9, 9));
-                    let packet = Packet { source: WORLD[0], destination, ..packet };
+                    // Now and then somebody out there says that it is one of the VPC, or nobody.
+                    let source = match dice.below(5) {
+                        0 => plans::address(dice.below(vpc.interfaces.len()) as u8),
+                        1 => *dice.pick(&LIES),
+                        _ => WORLD[0],
+                    };
+                    let packet = Packet { source, destination, ..packet };
                     counts[3] += u64::from(connect_from_outside(&lab, &outside, &vpc, packet));
                 }
             }

@@ -73,13 +73,42 @@ pub const SYN_ACK: u8 = 0x12;
 /// As the rest of a connection has them.
 pub const ACK: u8 = 0x10;
 
-/// An IPv4 packet in a frame. `flags` are TCP's.
-pub fn frame(to: Mac, from: Mac, packet: Packet, flags: u8) -> Vec<u8> {
-    ethernet(to, from, 0x0800, &ipv4(packet, flags))
+/// A frame with an IPv4 packet, or a part of one.
+pub fn frame(to: Mac, from: Mac, packet: &[u8]) -> Vec<u8> {
+    ethernet(to, from, 0x0800, packet)
 }
 
-/// An IPv4 packet.
+/// An IPv4 packet. `flags` are TCP's.
 pub fn ipv4(packet: Packet, flags: u8) -> Vec<u8> {
+    with_header(packet, [0, 1, 0x40, 0], &payload(packet, flags))
+}
+
+/// An IPv4 packet of a protocol whose payload is longer than 8 bytes, in two fragments with a number of their own: its
+/// ports are in the first one.
+pub fn fragments(packet: Packet, number: u8) -> [Vec<u8>; 2] {
+    let payload = payload(packet, 0);
+    let (first, last) = payload.split_at(8);
+    [with_header(packet, [7, number, 0x20, 0], first), with_header(packet, [7, number, 0, 1], last)]
+}
+
+/// What a router says of a packet that is too large, and how that looks where it arrives.
+pub fn too_large(router: Ipv4Addr, packet: Packet) -> (Vec<u8>, Packet) {
+    let told = Packet {
+        source: router,
+        destination: packet.source,
+        protocol: protocol::ICMP,
+        source_port: 0,
+        destination_port: 0x0304,
+    };
+    // The next network's MTU is 1400.
+    let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];
+    message.extend(&ipv4(packet, SYN)[..28]);
+    let sum = checksum(&message, 0);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    (with_header(told, [0, 1, 0x40, 0], &message), told)
+}
+
+fn payload(packet: Packet, flags: u8) -> Vec<u8> {
     let ports = [packet.source_port.to_be_bytes(), packet.destination_port.to_be_bytes()].concat();
     let mut payload = match packet.protocol {
         protocol::ICMP => {
@@ -120,9 +149,15 @@ pub fn ipv4(packet: Packet, flags: u8) -> Vec<u8> {
         let sum = checksum(&pseudo, 0);
         payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
+    payload
+}
+
+/// `fragment` is the number that the sender has given it, flags, and which part of it this is.
+fn with_header(packet: Packet, fragment: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let mut header = vec![0x45, 0];
     header.extend(((20 + payload.len()) as u16).to_be_bytes());
-    header.extend([0, 1, 0x40, 0, 64, packet.protocol, 0, 0]);
+    header.extend(fragment);
+    header.extend([64, packet.protocol, 0, 0]);
     header.extend(packet.source.octets());
     header.extend(packet.destination.octets());
     let sum = checksum(&header, 0);
