@@ -340,7 +340,7 @@ fn an_instance_in_the_store_ends_with_its_host() -> Result<()> {
             }
         }
         // Else it has to end by itself.
-        if mortal.deaths == before && !has_run || is_launch && !has_run {
+        if (is_launch || mortal.deaths == before) && !has_run {
             mortal.ask("TerminateInstances", &[("InstanceId.1", &id)])?;
         }
         mortal.wait_for(&id, "terminated").with_context(|| format!("killed at {place}"))?;
