@@ -378,6 +378,8 @@ impl<A: Application> Front<A> {
         B: Body<Data = Bytes> + Unpin,
     {
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
+        // A client that asks again and again hears of its connection's end with an answer, and not by a request that gets none.
+        let is_old = ending.time.saturating_duration_since(Moment::now()) < self.limits.connection / 2;
         let mut trace = Trace { began: Instant::now(), action: String::new(), access_key: String::new() };
         let mut service = Service::Ec2;
         // Whatever is logged on the way has the request's id.
@@ -412,6 +414,9 @@ impl<A: Application> Front<A> {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert("content-type", HeaderValue::from_static(content_type));
+        if is_old {
+            headers.insert("connection", HeaderValue::from_static("close"));
+        }
         if let Ok(id) = HeaderValue::from_str(&id) {
             // SDKs look for the one or the other.
             headers.insert(HeaderName::from_static("x-amzn-requestid"), id.clone());
@@ -910,6 +915,23 @@ mod tests {
         let second = server.exchange(&post("Action=A&Version=2016-11-15")).await;
         assert!(second.starts_with("HTTP/1.1 200 "), "{second}");
         assert_eq!(rest(&mut first).await, "");
+    }
+
+    #[tokio::test]
+    async fn an_old_connection_ends_with_an_answer() {
+        let server = server(Limits { connection: 2 * SECOND, ..Limits::default() }).await;
+        let mut stream = server.connect().await;
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut young = Vec::new();
+        while !young.ends_with(b"</Response>") {
+            assert!(stream.read_buf(&mut young).await.unwrap() > 0);
+        }
+        assert!(!String::from_utf8(young).unwrap().contains("connection: close"));
+        sleep(SECOND + SECOND / 5).await;
+        stream.write_all(request).await.unwrap();
+        let old = rest(&mut stream).await;
+        assert!(old.contains("connection: close") && old.ends_with("</Response>"), "{old}");
     }
 
     #[tokio::test]
