@@ -360,6 +360,7 @@ mod tests {
     use hickory_proto::op::Query;
 
     use super::*;
+    use crate::services::Directory;
 
     fn zone() -> Zone {
         let address = Ipv4Addr::new(10, 0, 0, 5);
@@ -454,5 +455,77 @@ mod tests {
         let text = "# nameserver 9.9.9.9\nnameserver 10.0.0.53\n  nameserver  ::1 \nnameserver x\nsearch a\n";
         let found: Vec<String> = resolvers(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["10.0.0.53:53", "[::1]:53"]);
+    }
+
+    /// A server on this machine's own address that asks these resolvers.
+    fn server(resolvers: Resolvers) -> Server {
+        let zone = Zone { server: Some(Ipv4Addr::LOCALHOST), ..zone() };
+        let directory = Directory { zone: Some(zone), resolvers, ..Directory::default() };
+        // Nobody changes it any more.
+        Server::new(tokio::sync::watch::channel(Arc::new(directory)).1)
+    }
+
+    /// What a resolver says: no answers, but a mark of its own.
+    fn from_resolver(question: &[u8]) -> Vec<u8> {
+        let mut answer = question.to_vec();
+        answer.extend(b"from the resolver");
+        answer
+    }
+
+    /// An address at which nobody is.
+    fn nobody() -> SocketAddr {
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn other_names_are_asked_of_the_first_resolver_that_answers() {
+        let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = server(vec![nobody(), resolver.local_addr().unwrap()]);
+        let question = ask("debian.org.", RecordType::A);
+        let answering = async {
+            let mut bytes = [0; 512];
+            let (length, peer) = resolver.recv_from(&mut bytes).await.unwrap();
+            let asked = &bytes[..length];
+            // Somebody who guesses the port, but not the number of the question.
+            let mut forged = from_resolver(asked);
+            forged[0] ^= 1;
+            resolver.send_to(&forged, peer).await.unwrap();
+            resolver.send_to(&from_resolver(asked), peer).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(server.ask_by_datagram(&question), answering);
+        assert_eq!(answer, Some(from_resolver(&question)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_takes_several_questions_of_both_kinds() {
+        let resolver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = server(vec![nobody(), resolver.local_addr().unwrap()]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(server.serve_streams(listener));
+        let resolving = tokio::spawn(async move {
+            let (mut stream, _) = resolver.accept().await.unwrap();
+            let asked = read(&mut stream).await.unwrap().unwrap();
+            write(&mut stream, &from_resolver(&asked)).await.unwrap();
+        });
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let (own, other) =
+            (ask("ip-10-0-0-5.ec2.internal.", RecordType::A), ask("debian.org.", RecordType::A));
+        for question in [&own, &other] {
+            write(&mut stream, question).await.unwrap();
+        }
+        let answer = Message::from_vec(&read(&mut stream).await.unwrap().unwrap()).unwrap();
+        assert_eq!(answer.answers.len(), 1);
+        assert_eq!(read(&mut stream).await.unwrap(), Some(from_resolver(&other)));
+        resolving.await.unwrap();
+        // Now nobody is left to be asked.
+        write(&mut stream, &other).await.unwrap();
+        let answer = Message::from_vec(&read(&mut stream).await.unwrap().unwrap()).unwrap();
+        assert_eq!((answer.metadata.id, answer.metadata.response_code), (7, ResponseCode::ServFail));
+        // Half a question, and the end.
+        stream.write_all(&[0, 40, 1, 2, 3]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(read(&mut stream).await.unwrap(), None);
+        serving.abort();
     }
 }
