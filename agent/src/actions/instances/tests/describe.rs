@@ -269,7 +269,7 @@ fn types_are_described_in_pages_and_by_filters() {
         ("network-info.network-performance", "100 Gigabit", 2),
         ("bare-metal", "true", 0),
         ("ebs-info.attachment-limit-type", "dedicated", 0),
-        ("ebs-info.maximum-ebs-attachments", "28", 0),
+        ("ebs-info.maximum-ebs-attachments", "27", 0),
         ("network-info.flexible-ena-queues-support", "supported", 0),
         ("reboot-migration-support", "supported", 0),
     ] {
