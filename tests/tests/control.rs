@@ -501,6 +501,8 @@ fn controllers_die_and_the_guest_lives() -> Result<()> {
         let is_whole = history.len() < HISTORY;
         assert!(!is_whole || history.starts_with("ready\n"), "round {round}: {history}");
         assert!(history.ends_with('!'), "round {round}: {history}");
+        // It hears of everything that the others do, and would be cut off if it did not read.
+        guest.controller.status()?;
     }
     // That the last reader of the history has ended is noticed with the next thing that happens.
     let deadline = Instant::now() + PATIENCE;
