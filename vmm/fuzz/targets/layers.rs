@@ -227,6 +227,11 @@ fn step(volume: &Layered, engine: &mut dyn Engine, kept: &[Layer], step: &Step) 
     }
 }
 
+/// How many threads this process has.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
 fuzz_target!(|input: Input| {
     let Input { layers, read_only, is_still, is_asynchronous, steps } = input;
     let layers: Vec<Layer> = (1..).zip(layers.iter()).map(|(number, files)| layer(number, files)).collect();
@@ -243,9 +248,19 @@ fuzz_target!(|input: Input| {
     assert!(volume.capacity() > 0 && volume.layers() == layers.len() && volume.unsealed() < layers.len());
     let kind = if is_asynchronous { EngineKind::Auto } else { EngineKind::Synchronous };
     let volume = volume.with_engine(kind);
+    let others = threads();
     let mut engine = volume.engine(4).unwrap();
     for next in steps {
         step(&volume, &mut *engine, &layers, &next);
         assert!(volume.memory() <= (1 << 20) + volume.layers() * (256 << 10));
     }
+    drop((engine, volume));
+    // What a thread has that is about to end would be taken for lost.
+    for _ in 0..1_000_000 {
+        if threads() <= others {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("a thread of a volume does not end");
 });
