@@ -120,7 +120,7 @@ pub struct Copying {
 
 impl Default for Copying {
     fn default() -> Self {
-        Self { count: Arc::default(), patience: Duration::from_secs(15) }
+        Self { count: Arc::default(), patience: Duration::from_secs(30) }
     }
 }
 

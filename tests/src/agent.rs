@@ -28,6 +28,8 @@ pub const STORED: &str = "lab.stored";
 pub const IMPATIENT: &str = "stop-timeout = 1\nreboot-timeout = 1\ncpu-overcommit = 100.0";
 /// A daemon may take this long to be ready, or to end; in an emulated lab too.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the daemon may copy an image.
+const IMAGE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// A daemon. When it is dropped, it ends, and every VMM that it has left.
 pub struct Agent {
@@ -359,8 +361,21 @@ impl Agent {
 
     fn register_with(&self, name: &str, template: &Template, more: &[(&str, &str)]) -> Result<String> {
         let parameters = [("Name", name), ("ImageLocation", path(&template.location))];
-        let answer = self.client()?.ask("RegisterImage", &[&parameters, more].concat())?;
-        ec2::texts(&answer, "imageId").pop().with_context(|| format!("no image id: {answer}"))
+        let client = self.client()?;
+        let answer = client.ask("RegisterImage", &[&parameters, more].concat())?;
+        let image = ec2::texts(&answer, "imageId").pop().with_context(|| format!("no image id: {answer}"))?;
+        // It is pending if the host is slow.
+        let deadline = Instant::now() + IMAGE_PATIENCE;
+        loop {
+            let answer = client.ask("DescribeImages", &[("ImageId.1", &image)])?;
+            match ec2::texts(&answer, "imageState").first().map(String::as_str) {
+                Some("available") => return Ok(image),
+                Some("pending") if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                _ => bail!("the image cannot be made: {answer}"),
+            }
+        }
     }
 
     /// A client of our own.
