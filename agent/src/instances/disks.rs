@@ -265,10 +265,7 @@ impl Actor {
                 tracing::warn!(instance = %self.id, volume = %id, error = chain(error.as_ref()), "cannot do so");
             }
         }
-        if let Err(error) = self.reconcile_layers().await {
-            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot bring volumes up to date");
-            self.check = self.check.min(Instant::now() + AGAIN);
-        }
+        self.reconcile_layers().await;
     }
 
     /// Records that a volume is nobody's, and finishes what its guest has left.
@@ -281,8 +278,8 @@ impl Actor {
         Ok(blocking(move || shared.volumes.settle(&id)).await?)
     }
 
-    /// Brings to the VMM what was recorded of the volumes that it has.
-    pub(super) async fn reconcile_layers(&mut self) -> Result<()> {
+    /// Brings to the VMM what was recorded of the volumes that it has. What fails is tried again.
+    pub(super) async fn reconcile_layers(&mut self) {
         let volumes: Vec<VolumeId> = self.disks.keys().cloned().collect();
         // What does not work for one is done for the others.
         let mut result = self.cover(&volumes).await;
@@ -291,7 +288,10 @@ impl Actor {
             result = result.and(self.modify(id).await);
             result = result.and(self.replace_merged(id).await);
         }
-        result
+        if let Err(error) = result {
+            tracing::warn!(instance = %self.id, error = chain(error.as_ref()), "cannot bring volumes up to date");
+            self.check = self.check.min(Instant::now() + AGAIN);
+        }
     }
 
     /// The same of volumes whose guest is down, and comes up again after it. What these images are of cannot wait for later:

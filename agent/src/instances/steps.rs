@@ -226,10 +226,7 @@ impl Actor {
                         return None;
                     }
                     // The guest still writes, and a snapshot is of the moment when it was asked for.
-                    if let Err(error) = self.reconcile_layers().await {
-                        let error = chain(error.as_ref());
-                        tracing::warn!(instance = %self.id, error, "cannot do what was recorded of volumes");
-                    }
+                    self.reconcile_layers().await;
                 }
             }
         }

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::{
-    NetworkAclId, RouteTableAssociationId, RouteTableId, SecurityGroupId, SecurityGroupRuleId, VpcId,
-};
+use crate::ids::{NetworkAclId, RouteTableAssociationId, RouteTableId, SecurityGroupId, VpcId};
 use crate::network::Cidr;
 use crate::records::{
     AclEntry, NetworkAcl, Peer, Route, RouteOrigin, RouteTable, RouteTableAssociation, RouteTarget, Rule,
@@ -78,16 +76,10 @@ pub fn default_acl(vpc: &Vpc, id: NetworkAclId) -> NetworkAcl {
 /// The group `default` that every VPC has.
 pub fn default_security_group(vpc: &Vpc) -> SecurityGroup {
     let id = SecurityGroupId::random();
-    let rule = |is_egress, peer| Rule {
-        id: SecurityGroupRuleId::random(),
-        is_egress,
-        protocol: "-1".into(),
-        from_port: None,
-        to_port: None,
-        peer,
-        description: None,
-    };
-    let rules = vec![rule(false, Peer::Group(id.clone())), rule(true, Peer::Ipv4("0.0.0.0/0".into()))];
+    let rules = vec![
+        Rule::of_everything(false, Peer::Group(id.clone())),
+        Rule::of_everything(true, Peer::Ipv4("0.0.0.0/0".into())),
+    ];
     SecurityGroup {
         id,
         name: "default".into(),

@@ -87,6 +87,9 @@ pub struct Opened {
     pub layers: Vec<Arc<Layer>>,
 }
 
+/// What is recorded of the layers of a stack, from the bottom, and their files, or why they cannot be opened.
+type Each = (Vec<Arc<Layer>>, Vec<io::Result<layered::Layer>>);
+
 /// A volume that is open for a guest. Nobody else begins anything with it until this is dropped.
 #[derive(Debug)]
 pub struct Held {
@@ -197,6 +200,13 @@ impl Volumes {
 
     /// Opens a layer and those below it. With `access` to write, that is the top layer and those that are not sealed yet.
     pub fn open_layers(&self, top: &LayerId, access: Access) -> Result<Opened, Error> {
+        let (layers, opened) = self.open_each(top, access)?;
+        let files = opened.into_iter().collect::<io::Result<_>>().map_err(io_error("open a layer"))?;
+        Ok(Opened { files, layers })
+    }
+
+    /// The same, with the reasons why some of them cannot be opened.
+    fn open_each(&self, top: &LayerId, access: Access) -> Result<Each, Error> {
         let mut tries = TRIES;
         loop {
             let layers = self.chain(top)?;
@@ -204,12 +214,15 @@ impl Volumes {
                 let is_writable = access == Access::Write && layer.state < LayerState::Sealed;
                 self.layers.open(layer, if is_writable { Access::Write } else { Access::Read })
             };
-            match layers.iter().map(open).collect() {
-                Ok(files) => return Ok(Opened { files, layers }),
-                // They may have been merged since they were looked up.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
-                Err(cause) => return Err(Error::Io { what: "open a layer", cause }),
+            let opened: Vec<_> = layers.iter().map(open).collect();
+            let is_missing = |opened: &io::Result<_>| {
+                opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            };
+            if tries == 0 || !opened.iter().any(is_missing) {
+                return Ok((layers, opened));
             }
+            // They may have been merged since they were looked up.
+            tries -= 1;
         }
     }
 
@@ -415,27 +428,13 @@ impl Volumes {
             // What is in its way is what is looked for.
             tracing::warn!(volume = %id, error = crate::instances::chain(&error), "what it lacks cannot be made");
         }
-        let mut tries = TRIES;
-        loop {
-            let volume =
-                self.state.read().get::<Volume>(id).cloned().ok_or_else(|| Error::Gone(id.clone()))?;
-            let layers = match self.chain(&volume.layer) {
-                Ok(layers) => layers,
-                Err(lost) => {
-                    let findings = vec![Finding { layer: 0, problem: Problem::Missing(lost.to_string()) }];
-                    return Ok(Report { layers: Vec::new(), findings });
-                }
-            };
-            let opened: Vec<_> = layers.iter().map(|layer| self.layers.open(layer, Access::Read)).collect();
-            let is_missing = |opened: &io::Result<_>| {
-                opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            };
-            // They may have been merged since they were looked up.
-            if opened.iter().any(is_missing) && tries > 0 {
-                tries -= 1;
-                continue;
+        let volume = self.state.read().get::<Volume>(id).cloned().ok_or_else(|| Error::Gone(id.clone()))?;
+        match self.open_each(&volume.layer, Access::Read) {
+            Ok((_, opened)) => Ok(layered::check_opened(opened)),
+            Err(lost) => {
+                let findings = vec![Finding { layer: 0, problem: Problem::Missing(lost.to_string()) }];
+                Ok(Report { layers: Vec::new(), findings })
             }
-            return Ok(layered::check_opened(opened));
         }
     }
 

@@ -25,8 +25,8 @@ use crate::state::World;
 const ROOT_DEVICE: &str = "/dev/xvda";
 
 /// Makes an image: from a directory of the host (`ImageLocation`), whose files are copied, while it is pending if that takes
-/// long; or from a snapshot that the root device is mapped to. A root device of a directory that is mapped to `VirtualName=ami` is in the instance store.
-/// `ImageId` and `KernelCommandLine` are not EC2's: they are for operators.
+/// long; or from a snapshot that the root device is mapped to. A root device of a directory that is mapped to
+/// `VirtualName=ami` is in the instance store. `ImageId` and `KernelCommandLine` are not EC2's: they are for operators.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct RegisterImage {

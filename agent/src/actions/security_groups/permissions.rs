@@ -127,15 +127,7 @@ impl std::fmt::Display for Allowed {
 
 /// The one rule that every new group has: everything may leave.
 pub(super) fn default_egress() -> Rule {
-    Rule {
-        id: SecurityGroupRuleId::random(),
-        is_egress: true,
-        protocol: "-1".into(),
-        from_port: None,
-        to_port: None,
-        peer: Peer::Ipv4("0.0.0.0/0".into()),
-        description: None,
-    }
+    Rule::of_everything(true, Peer::Ipv4("0.0.0.0/0".into()))
 }
 
 /// What a permission allows, peer by peer, with the peer's description. `group` finds the group that a pair means.

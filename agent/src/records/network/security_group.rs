@@ -41,6 +41,19 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// A new one that lets everything pass.
+    pub fn of_everything(is_egress: bool, peer: Peer) -> Self {
+        Self {
+            id: SecurityGroupRuleId::random(),
+            is_egress,
+            protocol: "-1".into(),
+            from_port: None,
+            to_port: None,
+            peer,
+            description: None,
+        }
+    }
+
     /// The ports, as far as the protocol has any: an agent of before has recorded -1 for all protocols.
     pub fn ports(&self) -> (Option<i32>, Option<i32>) {
         match self.protocol.as_str() {

@@ -1,6 +1,7 @@
 //! Brings an image about that is registered from a directory: copies its files, and records what they have become.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
@@ -15,6 +16,7 @@ use crate::query::ApiError;
 use crate::records::{Image, ImageState, Snapshot, SnapshotState, Tags};
 use crate::serve::Agent;
 use crate::state::State;
+use crate::store::StoreError;
 use crate::volumes::Volumes;
 
 /// An image that is recorded and has no files yet.
@@ -34,7 +36,7 @@ struct Parts {
     state: Arc<State>,
     volumes: Arc<Volumes>,
     instances: Instances,
-    directory: std::path::PathBuf,
+    directory: PathBuf,
 }
 
 /// Copies the files on a thread of its own. Waits for that, though no longer than clients wait for an answer: then the image
@@ -95,7 +97,7 @@ fn copy(parts: &Parts, copying: Copying) -> Result<(), images::Error> {
     let volume_size = source.volume_size();
     let recorded = parts.state.change(|draft| {
         let Some(image) = draft.get::<Image>(&id).filter(|image| image.is_copied) else {
-            return Ok::<_, crate::store::StoreError>(false);
+            return Ok::<_, StoreError>(false);
         };
         let mut image = Image::clone(image);
         let Copy { boot, disk, .. } = &copy;
@@ -148,7 +150,7 @@ fn forget(state: &State, id: &ImageId) {
     let forgotten = state.change(|draft| {
         draft.remove::<Image>(id);
         draft.remove::<Tags>(id);
-        Ok::<_, crate::store::StoreError>(())
+        Ok::<_, StoreError>(())
     });
     if let Err(error) = forgotten {
         tracing::error!(%id, error = chain(&error), "an image without files stays in the store until the next start");
@@ -158,7 +160,7 @@ fn forget(state: &State, id: &ImageId) {
 fn fail(state: &State, id: &ImageId, why: &str) {
     let failed = state.change(|draft| {
         draft.update::<Image>(id, |image| image.fail(why));
-        Ok::<_, crate::store::StoreError>(())
+        Ok::<_, StoreError>(())
     });
     if let Err(error) = failed {
         tracing::error!(%id, error = chain(&error), "an image stays pending until the next start");
